@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+# Penstock. `make help` says what there is.
+
+B ?= build
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),@:,@printf '  %-6s %s\n')
+
+CC := gcc
+CLANG ?= clang
+BPFTOOL ?= $(shell command -v bpftool || echo /usr/sbin/bpftool)
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+VERSION := 0.1.0
+COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+
+WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wno-unused-parameter
+WARN += $(if $(CI)$(WERROR),-Werror)
+SANITIZE := $(if $(filter 1,$(SAN)),-fsanitize=address$(,)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+, := ,
+CFLAGS ?= -O2 -g
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(CFLAGS) $(SANITIZE) $(WARN) -I. -I$(B) -MMD -MP \
+	-DPENSTOCK_VERSION='"$(VERSION)"' -DPENSTOCK_COMMIT='"$(COMMIT)"'
+LDFLAGS += $(SANITIZE)
+
+# ---- rooms ----
+
+room = $(patsubst %.c,$(B)/%.o,$(wildcard $(1)/*.c))
+BASE := $(call room,agent/base)
+PURE := $(BASE) $(call room,agent/model) $(call room,agent/compile)
+STATE := $(call room,agent/state)
+SERVER := $(call room,api/server) $(B)/api/openapi.o
+AGENT := $(call room,agent) $(call room,agent/datapath) $(call room,agent/observe) $(STATE) $(PURE) $(SERVER)
+CLI := $(call room,api/cli) $(call room,api/client) $(BASE)
+RELAY := $(call room,agent/relay) $(BASE)
+
+AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -ljansson -lyaml -lsqlite3 -lmnl -lpthread
+CLI_LIBS := -lcurl -ljansson -lyaml -lz -lpthread
+TEST_LIBS := -lcmocka -ljansson -lyaml -lsqlite3 -lz -lpthread
+
+PROGRAMS := $(B)/penstockd $(B)/penstock $(B)/penstock-relay
+UNIT := $(patsubst tests/unit/test_%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
+TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
+
+.PHONY: all demo test lint fmt bench install uninstall clean help setup-build setup-demo setup-test unit golden-update
+.DELETE_ON_ERROR:
+all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
+
+# The packages come first where a tool or header is missing; an existing set-up costs a few milliseconds.
+$(B)/.setup-%: deploy/setup.sh
+	@mkdir -p $(B)
+	@deploy/setup.sh $*
+	@touch $@
+
+$(B)/penstockd: $(AGENT)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(AGENT_LIBS)
+$(B)/penstock: $(CLI)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CLI_LIBS)
+$(B)/penstock-relay: $(RELAY)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lpthread -lz
+
+$(B)/%.o: %.c | $(B)/.setup-build
+	@mkdir -p $(@D)
+	$(say) CC $<
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# ---- BPF: compiled by clang against kernel UAPI headers and CO-RE, embedded by a skeleton ----
+
+BPF_TARGET := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
+BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter -Werror -D__TARGET_ARCH_$(BPF_TARGET) \
+	-I. -I/usr/include/$(shell uname -m)-linux-gnu
+$(B)/bpf/%.bpf.o: bpf/%.bpf.c | $(B)/.setup-build
+	@mkdir -p $(@D)
+	$(say) BPF $<
+	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/bpf/%.skel.h: $(B)/bpf/%.bpf.o
+	$(Q)$(BPFTOOL) gen skeleton $< name $*_bpf > $@
+$(call room,agent/datapath): | $(B)/bpf/penstock.skel.h
+$(B)/agent/datapath/load.o: $(B)/bpf/penstock.skel.h
+
+# The API description is embedded as JSON.
+$(B)/api/openapi.c: api/openapi.yaml api/openapi_embed.py | $(B)/.setup-build
+	@mkdir -p $(@D)
+	$(Q)$(PYTHON) api/openapi_embed.py $< > $@
+$(B)/api/openapi.o: $(B)/api/openapi.c
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# ---- tests ----
+
+# A unit test links the pure rooms, the state and the configuration; never libbpf.
+$(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(B)/agent/config.o
+	@mkdir -p $(@D)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
+$(B)/tools/%: $(B)/tests/tools/%.o $(PURE)
+	@mkdir -p $(@D)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
+tools: $(TOOLS)
+unit: $(UNIT) ## build and run the unit tests
+	@for t in $(UNIT); do $$t || exit 1; done
+
+test: ## everything; T=name for one test, DEBUG=1 for a shell in its namespace
+	@$(MAKE) --no-print-directory $(B)/.setup-test
+	@tests/run $(T)
+
+golden-update: ## renew the expected output of tests/golden
+	@$(MAKE) --no-print-directory $(B)/.setup-test
+	@GOLDEN_UPDATE=1 tests/run golden
+
+demo: ## the main job, on real packets, in namespaces; cleans up behind itself
+	@$(MAKE) --no-print-directory $(B)/.setup-demo all
+	@deploy/demo/demo.sh
+
+bench: ## figures beside the incumbents', as a table and build/bench.json
+	@$(MAKE) --no-print-directory $(B)/.setup-bench all
+	@B=$(B) $(PYTHON) tests/bench/run.py
+
+lint: ## formatting, includes, headers, licences, static analysis
+	@$(MAKE) --no-print-directory $(B)/.setup-test
+	@tests/lint/run
+
+fmt: ## format the C sources
+	@clang-format -i $(shell git ls-files '*.c' '*.h')
+
+install: all ## into DESTDIR and PREFIX
+	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
+	install -D -m 755 $(B)/penstock $(DESTDIR)$(PREFIX)/bin/penstock
+	install -D -m 755 $(B)/penstock-relay $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+uninstall: ## removes what install put there; the data path of a running node goes with `penstockd --uninstall`
+	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+
+compile_commands.json: Makefile ## for clangd and clang-tidy
+	@$(PYTHON) tests/lint/compile_commands.py '$(CC) $(ALL_CFLAGS)' > $@
+
+clean: ## remove what was built
+	rm -rf $(B) build-* compile_commands.json
+
+help: ## this list
+	@grep -hE '^[a-z_.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The one room that writes to the kernel. Programs, maps and links are pinned below the pin directory and outlive the
+ * process. Used by the applying thread only, except for the reads at the end.
+ */
+#ifndef PENSTOCK_DATAPATH_H
+#define PENSTOCK_DATAPATH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "agent/base/error.h"
+#include "agent/compile/compile.h"
+
+struct datapath_options {
+	const char *pin_directory;
+	uint32_t mark_mask; /* INTERCEPT is its lowest bit */
+	uint32_t route_table, rule_priority;
+	uint32_t connections_max; /* a family */
+	bool allow_local_host;
+	bool unclaimed_deny;
+	char *const *workload_interfaces; /* fnmatch patterns, NULL-terminated */
+};
+
+struct datapath;
+/*
+ * Loads the programs, reuses what is pinned (a map of another layout: refused, nothing touched), replaces the programs
+ * inside existing links, sets up rules and routes. Takes a lock on the pin directory (another agent: ERROR_BUSY). No
+ * BTF, no privilege, no bpffs: a clear error.
+ */
+int datapath_open(const struct datapath_options *options, struct datapath **ret, struct error *e);
+void datapath_close(struct datapath *datapath); /* leaves everything enforcing */
+
+/* The revision that the live side held when it was opened; 0 when there was none. */
+uint64_t datapath_live_revision(const struct datapath *datapath);
+const char *datapath_hook(const struct datapath *datapath); /* "tcx" or "clsact" */
+/* The first side to stage after open is compared with the kernel entry by entry. Says that again after a failed apply.
+ */
+void datapath_resync(struct datapath *datapath);
+
+/* Left-right. stage: the idle side becomes what is wanted, read back. flip: the idle side becomes live, read back.
+ * settle: wait until no program can still read the old side, bring it up to date. stage does that first if nobody has.
+ */
+int datapath_stage(struct datapath *datapath, struct tables *tables, struct error *e);
+int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e);
+int datapath_settle(struct datapath *datapath, struct tables *tables, struct error *e);
+/* Rule counters exist for these rules. */
+int datapath_rules(struct datapath *datapath, const struct rulebook *book, struct error *e);
+
+/* ---- interfaces ---- */
+
+/* Readable when netlink has news. */
+int datapath_netlink_fd(const struct datapath *datapath);
+/*
+ * Reads the news (all: look at everything), finds each endpoint's interface, attaches and detaches programs, writes
+ * table iface. Each endpoint whose binding changed is given to `bound`, which tells the compiler; the caller then
+ * stages and flips.
+ */
+int datapath_interfaces(struct datapath *datapath, const struct compiler *compiler, bool all,
+    void (*bound)(void *context, uint32_t endpoint, bool bound), void *context, struct error *e);
+struct interface_status {
+	uint32_t ifindex;
+	const char *name;
+	uint32_t endpoint; /* PS_ENDPOINT_NONE: attached by pattern, unclaimed */
+	const char *hook;  /* "tcx", "clsact" */
+	const char *error; /* or NULL */
+};
+/* Walk: size_t at = 0; while (datapath_interface_next(d, &at, &status)) … */
+bool datapath_interface_next(const struct datapath *datapath, size_t *at, struct interface_status *ret);
+
+/* ---- reads; any thread ---- */
+
+struct datapath_counts {
+	struct ps_count counts[PS_COUNT_MAX]; /* by PS_COUNT_INDEX */
+	uint64_t stats[PS_STAT_COUNT];
+};
+int datapath_read_counts(const struct datapath *datapath, struct datapath_counts *ret);
+/* Hits of one rule, summed over CPUs; 0 when it has none. */
+uint64_t datapath_read_rule(const struct datapath *datapath, uint32_t rule);
+/* Fill of a map by name ("ps_addr4", "ps_conn4" …): walk all. */
+struct map_fill {
+	const char *map;
+	uint64_t entries, capacity;
+};
+bool datapath_fill_next(const struct datapath *datapath, size_t *at, struct map_fill *ret);
+
+/* ---- uninstall ---- */
+
+/* Removes every program, link, map, filter, rule, route and pin of this pin directory and network namespace, verifies
+ * that nothing remains. */
+int datapath_uninstall(const struct datapath_options *options, struct error *e);
+/* Prints what this kernel supports, a line each ("BTF: yes"); 0, or -ENOTSUP when a needed thing is missing. */
+int datapath_check(
+    const struct datapath_options *options, void (*line)(void *, const char *), void *context, struct error *e);
+
+#endif

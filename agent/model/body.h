@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Splits a request body into its objects without building one tree of the whole: a state of 10,000 pods is parsed one
+ * object at a time. Checks well-formedness of the frame, nesting (64) and the size of one object (4 MiB). Pure.
+ */
+#ifndef PENSTOCK_BODY_H
+#define PENSTOCK_BODY_H
+
+#include <stddef.h>
+#include "agent/base/error.h"
+
+#define BODY_NESTING_MAX 64
+#define BODY_OBJECT_MAX (4u << 20)
+
+struct body_item {
+	const char *text; /* inside the body */
+	size_t length;
+};
+struct body_items {
+	struct body_item *list;
+	size_t count;
+};
+enum body_format { BODY_JSON, BODY_NDJSON };
+/*
+ * The array `member` of a JSON object (a Kubernetes List fits: other members are skipped but must be well-formed), or
+ * the lines of NDJSON. A missing array: with `required` an error, else none. ERROR_SYNTAX with line and column, or
+ * ERROR_TOO_LARGE. *ret unchanged on failure.
+ */
+int body_split(const char *body, size_t length, enum body_format format, const char *member, int required,
+    struct body_items *ret, struct error *e);
+void body_items_free(struct body_items *items);
+
+#endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The HTTP side. GETs are answered by libmicrohttpd's threads from the board; a write becomes a call in a queue, taken
+ * by the applying thread one at a time. The caller may hang up: its write goes on.
+ */
+#ifndef PENSTOCK_SERVER_H
+#define PENSTOCK_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "agent/base/buffer.h"
+#include "agent/base/error.h"
+#include "agent/model/object.h"
+#include "agent/state/board.h"
+
+enum call_verb {
+	CALL_PUT_STATE,
+	CALL_PATCH_STATE,
+	CALL_PUT_OBJECT,
+	CALL_DELETE_OBJECT,
+	CALL_PATCH_CIDR_SET,
+	CALL_DELETE_OWNER
+};
+
+struct call {
+	enum call_verb verb;
+	enum kind kind;         /* object calls */
+	char *namespace, *name; /* object calls; CALL_DELETE_OWNER: name */
+	char *owner;            /* never NULL: ?owner=, else the credential's name, else "local" */
+	bool force, dry_run, quarantine;
+	bool has_term;
+	uint64_t term;
+	char *if_match, *if_none_match; /* as sent, or NULL */
+	bool ndjson;
+	bool gzip; /* body is compressed; whoever reads it inflates it, up to body_max */
+	char *body;
+	size_t body_length;
+};
+
+/* What the applying thread answers. All of it is copied or taken by call_reply. */
+struct reply {
+	int status;             /* 200, or 0: derived from errors */
+	struct errors errors;   /* taken */
+	uint64_t revision;      /* answered as "revision" */
+	uint64_t etag_revision; /* 0 = no ETag */
+	struct errors warnings; /* taken; path is the pointer */
+	char *quarantined;      /* JSON array text or NULL; taken */
+	bool dry_run;
+};
+
+struct server_options {
+	const char *unix_path, *unix_group;
+	const char *metrics_listen; /* "" = none */
+	uint64_t body_max;
+	struct board *board;
+	/* Renders /metrics. Called on HTTP's threads. */
+	void (*metrics)(void *context, struct buffer *out);
+	void *context;
+};
+
+struct server;
+int server_start(const struct server_options *options, struct server **ret, struct error *e);
+/* No new connections; calls that wait are answered 503. */
+void server_stop(struct server *server);
+int server_fd(const struct server *server);              /* readable while calls wait */
+struct call *server_next(struct server *server);         /* NULL when none waits */
+void call_reply(struct call *call, struct reply *reply); /* answers and frees the call */
+
+/* What the server counts of itself, rendered by the metrics room: a walk over route, method, code and latency buckets.
+ */
+struct api_count {
+	const char *method, *route; /* route with placeholders: "/v1/pods/{namespace}/{name}" */
+	int code;
+	uint64_t requests;
+};
+struct api_latency {
+	const char *route;
+	const double *bounds;    /* seconds, without +Inf */
+	const uint64_t *buckets; /* cumulative, one more than bounds */
+	size_t bound_count;
+	double sum;
+};
+void server_counts(struct server *server, void (*each_count)(void *, const struct api_count *),
+    void (*each_latency)(void *, const struct api_latency *), void *context);
+
+#endif

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What both sides of the kernel share: keys, values, codes. Fixed widths, explicit padding, every size asserted.
+ * Includes nothing of ours. Append only: pinned maps outlive the program that made them.
+ *
+ * Byte order: addresses are in network order; ports, ids and lengths are in host order unless a name ends in _be.
+ */
+#ifndef PENSTOCK_ABI_H
+#define PENSTOCK_ABI_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+
+/* Raised when a pinned map can no longer be read by this build; a mismatch is refused at start, never reset. */
+#define PS_ABI_VERSION 1
+
+#define PS_STATIC_ASSERT(condition, text) _Static_assert(condition, text)
+
+/* ---- codes: one list each; enum, JSON string, metric label and documentation row come from it. Append only. ---- */
+
+#define PS_DIRECTIONS(X) \
+	X(EGRESS, "Egress")  \
+	X(INGRESS, "Ingress")
+
+#define PS_VERDICTS(X)            \
+	X(FORWARDED, "Forwarded")     \
+	X(INTERCEPTED, "Intercepted") \
+	X(DROPPED, "Dropped")         \
+	X(REJECTED, "Rejected")       \
+	X(AUDITED, "Audited")
+
+#define PS_REASONS(X)                                                                              \
+	X(POLICY, "Policy", "a rule said so")                                                          \
+	X(ISOLATED, "Isolated", "selected by a NetworkPolicy and allowed by none")                     \
+	X(DEFAULT, "Default", "no policy selects the workload in this direction")                      \
+	X(INTERCEPT, "Intercept", "an InterceptPolicy rule handed the connection to a proxy")          \
+	X(NO_LISTENER, "NoListener", "nobody listens on the proxy's port")                             \
+	X(SPOOFED, "Spoofed", "the source is not one of the workload's addresses")                     \
+	X(MALFORMED, "Malformed", "headers are cut short, contradictory or too many")                  \
+	X(LIMIT, "Limit", "a rate limit of a NodeFilter")                                              \
+	X(TABLE_FULL, "TableFull", "the connection table is full: the connection stays evictable")     \
+	X(NODE_FILTER, "NodeFilter", "a NodeFilter rule said so")                                      \
+	X(FRAGMENT, "Fragment", "a fragment whose first fragment was not seen")                        \
+	X(NODE, "Node", "sent by the node itself, which may always reach its workloads")               \
+	X(RELATED, "Related", "an ICMP error about a connection that is allowed")                      \
+	X(UNJUDGED, "Unjudged", "ARP, neighbour and router discovery, MLD, IGMP, the workload's DHCP") \
+	X(UNCLAIMED, "Unclaimed", "no object claims the interface yet")                                \
+	X(ESTABLISHED, "Established", "a packet of a connection that was judged before, in this revision")
+
+#define PS_ACTIONS(X) \
+	X(ALLOW, "Allow") \
+	X(DENY, "Deny")   \
+	X(INTERCEPT, "Intercept")
+
+enum ps_direction {
+#define X(name, text) PS_##name,
+	PS_DIRECTIONS(X)
+#undef X
+	    PS_DIRECTION_COUNT
+};
+enum ps_verdict_code {
+#define X(name, text) PS_VERDICT_##name,
+	PS_VERDICTS(X)
+#undef X
+	    PS_VERDICT_COUNT
+};
+enum ps_reason {
+#define X(name, text, doc) PS_REASON_##name,
+	PS_REASONS(X)
+#undef X
+	    PS_REASON_COUNT
+};
+enum ps_action {
+#define X(name, text) PS_ACTION_##name,
+	PS_ACTIONS(X)
+#undef X
+	    PS_ACTION_COUNT
+};
+
+/* ---- policy tables: written by the agent, read by programs ----
+ *
+ * Left-right: every table holds two sides; the control word's generation names the live one (generation & 1).
+ * A sided key carries the side; a sided array holds side 0 first, then side 1 at + capacity.
+ * The agent writes the idle side, flips the word, waits for a grace period, and repeats the diff on the other.
+ */
+
+/* Class 0: an address that no term matches. Port class 0: a port that no term covers, and what has no port (ICMP, other
+ * protocols): only rules that name no port match, which is what a row's own verdict says. */
+#define PS_CLASS_NONE 0u
+#define PS_PORT_CLASS_NONE 0u
+#define PS_PROFILE_NONE 0u /* profile 0: selected by nothing; both directions default to allow */
+#define PS_ENDPOINT_NONE 0u
+#define PS_RULE_NONE 0u
+#define PS_PROXY_NONE 0u /* proxies are numbered from 1 */
+
+struct ps_key_addr4 {
+	__u32 side;
+	__be32 addr;
+};
+struct ps_key_addr6 {
+	__u32 side;
+	__u8 addr[16];
+};
+#define PS_ADDR_LOCAL 1u /* has an interface on this node: its profile is enforced at the last hook */
+struct ps_addr {
+	__u32 class_id; /* peer class */
+	__u32 endpoint; /* PS_ENDPOINT_NONE unless it can be local */
+	__u32 profile;
+	__u32 flags; /* PS_ADDR_* */
+};
+/* Longest prefix behind the exact addresses. prefix_length counts the 32 bits of side too. */
+struct ps_key_net4 {
+	__u32 prefix_length;
+	__u32 side;
+	__be32 addr;
+};
+struct ps_key_net6 {
+	__u32 prefix_length;
+	__u32 side;
+	__u8 addr[16];
+};
+/* Array, sided: 256 ports a block; index = side * PS_PORT_BLOCKS + proto * 256 + (port >> 8), then [port & 255]. */
+enum ps_port_proto { PS_PORT_TCP, PS_PORT_UDP, PS_PORT_SCTP, PS_PORT_PROTO_COUNT };
+#define PS_PORT_BLOCKS (PS_PORT_PROTO_COUNT * 256)
+struct ps_port_block {
+	__u16 port_class[256];
+};
+/* Array, sided, by endpoint id: a workload that is or may become local. */
+struct ps_endpoint {
+	__u32 profile;
+	__u32 class_id;
+	__u32 flags; /* PS_ENDPOINT_* */
+	__u32 pad;
+};
+#define PS_ENDPOINT_USED 1u
+#define PS_ENDPOINT_SOURCES 2u /* has rows in source: look there before calling a packet spoofed */
+/* Longest prefix: further source networks of an endpoint; IPv4 as ::ffff:a.b.c.d. prefix_length counts side and
+ * endpoint (64 bits) too. */
+struct ps_key_source {
+	__u32 prefix_length;
+	__u32 side;
+	__u32 endpoint;
+	__u8 addr[16];
+};
+/* Array, sided, by profile id: the row of peers that have no row of their own. */
+struct ps_profile {
+	__u32 default_row[PS_DIRECTION_COUNT];
+};
+struct ps_key_row {
+	__u32 side;
+	__u32 profile;
+	__u32 class_id;
+	__u32 direction;
+};
+/* What is done with a connection. In table `row` (array, sided, by row id): the verdict of ports without a cell. */
+#define PS_VERDICT_AUDIT 1u /* `action` is what would have happened; the packet passes */
+struct ps_verdict {
+	__u8 action; /* ps_action: ALLOW or DENY by policy, or INTERCEPT (= ALLOW, then hand over) */
+	__u8 reason; /* ps_reason of the policy decision */
+	__u8 flags;  /* PS_VERDICT_* */
+	__u8 proxy;  /* INTERCEPT: index into table proxy */
+	__u32 rule;  /* the policy rule that decided, or the isolation; PS_RULE_NONE for Default */
+	__u32 intercept_rule;
+	__u32 limit; /* 0 */
+};
+struct ps_key_cell {
+	__u32 side;
+	__u32 row;
+	__u32 port_class;
+};
+/* Array, sided, by proxy number. */
+#define PS_PROXY_USED 1u
+#define PS_PROXY_BYPASS 2u /* nobody listens: let the connection go where it was going */
+struct ps_proxy {
+	__u16 port;
+	__u8 flags; /* PS_PROXY_* */
+	__u8 pad;
+	__u32 pad2;
+};
+
+/* name, kind, key, value, entries a side (rounded to what a node needs; a full table is refused with 507 before a
+ * write) */
+#define PS_TABLES(X)                                             \
+	X(addr4, HASH, struct ps_key_addr4, struct ps_addr, 131072)  \
+	X(addr6, HASH, struct ps_key_addr6, struct ps_addr, 131072)  \
+	X(net4, LPM, struct ps_key_net4, __u32, 65536)               \
+	X(net6, LPM, struct ps_key_net6, __u32, 65536)               \
+	X(port, ARRAY, __u32, struct ps_port_block, PS_PORT_BLOCKS)  \
+	X(endpoint, ARRAY, __u32, struct ps_endpoint, 16384)         \
+	X(source, LPM, struct ps_key_source, __u32, 16384)           \
+	X(profile, ARRAY, __u32, struct ps_profile, 16384)           \
+	X(peer_row, HASH, struct ps_key_row, __u32, 262144)          \
+	X(row, ARRAY, __u32, struct ps_verdict, 65536)               \
+	X(cell, HASH, struct ps_key_cell, struct ps_verdict, 262144) \
+	X(proxy, ARRAY, __u32, struct ps_proxy, 256)
+
+/* ---- control ---- */
+
+/* Array of one. Each program reads `generation` once a packet; live side = generation & 1. Odd/even alternate at each
+ * flip. */
+struct ps_control {
+	__u32 generation;
+	__u32 pad;
+};
+/* Array of two, by side: the API revision that the side holds. */
+struct ps_side {
+	__u64 revision;
+};
+
+/* Hash by ifindex (host order), not sided: which endpoint is behind an interface. Written by the agent as netlink
+ * reports. */
+#define PS_IFACE_DENY 1u /* unclaimed: deny; passes ARP, ND and the node itself */
+#define PS_IFACE_L3 2u   /* no link-layer header */
+struct ps_iface {
+	__u32 endpoint; /* PS_ENDPOINT_NONE: unclaimed */
+	__u32 flags;    /* PS_IFACE_* */
+};
+#define PS_IFACES_MAX 16384
+
+/* ---- connection tracking: written by programs, read by the agent ---- */
+
+/*
+ * One entry a connection and node, found with one lookup from either side: the lower (address, port) comes first.
+ * ICMP echo: both ports are the identifier.
+ */
+struct ps_key_conn4 {
+	__be32 addr[2];
+	__u16 port[2];
+	__u8 protocol;
+	__u8 pad[3];
+};
+struct ps_key_conn6 {
+	__u8 addr[2][16];
+	__u16 port[2];
+	__u8 protocol;
+	__u8 pad[3];
+};
+enum ps_conn_state {
+	PS_CONN_NEW,         /* the originator spoke */
+	PS_CONN_REPLIED,     /* the responder answered */
+	PS_CONN_ESTABLISHED, /* the originator spoke again: kept, never evicted */
+	PS_CONN_CLOSING,     /* FIN or RST */
+};
+#define PS_CONN_ORIGIN_HIGH 1u /* the originator is the key's second address */
+#define PS_CONN_NODE 2u        /* a socket of this node opened it: ingress is always allowed */
+#define PS_CONN_INTERCEPTED 4u /* handed to `proxy`, and stays with it */
+#define PS_CONN_FIN_ORIGIN 8u
+#define PS_CONN_FIN_REPLY 16u
+#define PS_CONN_MIDSTREAM 32u /* first seen without SYN: never intercepted */
+/* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
+ */
+#define PS_JUDGED_ALLOW 1u
+#define PS_JUDGED_DENY 2u
+#define PS_JUDGED_NOT_LOCAL 4u /* with ALLOW: nobody on this node is subject of this direction */
+struct ps_conn {
+	__u64 judged[PS_DIRECTION_COUNT];
+	__u64 opened;     /* ns, CLOCK_MONOTONIC */
+	__u64 seen;       /* ns, CLOCK_MONOTONIC, last packet that passed */
+	__u64 packets[2]; /* from the originator, from the responder */
+	__u64 bytes[2];   /* layer 3 */
+	__u32 rule[PS_DIRECTION_COUNT];
+	__u32 intercept_rule;
+	__u32 ifindex[2]; /* the workload interface on the originator's, the responder's side; 0 = not known */
+	__u32 handshake;  /* ns from SYN to the originator's ACK; 0 = not seen */
+	__u8 state;       /* ps_conn_state */
+	__u8 flags;       /* PS_CONN_* */
+	__u8 proxy;
+	__u8 reason[PS_DIRECTION_COUNT];
+	__u8 pad[3];
+};
+/* Established: with the timer that ends it. User space sees the timer as two opaque words. */
+struct ps_conn_live {
+#ifdef __bpf__
+	struct bpf_timer timer;
+#else
+	__u64 timer[2];
+#endif
+	struct ps_conn conn;
+};
+#define PS_EMBRYONIC_MAX 65536
+
+/* LRU: the ports of a first fragment, for those that follow. */
+struct ps_key_fragment {
+	__u8 source[16];
+	__u8 destination[16];
+	__u32 id;
+	__u8 protocol;
+	__u8 hook; /* 0 from workload, 1 to workload: the packet passes both */
+	__u8 pad[2];
+};
+struct ps_fragment {
+	__u16 source_port;
+	__u16 destination_port;
+};
+
+/* ---- counters ---- */
+
+/* Per-CPU array by PS_COUNT_INDEX. */
+struct ps_count {
+	__u64 packets;
+	__u64 bytes;
+};
+#define PS_COUNT_INDEX(direction, verdict, reason) (((direction)*PS_VERDICT_COUNT + (verdict)) * 32 + (reason))
+#define PS_COUNT_MAX (PS_DIRECTION_COUNT * PS_VERDICT_COUNT * 32)
+
+/* Per-CPU array by this: what the data path counts besides verdicts. */
+enum ps_stat {
+	PS_STAT_OPENED,      /* entries promoted to established */
+	PS_STAT_CLOSED,      /* established entries ended */
+	PS_STAT_TABLE_FULL,  /* promotions refused: established table full */
+	PS_STAT_ASSIGN_FAIL, /* bpf_sk_assign refused a socket */
+	PS_STAT_COUNT
+};
+
+PS_STATIC_ASSERT(PS_REASON_COUNT <= 32, "PS_COUNT_INDEX has room for 32 reasons");
+PS_STATIC_ASSERT(sizeof(struct ps_key_addr4) == 8, "ps_key_addr4");
+PS_STATIC_ASSERT(sizeof(struct ps_key_addr6) == 20, "ps_key_addr6");
+PS_STATIC_ASSERT(sizeof(struct ps_addr) == 16, "ps_addr");
+PS_STATIC_ASSERT(sizeof(struct ps_key_net4) == 12, "ps_key_net4");
+PS_STATIC_ASSERT(sizeof(struct ps_key_net6) == 24, "ps_key_net6");
+PS_STATIC_ASSERT(sizeof(struct ps_port_block) == 512, "ps_port_block");
+PS_STATIC_ASSERT(sizeof(struct ps_endpoint) == 16, "ps_endpoint");
+PS_STATIC_ASSERT(sizeof(struct ps_key_source) == 28, "ps_key_source");
+PS_STATIC_ASSERT(sizeof(struct ps_profile) == 8, "ps_profile");
+PS_STATIC_ASSERT(sizeof(struct ps_key_row) == 16, "ps_key_row");
+PS_STATIC_ASSERT(sizeof(struct ps_verdict) == 16, "ps_verdict");
+PS_STATIC_ASSERT(sizeof(struct ps_key_cell) == 12, "ps_key_cell");
+PS_STATIC_ASSERT(sizeof(struct ps_proxy) == 8, "ps_proxy");
+PS_STATIC_ASSERT(sizeof(struct ps_iface) == 8, "ps_iface");
+PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
+PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
+PS_STATIC_ASSERT(sizeof(struct ps_conn) == 96, "ps_conn");
+PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 112, "ps_conn_live");
+PS_STATIC_ASSERT(sizeof(struct ps_key_fragment) == 40, "ps_key_fragment");
+PS_STATIC_ASSERT(sizeof(struct ps_count) == 16, "ps_count");
+
+#endif
