@@ -207,13 +207,18 @@ struct ps_side {
 	__u64 revision;
 };
 
-/* Hash by ifindex (host order), not sided: which endpoint is behind an interface. Written by the agent as netlink
- * reports. */
+/*
+ * Hash by ifindex (host order): which endpoint is behind an interface. Written by the agent as netlink reports. The endpoint stands there by
+ * side, because endpoint ids belong to the compiler that made a side's tables: after a restart (or a failed apply) a new compiler may number
+ * them anew, and the live side must keep the old numbers until the flip. Programs read endpoint[generation & 1]. The agent writes endpoint[s]
+ * together with the tables of side s when it resyncs that side, and both at once for an interface that comes later.
+ */
 #define PS_IFACE_DENY 1u /* unclaimed: deny; passes ARP, ND and the node itself */
-#define PS_IFACE_L3 2u   /* no link-layer header */
+#define PS_IFACE_L3 2u	 /* no link-layer header */
 struct ps_iface {
-	__u32 endpoint; /* PS_ENDPOINT_NONE: unclaimed */
-	__u32 flags;    /* PS_IFACE_* */
+	__u32 endpoint[2]; /* PS_ENDPOINT_NONE: unclaimed */
+	__u32 flags;	   /* PS_IFACE_* */
+	__u32 pad;
 };
 #define PS_IFACES_MAX 16384
 
@@ -326,7 +331,7 @@ PS_STATIC_ASSERT(sizeof(struct ps_key_row) == 16, "ps_key_row");
 PS_STATIC_ASSERT(sizeof(struct ps_verdict) == 16, "ps_verdict");
 PS_STATIC_ASSERT(sizeof(struct ps_key_cell) == 12, "ps_key_cell");
 PS_STATIC_ASSERT(sizeof(struct ps_proxy) == 8, "ps_proxy");
-PS_STATIC_ASSERT(sizeof(struct ps_iface) == 8, "ps_iface");
+PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
 PS_STATIC_ASSERT(sizeof(struct ps_conn) == 96, "ps_conn");
