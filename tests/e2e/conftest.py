@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures, and what a failure shows: the agents' logs. DEBUG=1 leaves a shell in the node's namespace."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from lab import Lab  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if not item.get_closest_marker("pure"):
+            item.add_marker(pytest.mark.skip(reason="needs root: makes network namespaces and loads BPF"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "pure: needs neither root nor an agent")
+
+
+@pytest.fixture
+def lab():
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def lab_outside():
+    with Lab(outside=True) as made:
+        yield made
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if not report.failed:
+        return
+    for lab in Lab.live:
+        for agent in lab.agents:
+            report.sections.append((f"log of {agent.name}, its end", agent.log[-6000:]))
+    if os.environ.get("DEBUG") == "1" and Lab.live and call.when == "call":
+        lab = Lab.live[-1]
+        capture = item.config.pluginmanager.getplugin("capturemanager")
+        capture.suspend_global_capture(in_=True)
+        print(f"\n{item.nodeid} failed:\n{report.longrepr}\n"
+              f"A shell in the node's namespace {lab.node.name}; the pods: {', '.join(p.name for p in lab.pods.values())}."
+              f"\nFiles: {lab.directory}. exit goes on.")
+        subprocess.run(lab.node.command(os.environ.get("SHELL", "/bin/bash")), check=False)
+        capture.resume_global_capture()
