@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/base/log.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+#include "agent/base/buffer.h"
+
+static _Atomic int threshold = LOG_LEVEL_INFO;
+static _Atomic int shape = LOG_TEXT;
+
+void log_configure(enum log_level level, enum log_format format)
+{
+	threshold = level;
+	shape = format;
+}
+
+/* A message is one line, whatever somebody's name or error text carries into it. */
+static void add_text(struct buffer *line, const char *message)
+{
+	for (const char *at = message; *at; at++) {
+		if (*at == '\n')
+			buffer_puts(line, "\\n");
+		else if ((unsigned char)*at < 0x20 || *at == 0x7f)
+			buffer_printf(line, "\\x%02x", (unsigned char)*at);
+		else
+			buffer_add(line, at, 1);
+	}
+}
+
+static void render(struct buffer *line, enum log_level level, const char *room, const char *message)
+{
+	static const char *const upper[] = {"DEBUG", "INFO", "WARN", "ERROR"};
+	static const char *const lower[] = {"debug", "info", "warn", "error"};
+	struct timespec now;
+	struct tm utc;
+	char time[40];
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &utc);
+	size_t length = strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &utc);
+	snprintf(time + length, sizeof time - length, ".%03ldZ", now.tv_nsec / 1000000);
+	if (shape == LOG_JSON) {
+		buffer_printf(line, "{\"time\":\"%s\",\"level\":\"%s\",\"room\":", time, lower[level]);
+		buffer_json_string(line, room);
+		buffer_puts(line, ",\"message\":");
+		buffer_json_string(line, message);
+		buffer_puts(line, "}\n");
+	} else {
+		buffer_printf(line, "%s %-5s %s: ", time, upper[level], room);
+		add_text(line, message);
+		buffer_puts(line, "\n");
+	}
+}
+
+void log_write(enum log_level level, const char *room, const char *format, ...)
+{
+	if ((int)level < threshold)
+		return;
+	char *message;
+	va_list arguments;
+	va_start(arguments, format);
+	int length = vasprintf(&message, format, arguments);
+	va_end(arguments);
+	if (length < 0)
+		return;
+	struct buffer line = {0};
+	render(&line, level, room, message);
+	/* One write a line: lines of several threads never mix. What a full pipe refuses is lost, not waited for twice. */
+	ssize_t written = write(STDERR_FILENO, line.data, line.length);
+	(void)written;
+	buffer_free(&line);
+	free(message);
+}
