@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+#include "agent/base/log.h"
+#include "agent/base/mem.h"
+
+/* While the start has not succeeded it is tried again this often. */
+#define RETRY_MS 1000
+
+static void signal_set(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
+}
+
+void loop_signals_block(void)
+{
+	sigset_t set;
+	signal_set(&set);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+/* False: time to go. */
+static bool signal_read(struct loop *loop, int fd)
+{
+	struct signalfd_siginfo info;
+	if (read(fd, &info, sizeof(info)) != sizeof(info))
+		return true;
+	if (info.ssi_signo == SIGHUP) {
+		loop->reload(loop->context);
+		return true;
+	}
+	log_info("main", "%s: leaving, the data path goes on enforcing", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+	return false;
+}
+
+/* The old side is brought up to date right after the answer, before the next call is looked at: its client is not kept
+ * waiting by it. */
+static void calls_take(struct loop *loop)
+{
+	struct call *call;
+	while ((call = server_next(loop->server))) {
+		reconcile_call(loop->reconciler, call);
+		reconcile_settle(loop->reconciler);
+	}
+}
+
+int loop_run(struct loop *loop, struct error *e)
+{
+	sigset_t set;
+	signal_set(&set);
+	auto_close int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (signals < 0)
+		return error_system(e, errno, "signalfd");
+
+	enum { SIGNALS, CALLS, NETLINK };
+	struct pollfd fds[] = {
+	    [SIGNALS] = {.fd = signals, .events = POLLIN},
+	    [CALLS] = {.fd = server_fd(loop->server), .events = POLLIN},
+	    [NETLINK] = {.fd = datapath_netlink_fd(loop->datapath), .events = POLLIN},
+	};
+	for (;;) {
+		int timeout = reconcile_started(loop->reconciler) ? -1 : RETRY_MS;
+		int ready = poll(fds, sizeof(fds) / sizeof(fds[0]), timeout);
+		if (ready < 0 && errno != EINTR)
+			return error_system(e, errno, "poll");
+		if (ready == 0)
+			reconcile_start(loop->reconciler);
+		if (ready <= 0)
+			continue;
+		if (fds[SIGNALS].revents && !signal_read(loop, signals))
+			return 0;
+		if (fds[NETLINK].revents) {
+			reconcile_interfaces(loop->reconciler);
+			reconcile_settle(loop->reconciler);
+		}
+		if (fds[CALLS].revents)
+			calls_take(loop);
+	}
+}

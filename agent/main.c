@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* penstockd: flags, and the order in which the rooms are opened and closed. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "agent/config.h"
+#include "agent/base/log.h"
+#include "agent/base/mem.h"
+#include "agent/loop.h"
+#include "agent/reconcile.h"
+
+#define DEFAULT_CONFIG "/etc/penstock/penstock.yaml"
+
+static const char usage[] =
+    "Usage: penstockd [--config FILE] [--check | --uninstall | --version]\n"
+    "\n"
+    "The node agent: enforces the policy that is pushed to its HTTP API.\n"
+    "\n"
+    "  --config FILE   default " DEFAULT_CONFIG ", which may be missing\n"
+    "  --check         print the configuration and what this kernel supports, and exit\n"
+    "  --uninstall     remove every program, link, map, rule, route and pin, verify that nothing remains, and exit\n"
+    "  --version       print the version, and exit\n"
+    "\n"
+    "SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n";
+
+enum job { JOB_RUN, JOB_CHECK, JOB_UNINSTALL };
+
+struct agent {
+	const char *config_file;
+	bool config_given;
+	struct config *config;
+	struct datapath *datapath;
+	struct store *store;
+	struct board *board;
+	struct metrics *metrics;
+	struct reconciler *reconciler;
+	struct server *server;
+	char *damaged;
+};
+
+static struct datapath_options datapath_options(const struct config *c)
+{
+	return (struct datapath_options){
+	    .pin_directory = c->datapath.pin_directory,
+	    .mark_mask = c->datapath.mark_mask,
+	    .route_table = c->datapath.route_table,
+	    .rule_priority = c->datapath.rule_priority,
+	    .connections_max = c->datapath.connections_max,
+	    .allow_local_host = c->datapath.allow_local_host,
+	    .unclaimed_deny = c->datapath.unclaimed_deny,
+	    .workload_interfaces = c->datapath.workload_interfaces,
+	};
+}
+
+/* ---- one-shot jobs ---- */
+
+static void line_print(void *context, const char *line)
+{
+	fprintf(context, "%s\n", line);
+}
+
+static int job_check(const struct config *config, struct error *e)
+{
+	struct datapath_options options = datapath_options(config);
+	auto_free char *text = config_print(config);
+	printf("%s\n", text);
+	return datapath_check(&options, line_print, stdout, e);
+}
+
+static int job_uninstall(const struct config *config, struct error *e)
+{
+	struct datapath_options options = datapath_options(config);
+	int result = datapath_uninstall(&options, e);
+	if (result == 0)
+		printf("nothing of penstockd is left in %s or in this network namespace\n", options.pin_directory);
+	return result;
+}
+
+/* ---- the agent ---- */
+
+/* Only logging can change while running: everything else is bound to sockets, pins or programs, and says so. */
+static void agent_reload(void *context)
+{
+	struct agent *agent = context;
+	struct config *fresh;
+	struct error e = {0};
+	if (config_load(agent->config_file, agent->config_given, &fresh, &e) < 0) {
+		log_error("config", "SIGHUP: %s; the running configuration stays", e.detail);
+		return;
+	}
+	log_configure(fresh->log.level, fresh->log.format);
+	fresh->log.level = agent->config->log.level;
+	fresh->log.format = agent->config->log.format;
+	auto_free char *before = config_print(agent->config), *after = config_print(fresh);
+	log_info("config", "SIGHUP: read %s%s", agent->config_file,
+	    strcmp(before, after) ? "; what changed besides log needs a restart" : "");
+	config_free(fresh);
+}
+
+/* ---- where metrics come from ---- */
+
+static void agent_metrics(void *context, struct buffer *out)
+{
+	struct agent *agent = context;
+	metrics_render(agent->metrics, out);
+}
+
+static int source_counts(void *context, struct datapath_counts *ret)
+{
+	return datapath_read_counts(((struct agent *)context)->datapath, ret);
+}
+
+static uint64_t source_rule_hits(void *context, uint32_t rule)
+{
+	return datapath_read_rule(((struct agent *)context)->datapath, rule);
+}
+
+static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)
+{
+	return datapath_fill_next(((struct agent *)context)->datapath, at, ret);
+}
+
+static void source_api(void *context, void (*each_count)(void *, const struct api_count *),
+    void (*each_latency)(void *, const struct api_latency *), void *argument)
+{
+	/* Set before the first request can be answered. */
+	struct server *server = __atomic_load_n(&((struct agent *)context)->server, __ATOMIC_ACQUIRE);
+	if (server)
+		server_counts(server, each_count, each_latency, argument);
+}
+
+static int agent_open(struct agent *agent, struct error *e)
+{
+	const struct config *c = agent->config;
+	struct datapath_options options = datapath_options(c);
+	int result = datapath_open(&options, &agent->datapath, e);
+	if (result == 0)
+		result = store_open(c->state.directory, &agent->store, &agent->damaged, e);
+	if (result < 0)
+		return result;
+	if (agent->damaged)
+		log_error("state", "%s", agent->damaged);
+	agent->board = board_new();
+	agent->metrics = metrics_new();
+	struct metrics_source source = {agent, source_counts, source_rule_hits, source_map_fill, source_api};
+	metrics_source(agent->metrics, &source);
+
+	struct reconcile_rooms rooms = {
+	    .config = c,
+	    .datapath = agent->datapath,
+	    .store = agent->store,
+	    .board = agent->board,
+	    .metrics = agent->metrics,
+	    .damaged = agent->damaged,
+	};
+	result = reconcile_new(&rooms, &agent->reconciler, e);
+	if (result < 0)
+		return result;
+	reconcile_start(agent->reconciler);
+
+	struct server_options server = {
+	    .unix_path = c->api.unix_path,
+	    .unix_group = c->api.unix_group,
+	    .metrics_listen = c->metrics.listen,
+	    .body_max = c->api.body_max,
+	    .board = agent->board,
+	    .metrics = agent_metrics,
+	    .context = agent,
+	};
+	struct server *started = NULL;
+	result = server_start(&server, &started, e);
+	__atomic_store_n(&agent->server, started, __ATOMIC_RELEASE);
+	return result;
+}
+
+static void agent_close(struct agent *agent)
+{
+	if (agent->server)
+		server_stop(agent->server);
+	reconcile_free(agent->reconciler);
+	if (agent->metrics)
+		metrics_free(agent->metrics);
+	if (agent->board)
+		board_free(agent->board);
+	if (agent->store)
+		store_close(agent->store);
+	if (agent->datapath)
+		datapath_close(agent->datapath);
+	free(agent->damaged);
+}
+
+static int job_run(struct agent *agent, struct error *e)
+{
+	loop_signals_block();
+	int result = agent_open(agent, e);
+	if (result == 0) {
+		struct loop loop = {agent->reconciler, agent->server, agent->datapath, agent_reload, agent};
+		log_info("main", "penstockd " PENSTOCK_VERSION " on node %s, API at %s", agent->config->node.name,
+		    agent->config->api.unix_path);
+		reconcile_settle(agent->reconciler);
+		result = loop_run(&loop, e);
+	}
+	agent_close(agent);
+	return result;
+}
+
+static int flags_read(int argc, char **argv, struct agent *agent, enum job *job)
+{
+	static const struct option options[] = {
+	    {"config", required_argument, NULL, 'c'},
+	    {"check", no_argument, NULL, 'k'},
+	    {"uninstall", no_argument, NULL, 'u'},
+	    {"version", no_argument, NULL, 'v'},
+	    {"help", no_argument, NULL, 'h'},
+	    {NULL, 0, NULL, 0},
+	};
+	int option;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			agent->config_file = optarg;
+			agent->config_given = true;
+			break;
+		case 'k':
+			*job = JOB_CHECK;
+			break;
+		case 'u':
+			*job = JOB_UNINSTALL;
+			break;
+		case 'v':
+			printf("penstockd " PENSTOCK_VERSION " (" PENSTOCK_COMMIT ")\n");
+			exit(0);
+		case 'h':
+			fputs(usage, stdout);
+			exit(0);
+		default:
+			fputs(usage, stderr);
+			return -EINVAL;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "penstockd: unexpected argument \"%s\"\n%s", argv[optind], usage);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct agent agent = {.config_file = DEFAULT_CONFIG};
+	enum job job = JOB_RUN;
+	struct error e = {0};
+	if (flags_read(argc, argv, &agent, &job) < 0)
+		return 2;
+	if (config_load(agent.config_file, agent.config_given, &agent.config, &e) < 0) {
+		fprintf(stderr, "penstockd: %s\n", e.detail);
+		return 2;
+	}
+	log_configure(agent.config->log.level, agent.config->log.format);
+
+	int result;
+	if (job == JOB_CHECK)
+		result = job_check(agent.config, &e);
+	else if (job == JOB_UNINSTALL)
+		result = job_uninstall(agent.config, &e);
+	else
+		result = job_run(&agent, &e);
+	if (result < 0 && job == JOB_RUN)
+		log_error("main", "%s", e.detail);
+	else if (result < 0)
+		fprintf(stderr, "penstockd: %s\n", e.detail);
+	config_free(agent.config);
+	return result < 0 ? 1 : 0;
+}

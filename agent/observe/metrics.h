@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * GET /metrics. The applying thread publishes facts; HTTP's threads render them together with what the kernel counts.
+ * Never waits for an apply.
+ */
+#ifndef PENSTOCK_METRICS_H
+#define PENSTOCK_METRICS_H
+
+#include <stdbool.h>
+#include "agent/base/buffer.h"
+#include "agent/compile/compile.h"
+#include "agent/datapath/datapath.h"
+#include "agent/state/snapshot.h"
+#include "api/server/server.h"
+
+/* Where the kernel's and the server's figures come from: main wires it, tests have their own. */
+struct metrics_source {
+	void *context;
+	int (*counts)(void *context, struct datapath_counts *ret);
+	uint64_t (*rule_hits)(void *context, uint32_t rule);
+	bool (*map_fill)(void *context, size_t *at, struct map_fill *ret);
+	void (*api)(void *context, void (*each_count)(void *, const struct api_count *),
+	    void (*each_latency)(void *, const struct api_latency *), void *argument);
+};
+
+enum apply_stage {
+	APPLY_START,
+	APPLY_DECODE,
+	APPLY_COMPILE,
+	APPLY_INTERFACES,
+	APPLY_STAGE,
+	APPLY_STORE,
+	APPLY_FLIP,
+	APPLY_STAGES
+};
+
+struct metrics_facts { /* read during the call, nothing of it is kept */
+	const struct snapshot *snapshot;
+	const struct compiler *compiler;
+	const struct rulebook *book;
+	bool live; /* the snapshot is enforced */
+};
+
+struct metrics;
+struct metrics *metrics_new(void);
+void metrics_free(struct metrics *metrics);
+void metrics_source(
+    struct metrics *metrics, const struct metrics_source *source); /* copied; before the server starts */
+
+/* From the applying thread. */
+void metrics_publish(struct metrics *metrics, const struct metrics_facts *facts);
+void metrics_apply(struct metrics *metrics, enum apply_stage stage, double seconds, bool failed);
+
+/* From any thread. */
+void metrics_render(struct metrics *metrics, struct buffer *out);
+
+#endif

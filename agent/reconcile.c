@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/reconcile.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+#include "agent/base/log.h"
+#include "agent/base/mem.h"
+#include "agent/intake.h"
+#include "agent/status.h"
+
+struct reconciler {
+	struct reconcile_rooms rooms;
+	struct compiler *compiler;
+	struct rulebook *book;
+	struct snapshot *current; /* what is persisted, and live once started */
+	bool started;
+	bool waiting_for_state; /* the database was set aside: the live tables stay until somebody says what is wanted */
+	char why_not_ready[256];
+	char last_error[1024], last_error_time[32];
+};
+
+/* ---- measuring ---- */
+
+static double seconds_now(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* Notes how long a stage took, and that it failed. */
+static int stage_done(struct reconciler *r, enum apply_stage stage, double began, int result)
+{
+	metrics_apply(r->rooms.metrics, stage, seconds_now() - began, result < 0);
+	return result;
+}
+
+/* ---- publishing ---- */
+
+static void status_publish(struct reconciler *r)
+{
+	bool ready = r->started;
+	struct status_facts facts = {
+	    .config = r->rooms.config,
+	    .datapath = r->rooms.datapath,
+	    .compiler = r->compiler,
+	    .snapshot = r->current,
+	    .ready = ready,
+	    .why_not_ready = r->why_not_ready,
+	    .last_error = r->last_error,
+	};
+	memcpy(facts.last_error_time, r->last_error_time, sizeof(facts.last_error_time));
+	board_set_ready(r->rooms.board, ready, ready ? "" : r->why_not_ready);
+	board_set_status(r->rooms.board, status_render(&facts));
+}
+
+static void failure_note(struct reconciler *r, const char *doing, const struct error *e)
+{
+	time_t now = time(NULL);
+	struct tm utc;
+	gmtime_r(&now, &utc);
+	strftime(r->last_error_time, sizeof(r->last_error_time), "%Y-%m-%dT%H:%M:%SZ", &utc);
+	snprintf(r->last_error, sizeof(r->last_error), "%s: %s", doing, e->detail);
+	log_error("reconcile", "%s", r->last_error);
+	status_publish(r);
+}
+
+static void facts_publish(struct reconciler *r)
+{
+	struct metrics_facts facts = {.snapshot = r->current, .compiler = r->compiler, .book = r->book, .live = r->started};
+	metrics_publish(r->rooms.metrics, &facts);
+	status_publish(r);
+}
+
+/* ---- compiling ---- */
+
+static void compiler_build(
+    struct reconciler *r, const struct snapshot *snapshot, struct compiler **ret, struct errors *warnings)
+{
+	struct change *changes = mem_array(snapshot->object_count + 1, sizeof(*changes));
+	for (size_t i = 0; i < snapshot->object_count; i++)
+		changes[i].new = snapshot->objects[i];
+	*ret = compiler_new(r->rooms.config->node.name, r->book);
+	compiler_update(*ret, changes, snapshot->object_count, warnings);
+	free(changes);
+}
+
+static void endpoint_bound(void *context, uint32_t endpoint, bool bound)
+{
+	struct reconciler *r = context;
+	compiler_bind(r->compiler, endpoint, bound);
+}
+
+/* The compiler is a cache over the snapshot; when an apply failed half-way it is made anew, and the kernel compared. */
+static void compiler_rebuild(struct reconciler *r)
+{
+	struct error e = {0};
+	if (r->compiler)
+		compiler_free(r->compiler);
+	compiler_build(r, r->current, &r->compiler, NULL);
+	datapath_resync(r->rooms.datapath);
+	if (r->started && datapath_interfaces(r->rooms.datapath, r->compiler, true, endpoint_bound, r, &e) < 0)
+		failure_note(r, "interfaces", &e);
+}
+
+/* A local workload without an interface yet is accepted, and said. */
+static void pending_warn(
+    struct reconciler *r, const struct difference *differences, size_t count, struct errors *warnings)
+{
+	const struct endpoint *endpoint;
+	size_t at = 0;
+	struct map names;
+	if (!count)
+		return;
+	map_init(&names, sizeof(const struct workload *), 0);
+	for (size_t i = 0; i < count; i++)
+		if (differences[i].new && (differences[i].new->kind == KIND_POD || differences[i].new->kind == KIND_WORKLOAD))
+			map_put(&names, &differences[i].new->workload, NULL);
+	while ((endpoint = compiler_endpoint_next(r->compiler, &at)))
+		if (!endpoint->bound && map_get(&names, &endpoint->workload))
+			errors_add(warnings, ERROR_NONE, "", "%s %s/%s has no interface on this node yet: pending",
+			    kinds[endpoint->kind].kind, endpoint->namespace, endpoint->name);
+	map_clear(&names);
+}
+
+/* ---- applying ---- */
+
+/* Candidate → tables → idle side → disk → flip. *committed: the disk has it, whatever failed after. */
+static int candidate_apply(
+    struct reconciler *r, const struct candidate *candidate, struct errors *warnings, bool *committed, struct error *e)
+{
+	struct change *changes = mem_array(candidate->difference_count + 1, sizeof(*changes));
+	for (size_t i = 0; i < candidate->difference_count; i++)
+		changes[i] = (struct change){candidate->differences[i].old, candidate->differences[i].new};
+	double began = seconds_now();
+	compiler_update(r->compiler, changes, candidate->difference_count, warnings);
+	free(changes);
+	int result = stage_done(r, APPLY_COMPILE, began, compiler_fits(r->compiler, e));
+
+	began = seconds_now();
+	if (result == 0)
+		result = stage_done(r, APPLY_INTERFACES, began,
+		    datapath_interfaces(r->rooms.datapath, r->compiler, !r->started, endpoint_bound, r, e));
+	began = seconds_now();
+	if (result == 0) {
+		pending_warn(r, candidate->differences, candidate->difference_count, warnings);
+		result = datapath_rules(r->rooms.datapath, r->book, e);
+		if (result == 0)
+			result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), e);
+		stage_done(r, APPLY_STAGE, began, result);
+	}
+	began = seconds_now();
+	if (result == 0) {
+		result = store_stage(
+		    r->rooms.store, candidate->snapshot, candidate->differences, candidate->difference_count, r->book, e);
+		if (result == 0)
+			result = store_commit(r->rooms.store, e);
+		if (result < 0)
+			store_rollback(r->rooms.store);
+		*committed = result == 0;
+		stage_done(r, APPLY_STORE, began, result);
+	}
+	began = seconds_now();
+	if (result == 0)
+		result = stage_done(r, APPLY_FLIP, began, datapath_flip(r->rooms.datapath, candidate->snapshot->revision, e));
+	return result;
+}
+
+/* Says what would happen, on a compiler of its own. */
+static int candidate_try(
+    struct reconciler *r, const struct candidate *candidate, struct errors *warnings, struct error *e)
+{
+	struct rulebook *book = rulebook_new(1);
+	struct rulebook *own = r->book;
+	struct compiler *compiler;
+	r->book = book;
+	compiler_build(r, candidate->snapshot, &compiler, warnings);
+	r->book = own;
+	int result = compiler_fits(compiler, e);
+	compiler_free(compiler);
+	rulebook_free(book);
+	return result;
+}
+
+static void current_replace(struct reconciler *r, struct snapshot *snapshot)
+{
+	snapshot_put(r->current);
+	r->current = snapshot;
+	board_publish(r->rooms.board, snapshot_get(snapshot));
+}
+
+static int candidate_remember(struct reconciler *r, const struct candidate *candidate, struct error *e)
+{
+	int result = store_stage(r->rooms.store, candidate->snapshot, NULL, 0, r->book, e);
+	if (result == 0)
+		result = store_commit(r->rooms.store, e);
+	if (result < 0)
+		store_rollback(r->rooms.store);
+	return result;
+}
+
+/* The snapshot that a failed flip left on disk is taken back, so that disk and GET agree again. */
+static void disk_restore(struct reconciler *r, const struct candidate *candidate)
+{
+	struct error e = {0};
+	struct difference *back = mem_array(candidate->difference_count + 1, sizeof(*back));
+	for (size_t i = 0; i < candidate->difference_count; i++)
+		back[i] = (struct difference){candidate->differences[i].new, candidate->differences[i].old};
+	if (store_stage(r->rooms.store, r->current, back, candidate->difference_count, r->book, &e) < 0 ||
+	    store_commit(r->rooms.store, &e) < 0) {
+		store_rollback(r->rooms.store);
+		failure_note(r, "putting the state database back", &e);
+	}
+	free(back);
+}
+
+static int candidate_enforce(
+    struct reconciler *r, struct candidate *candidate, bool dry_run, struct errors *warnings, struct error *e)
+{
+	if (dry_run)
+		return candidate_try(r, candidate, warnings, e);
+	if (!candidate->changes) {
+		int result = candidate->durable ? candidate_remember(r, candidate, e) : 0;
+		if (result == 0)
+			current_replace(r, snapshot_get(candidate->snapshot));
+		return result;
+	}
+	bool committed = false;
+	int result = candidate_apply(r, candidate, warnings, &committed, e);
+	if (result < 0) {
+		struct error why = *e;
+		if (committed)
+			disk_restore(r, candidate);
+		compiler_rebuild(r);
+		failure_note(r, "a write was refused", &why);
+		return result;
+	}
+	r->started = true;
+	r->waiting_for_state = false;
+	current_replace(r, snapshot_get(candidate->snapshot));
+	return 0;
+}
+
+void reconcile_call(struct reconciler *r, struct call *call)
+{
+	struct candidate candidate = {0};
+	struct reply reply = {.dry_run = call->dry_run};
+	struct error e = {0};
+	double began = seconds_now();
+
+	if (r->waiting_for_state ? call->verb != CALL_PUT_STATE : !r->started) {
+		errors_add(&reply.errors, ERROR_BUSY, "", "%s", r->why_not_ready);
+	} else if (stage_done(r, APPLY_DECODE, began,
+	               intake_read(
+	                   call, r->current, r->rooms.config->api.body_max, time(NULL), &candidate, &reply.errors)) == 0) {
+		if (candidate_enforce(r, &candidate, call->dry_run, &reply.warnings, &e) < 0)
+			errors_add_error(&reply.errors, &e);
+		else if (candidate.changes && !call->dry_run)
+			facts_publish(r);
+	}
+	if (!reply.errors.total) {
+		reply.status = 200;
+		reply.revision = call->dry_run ? r->current->revision : candidate.snapshot->revision;
+		reply.etag_revision = call->dry_run ? 0 : candidate.etag;
+		reply.quarantined = steal_pointer(&candidate.set_aside);
+	}
+	candidate_clear(&candidate);
+	call_reply(call, &reply);
+}
+
+/* ---- events ---- */
+
+int reconcile_start(struct reconciler *r)
+{
+	struct error e = {0};
+	if (r->waiting_for_state)
+		return 0;
+	double began = seconds_now();
+	int result = compiler_fits(r->compiler, &e);
+	if (result == 0)
+		result = datapath_interfaces(r->rooms.datapath, r->compiler, true, endpoint_bound, r, &e);
+	if (result == 0)
+		result = datapath_rules(r->rooms.datapath, r->book, &e);
+	if (result == 0)
+		result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), &e);
+	if (result == 0)
+		result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
+	stage_done(r, APPLY_START, began, result);
+	if (result < 0) {
+		snprintf(r->why_not_ready, sizeof(r->why_not_ready), "the persisted state is not enforced: %.200s", e.detail);
+		failure_note(r, "start", &e);
+		return result;
+	}
+	r->started = true;
+	r->last_error[0] = '\0';
+	log_info("reconcile", "revision %" PRIu64 " is enforced: %zu objects, %.1f ms", r->current->revision,
+	    r->current->object_count, (seconds_now() - began) * 1e3);
+	facts_publish(r);
+	return 0;
+}
+
+bool reconcile_started(const struct reconciler *r)
+{
+	return r->started || r->waiting_for_state;
+}
+
+struct bind_note {
+	struct reconciler *reconciler;
+	bool changed;
+};
+
+static void endpoint_bound_noted(void *context, uint32_t endpoint, bool bound)
+{
+	struct bind_note *note = context;
+	note->changed = true;
+	endpoint_bound(note->reconciler, endpoint, bound);
+}
+
+void reconcile_interfaces(struct reconciler *r)
+{
+	struct error e = {0};
+	struct bind_note note = {.reconciler = r};
+	if (!r->started)
+		return;
+	double began = seconds_now();
+	int result = datapath_interfaces(r->rooms.datapath, r->compiler, false, endpoint_bound_noted, &note, &e);
+	if (result == 0 && note.changed) {
+		result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), &e);
+		if (result == 0)
+			result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
+	}
+	stage_done(r, APPLY_INTERFACES, began, result);
+	if (result < 0) {
+		failure_note(r, "interfaces", &e);
+		datapath_resync(r->rooms.datapath);
+	}
+	if (result < 0 || note.changed)
+		facts_publish(r);
+}
+
+void reconcile_settle(struct reconciler *r)
+{
+	struct error e = {0};
+	if (r->started && datapath_settle(r->rooms.datapath, compiler_tables(r->compiler), &e) < 0) {
+		failure_note(r, "the idle side", &e);
+		datapath_resync(r->rooms.datapath);
+	}
+}
+
+/* ---- life ---- */
+
+int reconcile_new(const struct reconcile_rooms *rooms, struct reconciler **ret, struct error *e)
+{
+	struct reconciler *r = mem_alloc(sizeof(*r));
+	r->rooms = *rooms;
+	int result = store_load(rooms->store, &r->current, &r->book, e);
+	if (result < 0) {
+		free(r);
+		return result;
+	}
+	r->waiting_for_state = rooms->damaged && datapath_live_revision(rooms->datapath);
+	snprintf(r->why_not_ready, sizeof(r->why_not_ready), "%s",
+	    r->waiting_for_state
+	        ? "the state database was damaged and set aside: the live tables stay as they are until PUT /v1/state"
+	        : "starting");
+	if (rooms->damaged)
+		snprintf(r->last_error, sizeof(r->last_error), "%s", rooms->damaged);
+	compiler_build(r, r->current, &r->compiler, NULL);
+	board_publish(rooms->board, snapshot_get(r->current));
+	facts_publish(r);
+	*ret = r;
+	return 0;
+}
+
+void reconcile_free(struct reconciler *r)
+{
+	if (!r)
+		return;
+	compiler_free(r->compiler);
+	rulebook_free(r->book);
+	snapshot_put(r->current);
+	free(r);
+}

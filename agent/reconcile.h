@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The applying thread's work: a call becomes a candidate, the candidate becomes tables, the tables become live, and
+ * only then is it answered. All or nothing: whatever fails before the flip leaves kernel, disk and GET as they were.
+ */
+#ifndef PENSTOCK_RECONCILE_H
+#define PENSTOCK_RECONCILE_H
+
+#include "agent/config.h"
+#include "agent/datapath/datapath.h"
+#include "agent/observe/metrics.h"
+#include "agent/state/board.h"
+#include "agent/state/store.h"
+#include "api/server/server.h"
+
+struct reconciler;
+
+struct reconcile_rooms { /* borrowed */
+	const struct config *config;
+	struct datapath *datapath;
+	struct store *store;
+	struct board *board;
+	struct metrics *metrics;
+	const char *damaged; /* the state database was set aside: why; NULL otherwise */
+};
+int reconcile_new(const struct reconcile_rooms *rooms, struct reconciler **ret, struct error *e);
+void reconcile_free(struct reconciler *r);
+
+/* Bring the kernel to what the database says. Call again after a failure; readiness follows. */
+int reconcile_start(struct reconciler *r);
+bool reconcile_started(const struct reconciler *r);
+/* Answers the call. */
+void reconcile_call(struct reconciler *r, struct call *call);
+/* Netlink has news. */
+void reconcile_interfaces(struct reconciler *r);
+/* The old side, after an answer. */
+void reconcile_settle(struct reconciler *r);
+
+#endif

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/status.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include "agent/base/buffer.h"
+
+static void member_string(struct buffer *b, const char *name, const char *value)
+{
+	buffer_printf(b, ",\"%s\":", name);
+	if (value)
+		buffer_json_string(b, value);
+	else
+		buffer_puts(b, "null");
+}
+
+/* Opens the next object of an array. */
+static void element(struct buffer *b, bool *first)
+{
+	buffer_puts(b, *first ? "{" : ",{");
+	*first = false;
+}
+
+static void endpoint_name(struct buffer *b, const struct compiler *compiler, uint32_t id)
+{
+	const struct endpoint *endpoint = compiler && id ? compiler_endpoint_find(compiler, id) : NULL;
+	buffer_puts(b, ",\"endpoint\":");
+	if (!endpoint) {
+		buffer_puts(b, "null");
+		return;
+	}
+	struct buffer name = {0};
+	buffer_printf(&name, "%s/%s", endpoint->namespace, endpoint->name);
+	buffer_json_string(b, name.data);
+	buffer_free(&name);
+}
+
+static void render_hooks(struct buffer *b, const struct status_facts *facts)
+{
+	struct interface_status interface;
+	size_t at = 0;
+	bool first = true;
+	buffer_puts(b, ",\"hooks\":[");
+	while (datapath_interface_next(facts->datapath, &at, &interface)) {
+		element(b, &first);
+		buffer_printf(b, "\"ifindex\":%u", interface.ifindex);
+		member_string(b, "interface", interface.name);
+		member_string(b, "hook", interface.hook);
+		endpoint_name(b, facts->compiler, interface.endpoint);
+		if (interface.error)
+			member_string(b, "error", interface.error);
+		buffer_puts(b, "}");
+	}
+	buffer_puts(b, "]");
+}
+
+static void render_maps(struct buffer *b, const struct status_facts *facts)
+{
+	struct map_fill fill;
+	size_t at = 0;
+	bool first = true;
+	buffer_puts(b, ",\"maps\":[");
+	while (datapath_fill_next(facts->datapath, &at, &fill)) {
+		element(b, &first);
+		buffer_printf(b, "\"entries\":%" PRIu64 ",\"capacity\":%" PRIu64, fill.entries, fill.capacity);
+		member_string(b, "map", fill.map);
+		buffer_puts(b, "}");
+	}
+	buffer_puts(b, "]");
+}
+
+static void render_proxies(struct buffer *b, const struct snapshot *snapshot)
+{
+	size_t at, end;
+	bool first = true;
+	buffer_puts(b, ",\"proxies\":[");
+	for (snapshot_range(snapshot, KIND_TRANSPARENT_PROXY, NULL, &at, &end); at < end; at++) {
+		const struct object *o = snapshot->objects[at];
+		element(b, &first);
+		buffer_printf(b, "\"port\":%u", o->proxy->port);
+		member_string(b, "name", o->name);
+		member_string(b, "onUnavailable", o->proxy->bypass ? "Bypass" : "Deny");
+		buffer_printf(b, ",\"protocols\":[%s%s%s]}", o->proxy->tcp ? "\"TCP\"" : "",
+		    o->proxy->tcp && o->proxy->udp ? "," : "", o->proxy->udp ? "\"UDP\"" : "");
+	}
+	buffer_puts(b, "]");
+}
+
+static const char *interface_of(const struct datapath *datapath, uint32_t endpoint)
+{
+	struct interface_status interface;
+	size_t at = 0;
+	while (datapath_interface_next(datapath, &at, &interface))
+		if (interface.endpoint == endpoint)
+			return interface.name;
+	return NULL;
+}
+
+static void render_workloads(struct buffer *b, const struct status_facts *facts)
+{
+	const struct endpoint *endpoint;
+	size_t at = 0;
+	bool first = true;
+	buffer_puts(b, ",\"workloads\":[");
+	while (facts->compiler && (endpoint = compiler_endpoint_next(facts->compiler, &at))) {
+		element(b, &first);
+		buffer_printf(b, "\"state\":\"%s\"", endpoint->bound ? "attached" : "pending");
+		member_string(b, "kind", kinds[endpoint->kind].kind);
+		member_string(b, "namespace", endpoint->namespace);
+		member_string(b, "name", endpoint->name);
+		const char *interface = endpoint->bound ? interface_of(facts->datapath, endpoint->id) : NULL;
+		if (interface)
+			member_string(b, "interface", interface);
+		buffer_puts(b, "}");
+	}
+	buffer_puts(b, "]");
+}
+
+static void render_quarantined(struct buffer *b, const struct snapshot *snapshot)
+{
+	bool first = true;
+	buffer_puts(b, ",\"quarantined\":[");
+	for (size_t i = 0; i < snapshot->quarantined_count; i++) {
+		const struct quarantined *q = &snapshot->quarantined[i];
+		element(b, &first);
+		buffer_printf(b, "\"errors\":%s", q->errors);
+		member_string(b, "kind", q->key.kind);
+		member_string(b, "namespace", q->key.namespace);
+		member_string(b, "name", q->key.name);
+		member_string(b, "owner", q->owner);
+		buffer_puts(b, "}");
+	}
+	buffer_puts(b, "]");
+}
+
+char *status_render(const struct status_facts *facts)
+{
+	struct buffer b = {0};
+	struct utsname kernel;
+	uname(&kernel);
+
+	buffer_printf(
+	    &b, "{\"revision\":%" PRIu64 ",\"ready\":%s", facts->snapshot->revision, facts->ready ? "true" : "false");
+	if (!facts->ready)
+		member_string(&b, "notReadyBecause", facts->why_not_ready);
+	member_string(&b, "epoch", facts->snapshot->epoch);
+	member_string(&b, "node", facts->config->node.name);
+	member_string(&b, "version", PENSTOCK_VERSION);
+	member_string(&b, "kernel", kernel.release);
+	buffer_puts(&b, ",\"engine\":{\"active\":\"ebpf\"");
+	member_string(&b, "configured", facts->config->datapath.engine);
+	member_string(&b, "reason", "the only engine of this build");
+	buffer_puts(&b, "}");
+	render_hooks(&b, facts);
+	render_maps(&b, facts);
+	render_proxies(&b, facts->snapshot);
+	render_workloads(&b, facts);
+	render_quarantined(&b, facts->snapshot);
+	buffer_puts(&b, ",\"lastError\":");
+	if (facts->last_error && facts->last_error[0]) {
+		buffer_printf(&b, "{\"time\":\"%s\"", facts->last_error_time);
+		member_string(&b, "detail", facts->last_error);
+		buffer_puts(&b, "}");
+	} else {
+		buffer_puts(&b, "null");
+	}
+	buffer_puts(&b, "}");
+	return buffer_take(&b);
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/whole.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include "agent/base/map.h"
+#include "agent/base/mem.h"
+
+void whole_items_add(struct whole_items *items, const struct object *object, const char *pointer)
+{
+	items->list = list_room(items->list, items->count, &items->capacity, sizeof(*items->list));
+	struct whole_item *item = &items->list[items->count++];
+	item->object = object;
+	snprintf(item->pointer, sizeof(item->pointer), "%s", pointer);
+}
+
+void whole_items_clear(struct whole_items *items)
+{
+	free(items->list);
+	memset(items, 0, sizeof(*items));
+}
+
+struct faults {
+	struct whole_fault *list;
+	size_t count, capacity;
+};
+
+static struct error *fault_add(struct faults *faults, const struct object *object, bool tolerable)
+{
+	faults->list = list_room(faults->list, faults->count, &faults->capacity, sizeof(*faults->list));
+	struct whole_fault *fault = &faults->list[faults->count++];
+	*fault = (struct whole_fault){.object = object, .tolerable = tolerable};
+	return &fault->error;
+}
+
+/* ---- one address, one Workload ---- */
+
+/* Addresses of the Workloads that stay as they are, and then of the body's, in its order: the later one is at fault. */
+static void addresses_of_base(struct draft *draft, const struct snapshot *base, struct map *holders)
+{
+	size_t at, end;
+	for (snapshot_range(base, KIND_WORKLOAD, NULL, &at, &end); at < end; at++) {
+		const struct object *o = base->objects[at];
+		const struct object *now = draft_find(draft, o->kind, o->namespace, o->name);
+		if (!now || strcmp(now->json, o->json))
+			continue;
+		for (size_t i = 0; i < o->workload->ip_count; i++)
+			map_put(holders, o->workload->ips[i].bytes, &o);
+	}
+}
+
+static void addresses_check(
+    struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
+{
+	struct map holders;
+	map_init(&holders, 16, sizeof(const struct object *));
+	bool looked = false;
+	for (size_t n = 0; n < items->count; n++) {
+		const struct object *o = items->list[n].object;
+		if (o->kind != KIND_WORKLOAD)
+			continue;
+		if (!looked)
+			addresses_of_base(draft, base, &holders);
+		looked = true;
+		for (size_t i = 0; i < o->workload->ip_count; i++) {
+			const struct object **holder = map_get(&holders, o->workload->ips[i].bytes);
+			if (!holder || object_compare(*holder, o) == 0) {
+				map_put(&holders, o->workload->ips[i].bytes, &o);
+				continue;
+			}
+			char text[ADDR_TEXT_MAX], path[96];
+			ip_format(&o->workload->ips[i], text);
+			snprintf(path, sizeof(path), "%s/spec/ips/%zu", items->list[n].pointer, i);
+			error_set(fault_add(faults, o, false), ERROR_INVALID, EINVAL, path, "%s is the address of Workload %s/%s",
+			    text, (*holder)->namespace, (*holder)->name);
+			break;
+		}
+	}
+	map_clear(&holders);
+}
+
+/* ---- every proxy that a rule names is there ---- */
+
+static const char *item_pointer(const struct whole_items *items, const struct object *object)
+{
+	for (size_t n = 0; n < items->count; n++)
+		if (object_compare(items->list[n].object, object) == 0)
+			return items->list[n].pointer;
+	return NULL;
+}
+
+static void proxies_of(struct draft *draft, const struct object *policy, const char *pointer, struct faults *faults)
+{
+	for (int d = 0; d < DIRECTIONS; d++) {
+		for (size_t i = 0; i < policy->policy->rule_count[d]; i++) {
+			const char *proxy = policy->policy->rules[d][i].proxy;
+			if (!proxy || !proxy[0] || draft_find(draft, KIND_TRANSPARENT_PROXY, "", proxy))
+				continue;
+			char field[64], path[128];
+			snprintf(field, sizeof(field), "/spec/%s/%zu/proxy", d == EGRESS ? "egress" : "ingress", i);
+			snprintf(path, sizeof(path), "%s%s", pointer ? pointer : "", field);
+			if (pointer)
+				error_set(fault_add(faults, policy, true), ERROR_INVALID, EINVAL, path,
+				    "there is no TransparentProxy \"%s\"", proxy);
+			else
+				error_set(fault_add(faults, NULL, true), ERROR_INVALID, EINVAL, "",
+				    "InterceptPolicy \"%s\" names TransparentProxy \"%s\" at %s, which would be gone", policy->name,
+				    proxy, field);
+		}
+	}
+}
+
+/* A rule that named an absent proxy before this write (it came with ?invalid=quarantine) is no fault of this write. */
+static bool proxy_named_absent_before(const struct snapshot *base, const struct object *policy)
+{
+	for (int d = 0; d < DIRECTIONS; d++)
+		for (size_t i = 0; i < policy->policy->rule_count[d]; i++) {
+			const char *proxy = policy->policy->rules[d][i].proxy;
+			if (proxy && proxy[0] && !snapshot_find(base, KIND_TRANSPARENT_PROXY, "", proxy))
+				return true;
+		}
+	return false;
+}
+
+static void proxies_check(
+    struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
+{
+	for (size_t n = 0; n < items->count; n++)
+		if (items->list[n].object->kind == KIND_INTERCEPT_POLICY)
+			proxies_of(draft, items->list[n].object, items->list[n].pointer, faults);
+	size_t at, end;
+	for (snapshot_range(base, KIND_INTERCEPT_POLICY, NULL, &at, &end); at < end; at++) {
+		const struct object *o = base->objects[at];
+		if (draft_find(draft, o->kind, "", o->name) && !item_pointer(items, o) && !proxy_named_absent_before(base, o))
+			proxies_of(draft, o, NULL, faults);
+	}
+}
+
+size_t whole_check(
+    struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct whole_fault **ret)
+{
+	struct faults faults = {0};
+	addresses_check(draft, base, items, &faults);
+	proxies_check(draft, base, items, &faults);
+	*ret = faults.list;
+	return faults.count;
+}
