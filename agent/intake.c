@@ -8,6 +8,7 @@
 #include <string.h>
 #include "agent/base/buffer.h"
 #include "agent/base/gzip.h"
+#include "agent/base/map.h"
 #include "agent/base/mem.h"
 #include "agent/model/body.h"
 #include "agent/model/decode.h"
@@ -362,7 +363,6 @@ static void path_completes(const struct call *call, json_t *json)
 
 static int put_object(struct intake *in, const char *body, size_t length, struct error *e)
 {
-	struct body_members_check;
 	int result = body_check(body, length, e);
 	if (result < 0)
 		return result;

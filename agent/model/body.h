@@ -30,4 +30,13 @@ int body_split(const char *body, size_t length, enum body_format format, const c
     struct body_items *ret, struct error *e);
 void body_items_free(struct body_items *items);
 
+/* The names of the body's top-level members, in order: a body that is not an object is an error. The caller frees the
+ * list. */
+struct body_member {
+	char name[64]; /* cut off when longer */
+};
+int body_members(const char *body, size_t length, struct body_member **ret, size_t *count, struct error *e);
+/* One JSON value and nothing behind it: frame, nesting and size (BODY_OBJECT_MAX) are looked at, as for an item. */
+int body_check(const char *body, size_t length, struct error *e);
+
 #endif
