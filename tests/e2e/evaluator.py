@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A naive evaluator of policy: objects as dicts in, the verdict of one packet out.
+
+Written from the Kubernetes API documentation of NetworkPolicy and from the contract's section 4 alone, to be compared
+with the compiled tables and the kernel. It shares nothing with either, and it is slow and obvious on purpose: every
+packet looks at every object again.
+"""
+import ipaddress
+from dataclasses import dataclass
+
+ALLOW, DENY, INTERCEPT = "Allow", "Deny", "Intercept"
+POLICY, ISOLATED, DEFAULT = "Policy", "Isolated", "Default"
+
+
+@dataclass(frozen=True)
+class Packet:
+    source: str
+    destination: str
+    protocol: str  # TCP, UDP, SCTP, or another name: without ports
+    port: int = 0  # destination
+
+
+@dataclass(frozen=True)
+class Side:
+    """One direction's decision. rule: (kind, namespace, name, index), index -1 for isolation; None for Default."""
+    verdict: str
+    reason: str
+    rule: tuple = None
+    proxy: str = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    egress: Side   # None: the source is not local
+    ingress: Side  # None: the destination is not local
+
+    @property
+    def action(self):
+        sides = [side.verdict for side in (self.egress, self.ingress) if side]
+        return DENY if DENY in sides else INTERCEPT if INTERCEPT in sides else ALLOW
+
+    @property
+    def proxy(self):
+        return next((side.proxy for side in (self.egress, self.ingress) if side and side.proxy), None)
+
+
+# ---- selectors ----
+
+def selects(selector, labels):
+    """A Kubernetes LabelSelector; {} selects everything. None is the caller's business."""
+    for key, value in (selector.get("matchLabels") or {}).items():
+        if key not in labels or labels[key] != value:
+            return False
+    for expression in selector.get("matchExpressions") or []:
+        key, operator, values = expression["key"], expression["operator"], expression.get("values") or []
+        if operator == "In":
+            held = key in labels and labels[key] in values
+        elif operator == "NotIn":
+            held = key not in labels or labels[key] not in values
+        elif operator == "Exists":
+            held = key in labels
+        elif operator == "DoesNotExist":
+            held = key not in labels
+        else:
+            raise ValueError(f"operator {operator}")
+        if not held:
+            return False
+    return True
+
+
+def in_network(ip, cidr):
+    address, network = ipaddress.ip_address(ip), ipaddress.ip_network(cidr, strict=False)
+    return address.version == network.version and address in network
+
+
+class Endpoint:
+    """A Pod or Workload: what has addresses, labels and named ports."""
+
+    def __init__(self, obj, ips, ports, local):
+        self.namespace = obj["metadata"].get("namespace") or "default"
+        self.name = obj["metadata"]["name"]
+        self.labels = obj["metadata"].get("labels") or {}
+        self.ips = [str(ipaddress.ip_address(ip)) for ip in ips]
+        self.ports, self.local = ports, local
+        self.created = obj["metadata"].get("creationTimestamp") or ""
+
+
+class World:
+    def __init__(self, objects, node="node-1", local=None):
+        """local: the (namespace, name) that have an interface here; None: every Workload and this node's Pods."""
+        self.node, self.local = node, local
+        self.namespaces, self.endpoints, self.policies, self.intercepts, self.proxies = {}, [], [], [], {}
+        for obj in objects:
+            kind = obj["kind"]
+            if kind == "Namespace":
+                self.namespaces[obj["metadata"]["name"]] = dict(obj["metadata"].get("labels") or {})
+            elif kind == "Pod":
+                self._add_pod(obj)
+            elif kind == "Workload":
+                self._add_workload(obj)
+            elif kind == "NetworkPolicy":
+                self.policies.append(obj)
+            elif kind == "InterceptPolicy":
+                self.intercepts.append(obj)
+            elif kind == "TransparentProxy":
+                self.proxies[obj["metadata"]["name"]] = obj
+        # Two running Pods with one address: the younger has it.
+        self.by_ip = {}
+        for endpoint in sorted(self.endpoints, key=lambda e: e.created):
+            for ip in endpoint.ips:
+                self.by_ip[ip] = endpoint
+
+    def _add_pod(self, obj):
+        spec, status = obj.get("spec") or {}, obj.get("status") or {}
+        if spec.get("hostNetwork") or status.get("phase") in ("Succeeded", "Failed"):
+            return
+        ips = [entry["ip"] for entry in status.get("podIPs") or []]
+        containers = list(spec.get("containers") or [])
+        containers += [c for c in spec.get("initContainers") or [] if c.get("restartPolicy") == "Always"]
+        ports = [{"name": p.get("name", ""), "port": p["containerPort"], "protocol": p.get("protocol") or "TCP"}
+                 for c in containers for p in c.get("ports") or []]
+        self._add(obj, ips, ports, spec.get("nodeName") == self.node)
+
+    def _add_workload(self, obj):
+        spec = obj["spec"]
+        ports = [{"name": p.get("name", ""), "port": p["port"], "protocol": p.get("protocol") or "TCP"}
+                 for p in spec.get("ports") or []]
+        self._add(obj, spec["ips"], ports, spec.get("node", "") in ("", self.node))
+
+    def _add(self, obj, ips, ports, here):
+        key = (obj["metadata"].get("namespace") or "default", obj["metadata"]["name"])
+        local = here and (self.local is None or key in self.local)
+        self.endpoints.append(Endpoint(obj, ips, ports, local))
+
+    def namespace_labels(self, name):
+        return {**self.namespaces.get(name, {}), "kubernetes.io/metadata.name": name}
+
+    def endpoint(self, ip):
+        return self.by_ip.get(str(ipaddress.ip_address(ip)))
+
+    # ---- one packet ----
+
+    def judge(self, packet):
+        source, destination = self.endpoint(packet.source), self.endpoint(packet.destination)
+        egress = ingress = None
+        if source and source.local:
+            egress = self._direction("Egress", source, destination, packet.destination, destination, packet)
+            if egress.verdict == ALLOW:
+                egress = self._intercepted(source, destination, packet) or egress
+        if destination and destination.local:
+            ingress = self._direction("Ingress", destination, source, packet.source, destination, packet)
+        return Verdict(egress, ingress)
+
+    def _direction(self, direction, subject, peer, peer_ip, destination, packet):
+        """subject: the local endpoint that is judged; destination: the endpoint whose named ports count."""
+        isolation = None
+        for policy in sorted(self.policies, key=_namespace_and_name):
+            namespace, name = _namespace_and_name(policy)
+            spec = policy["spec"]
+            if namespace != subject.namespace or not selects(spec.get("podSelector") or {}, subject.labels):
+                continue
+            if direction not in policy_types(spec):
+                continue
+            isolation = isolation or ("NetworkPolicy", namespace, name, -1)
+            rules = spec.get("ingress" if direction == "Ingress" else "egress") or []
+            for index, rule in enumerate(rules):
+                peers = rule.get("from" if direction == "Ingress" else "to") or []
+                if peers and not any(self._peer(p, namespace, peer, peer_ip) for p in peers):
+                    continue
+                ports = rule.get("ports") or []
+                if ports and not any(self._port(p, destination, packet) for p in ports):
+                    continue
+                return Side(ALLOW, POLICY, ("NetworkPolicy", namespace, name, index))
+        if isolation:
+            return Side(DENY, ISOLATED, isolation)
+        return Side(ALLOW, DEFAULT)
+
+    def _peer(self, peer, policy_namespace, endpoint, ip):
+        block = peer.get("ipBlock")
+        if block is not None:
+            return in_network(ip, block["cidr"]) and not any(in_network(ip, e) for e in block.get("except") or [])
+        if endpoint is None:
+            return False
+        if peer.get("namespaceSelector") is None:
+            if endpoint.namespace != policy_namespace:
+                return False
+        elif not selects(peer["namespaceSelector"], self.namespace_labels(endpoint.namespace)):
+            return False
+        return selects(peer.get("podSelector") or {}, endpoint.labels)
+
+    @staticmethod
+    def _port(port, destination, packet):
+        if packet.protocol != (port.get("protocol") or "TCP"):
+            return False
+        wanted = port.get("port")
+        if wanted is None:
+            return True
+        if isinstance(wanted, str):
+            return destination is not None and any(
+                have["name"] == wanted and have["protocol"] == packet.protocol and have["port"] == packet.port
+                for have in destination.ports)
+        return wanted <= packet.port <= (port.get("endPort") or wanted)
+
+    # ---- interception: asked only about what policy allows ----
+
+    def _intercepted(self, source, destination, packet):
+        order = sorted(self.intercepts, key=lambda p: (p["spec"].get("priority", 0), p["metadata"]["name"]))
+        for policy in order:
+            if not self._subject(policy["spec"]["subject"], source):
+                continue
+            for index, rule in enumerate(policy["spec"].get("egress") or []):
+                if not any(self._cluster_peer(p, destination, packet.destination) for p in rule.get("to") or []):
+                    continue
+                if not self._protocols(rule, destination, packet):
+                    continue
+                if rule["action"] == "Bypass":
+                    return None
+                return Side(INTERCEPT, "Intercept", ("InterceptPolicy", "", policy["metadata"]["name"], index),
+                            rule["proxy"])
+        return None
+
+    def _subject(self, subject, endpoint):
+        return self._cluster_peer(subject, endpoint, None)
+
+    def _cluster_peer(self, peer, endpoint, ip):
+        """A peer or subject in ClusterNetworkPolicy's shape."""
+        if peer.get("networks") is not None:
+            return any(in_network(ip, cidr) for cidr in peer["networks"])
+        if endpoint is None:
+            return False
+        labels = self.namespace_labels(endpoint.namespace)
+        if peer.get("namespaces") is not None:
+            return selects(peer["namespaces"], labels)
+        if peer.get("pods") is not None:
+            pods = peer["pods"]
+            return selects(pods.get("namespaceSelector") or {}, labels) and \
+                selects(pods.get("podSelector") or {}, endpoint.labels)
+        return False
+
+    def _protocols(self, rule, destination, packet):
+        """What the rule's protocols cover, of which the proxy must take part: absent, they are the proxy's."""
+        if rule["action"] == "Intercept":
+            taken = (self.proxies.get(rule["proxy"]) or {"spec": {}})["spec"].get("protocols") or ["TCP"]
+            if packet.protocol not in taken:
+                return False
+        terms = rule.get("protocols")
+        if not terms:
+            return packet.protocol in ("TCP", "UDP")
+        return any(self._protocol(term, destination, packet) for term in terms)
+
+    @staticmethod
+    def _protocol(term, destination, packet):
+        if "destinationNamedPort" in term:
+            return destination is not None and any(
+                have["name"] == term["destinationNamedPort"] and have["protocol"] == packet.protocol and
+                have["port"] == packet.port for have in destination.ports)
+        (name, body), = term.items()
+        if packet.protocol != name.upper():
+            return False
+        port = (body or {}).get("destinationPort")
+        if not port:
+            return True
+        if port.get("number") is not None:
+            return packet.port == port["number"]
+        return port["range"]["start"] <= packet.port <= port["range"]["end"]
+
+
+def _namespace_and_name(policy):
+    return policy["metadata"].get("namespace") or "default", policy["metadata"]["name"]
+
+
+def policy_types(spec):
+    """Absent or empty: Ingress, and Egress when there are egress rules."""
+    if spec.get("policyTypes"):
+        return spec["policyTypes"]
+    return ["Ingress", "Egress"] if spec.get("egress") else ["Ingress"]
