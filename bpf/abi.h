@@ -56,25 +56,25 @@ enum ps_direction {
 #define X(name, text) PS_##name,
 	PS_DIRECTIONS(X)
 #undef X
-	    PS_DIRECTION_COUNT
+		PS_DIRECTION_COUNT
 };
 enum ps_verdict_code {
 #define X(name, text) PS_VERDICT_##name,
 	PS_VERDICTS(X)
 #undef X
-	    PS_VERDICT_COUNT
+		PS_VERDICT_COUNT
 };
 enum ps_reason {
 #define X(name, text, doc) PS_REASON_##name,
 	PS_REASONS(X)
 #undef X
-	    PS_REASON_COUNT
+		PS_REASON_COUNT
 };
 enum ps_action {
 #define X(name, text) PS_ACTION_##name,
 	PS_ACTIONS(X)
 #undef X
-	    PS_ACTION_COUNT
+		PS_ACTION_COUNT
 };
 
 /* ---- policy tables: written by the agent, read by programs ----
@@ -208,16 +208,17 @@ struct ps_side {
 };
 
 /*
- * Hash by ifindex (host order): which endpoint is behind an interface. Written by the agent as netlink reports. The endpoint stands there by
- * side, because endpoint ids belong to the compiler that made a side's tables: after a restart (or a failed apply) a new compiler may number
- * them anew, and the live side must keep the old numbers until the flip. Programs read endpoint[generation & 1]. The agent writes endpoint[s]
- * together with the tables of side s when it resyncs that side, and both at once for an interface that comes later.
+ * Hash by ifindex (host order): which endpoint is behind an interface. Written by the agent as netlink reports. The
+ * endpoint stands there by side, because endpoint ids belong to the compiler that made a side's tables: after a restart
+ * (or a failed apply) a new compiler may number them anew, and the live side must keep the old numbers until the flip.
+ * Programs read endpoint[generation & 1]. The agent writes endpoint[s] together with the tables of side s when it
+ * resyncs that side, and both at once for an interface that comes later.
  */
 #define PS_IFACE_DENY 1u /* unclaimed: deny; passes ARP, ND and the node itself */
-#define PS_IFACE_L3 2u	 /* no link-layer header */
+#define PS_IFACE_L3 2u   /* no link-layer header */
 struct ps_iface {
 	__u32 endpoint[2]; /* PS_ENDPOINT_NONE: unclaimed */
-	__u32 flags;	   /* PS_IFACE_* */
+	__u32 flags;       /* PS_IFACE_* */
 	__u32 pad;
 };
 #define PS_IFACES_MAX 16384
@@ -252,6 +253,8 @@ enum ps_conn_state {
 #define PS_CONN_FIN_ORIGIN 8u
 #define PS_CONN_FIN_REPLY 16u
 #define PS_CONN_MIDSTREAM 32u /* first seen without SYN: never intercepted */
+/* In ifindex[]: the interface has no link-layer header. So tagged it equals no skb->ifindex, and proves nothing. */
+#define PS_CONN_L3 0x80000000u
 /* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
  */
 #define PS_JUDGED_ALLOW 1u
@@ -265,13 +268,15 @@ struct ps_conn {
 	__u64 bytes[2];   /* layer 3 */
 	__u32 rule[PS_DIRECTION_COUNT];
 	__u32 intercept_rule;
-	__u32 ifindex[2]; /* the workload interface on the originator's, the responder's side; 0 = not known */
+	__u32 ifindex[2]; /* the workload interface on the originator's, the responder's side; 0 = not known; PS_CONN_L3 */
 	__u32 handshake;  /* ns from SYN to the originator's ACK; 0 = not seen */
 	__u8 state;       /* ps_conn_state */
 	__u8 flags;       /* PS_CONN_* */
 	__u8 proxy;
 	__u8 reason[PS_DIRECTION_COUNT];
 	__u8 pad[3];
+	__u32 entered; /* the workload interface by which it entered, when its source is no address of that workload */
+	__u32 pad2;
 };
 /* Established: with the timer that ends it. User space sees the timer as two opaque words. */
 struct ps_conn_live {
@@ -334,8 +339,8 @@ PS_STATIC_ASSERT(sizeof(struct ps_proxy) == 8, "ps_proxy");
 PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
-PS_STATIC_ASSERT(sizeof(struct ps_conn) == 96, "ps_conn");
-PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 112, "ps_conn_live");
+PS_STATIC_ASSERT(sizeof(struct ps_conn) == 104, "ps_conn");
+PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 120, "ps_conn_live");
 PS_STATIC_ASSERT(sizeof(struct ps_key_fragment) == 40, "ps_key_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_count) == 16, "ps_count");
 

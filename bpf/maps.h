@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map, and for each: who writes, who reads, what happens when it is full.
+ * Constants: what the agent writes into .rodata before the load.
+ */
+#ifndef PENSTOCK_MAPS_H
+#define PENSTOCK_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "bpf/abi.h"
+
+/* ---- constants: written by the agent before the load, frozen after it ---- */
+
+const volatile __u32 mark_mask = 0x60000000;      /* the only bits of skb->mark that are read or written */
+const volatile __u32 mark_intercept = 0x20000000; /* within mark_mask: to be delivered to a proxy here */
+const volatile __u8 allow_local_host = 1;         /* sockets of this node always reach its workloads */
+const volatile __u8 unclaimed_deny = 0;           /* for an interface that has no row in ps_iface yet */
+const volatile __u8 have_timer = 1;               /* Linux 5.15: bpf_timer; without it the agent expires entries */
+
+/* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
+ *
+ * Written by the agent (the idle side only), read by programs (the live side only). They cannot run full under a
+ * program: the agent refuses (507) what does not fit before it writes anything.
+ */
+
+#define PS_MAP_HASH(name, key_type, value_type, entries) \
+	struct {                                             \
+		__uint(type, BPF_MAP_TYPE_HASH);                 \
+		__uint(map_flags, BPF_F_NO_PREALLOC);            \
+		__uint(max_entries, 2 * (entries));              \
+		__type(key, key_type);                           \
+		__type(value, value_type);                       \
+	} name SEC(".maps");
+#define PS_MAP_LPM(name, key_type, value_type, entries) \
+	struct {                                            \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);            \
+		__uint(map_flags, BPF_F_NO_PREALLOC);           \
+		__uint(max_entries, 2 * (entries));             \
+		__type(key, key_type);                          \
+		__type(value, value_type);                      \
+	} name SEC(".maps");
+#define PS_MAP_ARRAY(name, key_type, value_type, entries) \
+	struct {                                              \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                 \
+		__uint(max_entries, 2 * (entries));               \
+		__type(key, key_type);                            \
+		__type(value, value_type);                        \
+	} name SEC(".maps");
+
+/* Entries of one side: where side 1 of an array begins. */
+enum ps_entries {
+#define X(name, type, key, value, entries) PS_ENTRIES_##name = (entries),
+	PS_TABLES(X)
+#undef X
+};
+
+#define X(name, type, key, value, entries) PS_MAP_##type(ps_##name, key, value, entries)
+PS_TABLES(X)
+#undef X
+
+/* ---- control ---- */
+
+/* Written by the agent: one store flips the live side. Read by every program, once a packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ps_control);
+} ps_control SEC(".maps");
+
+/* Written and read by the agent: which revision a side holds, so that a new agent knows what is live. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct ps_side);
+} ps_side SEC(".maps");
+
+/* Written by the agent as netlink reports, before it attaches; read by programs. Full: the agent reports the interface
+ * as not attached. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PS_IFACES_MAX);
+	__type(key, __u32);
+	__type(value, struct ps_iface);
+} ps_iface SEC(".maps");
+
+/* ---- connection tracking ---- */
+
+/*
+ * Established connections. Written by programs, deleted by their timers (or the agent, without timers); read by
+ * programs and the agent. Never evicts. Full: the connection stays in ps_new*, evictable, and is counted TableFull.
+ * The agent sets max_entries before the load.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 524288);
+	__type(key, struct ps_key_conn4);
+	__type(value, struct ps_conn_live);
+} ps_conn4 SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 524288);
+	__type(key, struct ps_key_conn6);
+	__type(value, struct ps_conn_live);
+} ps_conn6 SEC(".maps");
+
+/* Embryonic connections: no exchange in both directions yet. Written by programs, read by programs and the agent. Full:
+ * the least recently used goes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PS_EMBRYONIC_MAX);
+	__type(key, struct ps_key_conn4);
+	__type(value, struct ps_conn);
+} ps_new4 SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PS_EMBRYONIC_MAX);
+	__type(key, struct ps_key_conn6);
+	__type(value, struct ps_conn);
+} ps_new6 SEC(".maps");
+
+/* The ports of first fragments. Written and read by programs. Full: the least recently used goes, and its later
+ * fragments are dropped with reason Fragment. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct ps_key_fragment);
+	__type(value, struct ps_fragment);
+} ps_fragment SEC(".maps");
+
+/* ---- counters: written by programs, summed over CPUs by the agent; cannot run full ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PS_COUNT_MAX);
+	__type(key, __u32);
+	__type(value, struct ps_count);
+} ps_count SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PS_STAT_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} ps_stat SEC(".maps");
+
+/* By proxy number: connections handed to it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PS_ENTRIES_proxy);
+	__type(key, __u32);
+	__type(value, __u64);
+} ps_proxy_count SEC(".maps");
+
+/* By rule id: judgments that the rule decided. The agent creates and deletes entries; programs add to what exists.
+ * Full: the agent reports the rules that are not counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u64);
+} ps_rule_hits SEC(".maps");
+
+#endif
