@@ -27,7 +27,7 @@ struct intake {
 };
 
 static int intake_body(const struct call *call, uint64_t body_max, struct buffer *inflated, const char **text,
-    size_t *length, struct error *e)
+	size_t *length, struct error *e)
 {
 	*text = call->body ? call->body : "";
 	*length = call->body_length;
@@ -48,8 +48,8 @@ static bool owner_allows(struct intake *in, const char *pointer, const struct ob
 	if (!standing || in->call->force || strcmp(standing->owner, in->call->owner) == 0)
 		return true;
 	errors_add(in->errors, ERROR_CONFLICT, pointer, "%s %s%s%s belongs to owner \"%s\"; force=true takes it over",
-	    kinds[standing->kind].kind, standing->namespace, standing->namespace[0] ? "/" : "", standing->name,
-	    standing->owner);
+		kinds[standing->kind].kind, standing->namespace, standing->namespace[0] ? "/" : "", standing->name,
+		standing->owner);
 	return false;
 }
 
@@ -62,8 +62,8 @@ static int owner_term(struct intake *in)
 		if (strcmp(owner->name, in->call->owner) || !owner->has_term || owner->term <= in->call->term)
 			continue;
 		errors_add(in->errors, ERROR_CONFLICT, "",
-		    "owner \"%s\" has written with term %" PRIu64 "; %" PRIu64 " is an old one", owner->name, owner->term,
-		    in->call->term);
+			"owner \"%s\" has written with term %" PRIu64 "; %" PRIu64 " is an old one", owner->name, owner->term,
+			in->call->term);
 		return -EINVAL;
 	}
 	return 0;
@@ -83,13 +83,13 @@ static bool owner_term_moves(const struct intake *in)
 
 /* False when this body named the same object before. */
 static bool key_is_first(
-    struct intake *in, const char *pointer, const char *kind, const char *namespace, const char *name)
+	struct intake *in, const char *pointer, const char *kind, const char *namespace, const char *name)
 {
 	auto_free char *text = str_format("%s/%s/%s", kind, namespace, name);
 	uint64_t hashes[2] = {hash_bytes(text, strlen(text), 1), hash_bytes(text, strlen(text), 2)};
 	if (map_get(&in->seen, hashes)) {
 		errors_add(in->errors, ERROR_INVALID, pointer, "%s %s%s%s is here twice", kind, namespace,
-		    namespace[0] ? "/" : "", name);
+			namespace[0] ? "/" : "", name);
 		return false;
 	}
 	map_put(&in->seen, hashes, NULL);
@@ -124,7 +124,7 @@ static char *errors_json(const struct errors *errors)
 
 /* What cannot be used is set aside; its last good version, or a policy that isolates, stands in for it. */
 static void object_set_aside(
-    struct intake *in, const struct object_key *key, struct object *partial, const struct errors *why)
+	struct intake *in, const struct object_key *key, struct object *partial, const struct errors *why)
 {
 	int kind = kind_by_name(key->kind);
 	const struct object *last = kind < 0 ? NULL : snapshot_find(in->base, kind, key->namespace, key->name);
@@ -138,10 +138,10 @@ static void object_set_aside(
 
 	auto_free char *errors = errors_json(why);
 	struct quarantined q = {
-	    .key = {(char *)key->kind, (char *)key->namespace, (char *)key->name},
-	    .owner = in->call->owner,
-	    .errors = errors,
-	    .standing = standing,
+		.key = {(char *)key->kind, (char *)key->namespace, (char *)key->name},
+		.owner = in->call->owner,
+		.errors = errors,
+		.standing = standing,
 	};
 	draft_quarantine(in->draft, &q);
 	set_aside_note(in, &q);
@@ -176,7 +176,7 @@ static const struct object *intake_object(struct intake *in, const struct body_i
 	struct object *object = NULL, *partial = NULL;
 	struct errors own = {0};
 	if (key_is_first(in, pointer, key.kind, key.namespace, key.name) &&
-	    owner_allows(in, pointer, kind < 0 ? NULL : snapshot_find(in->base, kind, key.namespace, key.name))) {
+		owner_allows(in, pointer, kind < 0 ? NULL : snapshot_find(in->base, kind, key.namespace, key.name))) {
 		if (object_decode(json, pointer, &object, &partial, &own) == 0)
 			object_take(in, pointer, object);
 		else if (in->call->quarantine)
@@ -238,7 +238,7 @@ static void patch_delete(struct intake *in, const json_t *entry, const char *poi
 	{
 		if (strcmp(member, "kind") && strcmp(member, "namespace") && strcmp(member, "name")) {
 			errors_add(in->errors, ERROR_INVALID, pointer, "unknown field \"%s\": kind, namespace and name are wanted",
-			    member);
+				member);
 			return;
 		}
 		if (!json_is_string(value) && !json_is_null(value)) {
@@ -269,7 +269,7 @@ static void patch_delete(struct intake *in, const json_t *entry, const char *poi
 		return;
 	}
 	if (!key_is_first(in, pointer, key.kind, key.namespace, key.name) ||
-	    !owner_allows(in, pointer, draft_find(in->draft, kind, key.namespace, key.name)))
+		!owner_allows(in, pointer, draft_find(in->draft, kind, key.namespace, key.name)))
 		return;
 	draft_delete(in->draft, kind, key.namespace, key.name);
 	draft_release(in->draft, key.kind, key.namespace, key.name);
@@ -336,13 +336,13 @@ static void path_agrees(struct intake *in, const struct object_key *key)
 	const struct call *call = in->call;
 	if (key->kind[0] && strcmp(key->kind, kinds[call->kind].kind))
 		errors_add(
-		    in->errors, ERROR_INVALID, "/kind", "the path says %s, the body %s", kinds[call->kind].kind, key->kind);
+			in->errors, ERROR_INVALID, "/kind", "the path says %s, the body %s", kinds[call->kind].kind, key->kind);
 	if (key->name[0] && strcmp(key->name, call->name))
 		errors_add(in->errors, ERROR_INVALID, "/metadata/name", "the path says \"%s\", the body \"%s\"", call->name,
-		    key->name);
+			key->name);
 	if (kinds[call->kind].namespaced && key->namespace[0] && strcmp(key->namespace, call->namespace))
 		errors_add(in->errors, ERROR_INVALID, "/metadata/namespace", "the path says \"%s\", the body \"%s\"",
-		    call->namespace, key->namespace);
+			call->namespace, key->namespace);
 }
 
 /* The path fills in what the body leaves out. */
@@ -393,7 +393,7 @@ static void delete_object(struct intake *in)
 	bool released = draft_release(in->draft, kinds[call->kind].kind, call->namespace, call->name);
 	if (!standing && !released) {
 		errors_add(in->errors, ERROR_NOT_FOUND, "", "there is no %s %s%s%s", kinds[call->kind].kind, call->namespace,
-		    call->namespace[0] ? "/" : "", call->name);
+			call->namespace[0] ? "/" : "", call->name);
 		return;
 	}
 	if (standing && owner_allows(in, "", standing))
@@ -503,7 +503,7 @@ static void candidate_make(struct intake *in, struct candidate *ret)
 }
 
 int intake_read(const struct call *call, const struct snapshot *base, uint64_t body_max, int64_t now,
-    struct candidate *ret, struct errors *errors)
+	struct candidate *ret, struct errors *errors)
 {
 	struct intake in = {.call = call, .base = base, .errors = errors};
 	struct buffer inflated = {0};

@@ -22,7 +22,7 @@ struct candidate {
 
 /* 0 and *ret, or -EINVAL with every error of the body in errors. now: seconds since 1970. */
 int intake_read(const struct call *call, const struct snapshot *base, uint64_t body_max, int64_t now,
-    struct candidate *ret, struct errors *errors);
+	struct candidate *ret, struct errors *errors);
 void candidate_clear(struct candidate *candidate);
 
 #endif

@@ -64,9 +64,9 @@ int loop_run(struct loop *loop, struct error *e)
 
 	enum { SIGNALS, CALLS, NETLINK };
 	struct pollfd fds[] = {
-	    [SIGNALS] = {.fd = signals, .events = POLLIN},
-	    [CALLS] = {.fd = server_fd(loop->server), .events = POLLIN},
-	    [NETLINK] = {.fd = datapath_netlink_fd(loop->datapath), .events = POLLIN},
+		[SIGNALS] = {.fd = signals, .events = POLLIN},
+		[CALLS] = {.fd = server_fd(loop->server), .events = POLLIN},
+		[NETLINK] = {.fd = datapath_netlink_fd(loop->datapath), .events = POLLIN},
 	};
 	for (;;) {
 		int timeout = reconcile_started(loop->reconciler) ? -1 : RETRY_MS;

@@ -14,16 +14,16 @@
 #define DEFAULT_CONFIG "/etc/penstock/penstock.yaml"
 
 static const char usage[] =
-    "Usage: penstockd [--config FILE] [--check | --uninstall | --version]\n"
-    "\n"
-    "The node agent: enforces the policy that is pushed to its HTTP API.\n"
-    "\n"
-    "  --config FILE   default " DEFAULT_CONFIG ", which may be missing\n"
-    "  --check         print the configuration and what this kernel supports, and exit\n"
-    "  --uninstall     remove every program, link, map, rule, route and pin, verify that nothing remains, and exit\n"
-    "  --version       print the version, and exit\n"
-    "\n"
-    "SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n";
+	"Usage: penstockd [--config FILE] [--check | --uninstall | --version]\n"
+	"\n"
+	"The node agent: enforces the policy that is pushed to its HTTP API.\n"
+	"\n"
+	"  --config FILE   default " DEFAULT_CONFIG ", which may be missing\n"
+	"  --check         print the configuration and what this kernel supports, and exit\n"
+	"  --uninstall     remove every program, link, map, rule, route and pin, verify that nothing remains, and exit\n"
+	"  --version       print the version, and exit\n"
+	"\n"
+	"SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n";
 
 enum job { JOB_RUN, JOB_CHECK, JOB_UNINSTALL };
 
@@ -43,14 +43,14 @@ struct agent {
 static struct datapath_options datapath_options(const struct config *c)
 {
 	return (struct datapath_options){
-	    .pin_directory = c->datapath.pin_directory,
-	    .mark_mask = c->datapath.mark_mask,
-	    .route_table = c->datapath.route_table,
-	    .rule_priority = c->datapath.rule_priority,
-	    .connections_max = c->datapath.connections_max,
-	    .allow_local_host = c->datapath.allow_local_host,
-	    .unclaimed_deny = c->datapath.unclaimed_deny,
-	    .workload_interfaces = c->datapath.workload_interfaces,
+		.pin_directory = c->datapath.pin_directory,
+		.mark_mask = c->datapath.mark_mask,
+		.route_table = c->datapath.route_table,
+		.rule_priority = c->datapath.rule_priority,
+		.connections_max = c->datapath.connections_max,
+		.allow_local_host = c->datapath.allow_local_host,
+		.unclaimed_deny = c->datapath.unclaimed_deny,
+		.workload_interfaces = c->datapath.workload_interfaces,
 	};
 }
 
@@ -95,7 +95,7 @@ static void agent_reload(void *context)
 	fresh->log.format = agent->config->log.format;
 	auto_free char *before = config_print(agent->config), *after = config_print(fresh);
 	log_info("config", "SIGHUP: read %s%s", agent->config_file,
-	    strcmp(before, after) ? "; what changed besides log needs a restart" : "");
+		strcmp(before, after) ? "; what changed besides log needs a restart" : "");
 	config_free(fresh);
 }
 
@@ -123,7 +123,7 @@ static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)
 }
 
 static void source_api(void *context, void (*each_count)(void *, const struct api_count *),
-    void (*each_latency)(void *, const struct api_latency *), void *argument)
+	void (*each_latency)(void *, const struct api_latency *), void *argument)
 {
 	/* Set before the first request can be answered. */
 	struct server *server = __atomic_load_n(&((struct agent *)context)->server, __ATOMIC_ACQUIRE);
@@ -148,12 +148,12 @@ static int agent_open(struct agent *agent, struct error *e)
 	metrics_source(agent->metrics, &source);
 
 	struct reconcile_rooms rooms = {
-	    .config = c,
-	    .datapath = agent->datapath,
-	    .store = agent->store,
-	    .board = agent->board,
-	    .metrics = agent->metrics,
-	    .damaged = agent->damaged,
+		.config = c,
+		.datapath = agent->datapath,
+		.store = agent->store,
+		.board = agent->board,
+		.metrics = agent->metrics,
+		.damaged = agent->damaged,
 	};
 	result = reconcile_new(&rooms, &agent->reconciler, e);
 	if (result < 0)
@@ -161,13 +161,13 @@ static int agent_open(struct agent *agent, struct error *e)
 	reconcile_start(agent->reconciler);
 
 	struct server_options server = {
-	    .unix_path = c->api.unix_path,
-	    .unix_group = c->api.unix_group,
-	    .metrics_listen = c->metrics.listen,
-	    .body_max = c->api.body_max,
-	    .board = agent->board,
-	    .metrics = agent_metrics,
-	    .context = agent,
+		.unix_path = c->api.unix_path,
+		.unix_group = c->api.unix_group,
+		.metrics_listen = c->metrics.listen,
+		.body_max = c->api.body_max,
+		.board = agent->board,
+		.metrics = agent_metrics,
+		.context = agent,
 	};
 	struct server *started = NULL;
 	result = server_start(&server, &started, e);
@@ -198,7 +198,7 @@ static int job_run(struct agent *agent, struct error *e)
 	if (result == 0) {
 		struct loop loop = {agent->reconciler, agent->server, agent->datapath, agent_reload, agent};
 		log_info("main", "penstockd " PENSTOCK_VERSION " on node %s, API at %s", agent->config->node.name,
-		    agent->config->api.unix_path);
+			agent->config->api.unix_path);
 		reconcile_settle(agent->reconciler);
 		result = loop_run(&loop, e);
 	}
@@ -209,12 +209,12 @@ static int job_run(struct agent *agent, struct error *e)
 static int flags_read(int argc, char **argv, struct agent *agent, enum job *job)
 {
 	static const struct option options[] = {
-	    {"config", required_argument, NULL, 'c'},
-	    {"check", no_argument, NULL, 'k'},
-	    {"uninstall", no_argument, NULL, 'u'},
-	    {"version", no_argument, NULL, 'v'},
-	    {"help", no_argument, NULL, 'h'},
-	    {NULL, 0, NULL, 0},
+		{"config", required_argument, NULL, 'c'},
+		{"check", no_argument, NULL, 'k'},
+		{"uninstall", no_argument, NULL, 'u'},
+		{"version", no_argument, NULL, 'v'},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
 	};
 	int option;
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {

@@ -43,6 +43,6 @@ int precondition_check(const struct call *call, const struct snapshot *base, str
 	}
 	if (call->if_none_match && exists && (any_tag(call->if_none_match) || tags_name(call->if_none_match, tag)))
 		return error_set(
-		    e, ERROR_PRECONDITION, EINVAL, "", "If-None-Match: %s exists", one ? "the object" : "the state");
+			e, ERROR_PRECONDITION, EINVAL, "", "If-None-Match: %s exists", one ? "the object" : "the state");
 	return 0;
 }

@@ -44,13 +44,13 @@ static void status_publish(struct reconciler *r)
 {
 	bool ready = r->started;
 	struct status_facts facts = {
-	    .config = r->rooms.config,
-	    .datapath = r->rooms.datapath,
-	    .compiler = r->compiler,
-	    .snapshot = r->current,
-	    .ready = ready,
-	    .why_not_ready = r->why_not_ready,
-	    .last_error = r->last_error,
+		.config = r->rooms.config,
+		.datapath = r->rooms.datapath,
+		.compiler = r->compiler,
+		.snapshot = r->current,
+		.ready = ready,
+		.why_not_ready = r->why_not_ready,
+		.last_error = r->last_error,
 	};
 	memcpy(facts.last_error_time, r->last_error_time, sizeof(facts.last_error_time));
 	board_set_ready(r->rooms.board, ready, ready ? "" : r->why_not_ready);
@@ -78,7 +78,7 @@ static void facts_publish(struct reconciler *r)
 /* ---- compiling ---- */
 
 static void compiler_build(
-    struct reconciler *r, const struct snapshot *snapshot, struct compiler **ret, struct errors *warnings)
+	struct reconciler *r, const struct snapshot *snapshot, struct compiler **ret, struct errors *warnings)
 {
 	struct change *changes = mem_array(snapshot->object_count + 1, sizeof(*changes));
 	for (size_t i = 0; i < snapshot->object_count; i++)
@@ -108,7 +108,7 @@ static void compiler_rebuild(struct reconciler *r)
 
 /* A local workload without an interface yet is accepted, and said. */
 static void pending_warn(
-    struct reconciler *r, const struct difference *differences, size_t count, struct errors *warnings)
+	struct reconciler *r, const struct difference *differences, size_t count, struct errors *warnings)
 {
 	const struct endpoint *endpoint;
 	size_t at = 0;
@@ -122,7 +122,7 @@ static void pending_warn(
 	while ((endpoint = compiler_endpoint_next(r->compiler, &at)))
 		if (!endpoint->bound && map_get(&names, &endpoint->workload))
 			errors_add(warnings, ERROR_NONE, "", "%s %s/%s has no interface on this node yet: pending",
-			    kinds[endpoint->kind].kind, endpoint->namespace, endpoint->name);
+				kinds[endpoint->kind].kind, endpoint->namespace, endpoint->name);
 	map_clear(&names);
 }
 
@@ -130,7 +130,7 @@ static void pending_warn(
 
 /* Candidate → tables → idle side → disk → flip. *committed: the disk has it, whatever failed after. */
 static int candidate_apply(
-    struct reconciler *r, const struct candidate *candidate, struct errors *warnings, bool *committed, struct error *e)
+	struct reconciler *r, const struct candidate *candidate, struct errors *warnings, bool *committed, struct error *e)
 {
 	struct change *changes = mem_array(candidate->difference_count + 1, sizeof(*changes));
 	for (size_t i = 0; i < candidate->difference_count; i++)
@@ -143,7 +143,7 @@ static int candidate_apply(
 	began = seconds_now();
 	if (result == 0)
 		result = stage_done(r, APPLY_INTERFACES, began,
-		    datapath_interfaces(r->rooms.datapath, r->compiler, !r->started, endpoint_bound, r, e));
+			datapath_interfaces(r->rooms.datapath, r->compiler, !r->started, endpoint_bound, r, e));
 	began = seconds_now();
 	if (result == 0) {
 		pending_warn(r, candidate->differences, candidate->difference_count, warnings);
@@ -155,7 +155,7 @@ static int candidate_apply(
 	began = seconds_now();
 	if (result == 0) {
 		result = store_stage(
-		    r->rooms.store, candidate->snapshot, candidate->differences, candidate->difference_count, r->book, e);
+			r->rooms.store, candidate->snapshot, candidate->differences, candidate->difference_count, r->book, e);
 		if (result == 0)
 			result = store_commit(r->rooms.store, e);
 		if (result < 0)
@@ -171,7 +171,7 @@ static int candidate_apply(
 
 /* Says what would happen, on a compiler of its own. */
 static int candidate_try(
-    struct reconciler *r, const struct candidate *candidate, struct errors *warnings, struct error *e)
+	struct reconciler *r, const struct candidate *candidate, struct errors *warnings, struct error *e)
 {
 	struct rulebook *book = rulebook_new(1);
 	struct rulebook *own = r->book;
@@ -210,7 +210,7 @@ static void disk_restore(struct reconciler *r, const struct candidate *candidate
 	for (size_t i = 0; i < candidate->difference_count; i++)
 		back[i] = (struct difference){candidate->differences[i].new, candidate->differences[i].old};
 	if (store_stage(r->rooms.store, r->current, back, candidate->difference_count, r->book, &e) < 0 ||
-	    store_commit(r->rooms.store, &e) < 0) {
+		store_commit(r->rooms.store, &e) < 0) {
 		store_rollback(r->rooms.store);
 		failure_note(r, "putting the state database back", &e);
 	}
@@ -218,7 +218,7 @@ static void disk_restore(struct reconciler *r, const struct candidate *candidate
 }
 
 static int candidate_enforce(
-    struct reconciler *r, struct candidate *candidate, bool dry_run, struct errors *warnings, struct error *e)
+	struct reconciler *r, struct candidate *candidate, bool dry_run, struct errors *warnings, struct error *e)
 {
 	if (dry_run)
 		return candidate_try(r, candidate, warnings, e);
@@ -254,8 +254,8 @@ void reconcile_call(struct reconciler *r, struct call *call)
 	if (r->waiting_for_state ? call->verb != CALL_PUT_STATE : !r->started) {
 		errors_add(&reply.errors, ERROR_BUSY, "", "%s", r->why_not_ready);
 	} else if (stage_done(r, APPLY_DECODE, began,
-	               intake_read(
-	                   call, r->current, r->rooms.config->api.body_max, time(NULL), &candidate, &reply.errors)) == 0) {
+				   intake_read(
+					   call, r->current, r->rooms.config->api.body_max, time(NULL), &candidate, &reply.errors)) == 0) {
 		if (candidate_enforce(r, &candidate, call->dry_run, &reply.warnings, &e) < 0)
 			errors_add_error(&reply.errors, &e);
 		else if (candidate.changes && !call->dry_run)
@@ -297,7 +297,7 @@ int reconcile_start(struct reconciler *r)
 	r->started = true;
 	r->last_error[0] = '\0';
 	log_info("reconcile", "revision %" PRIu64 " is enforced: %zu objects, %.1f ms", r->current->revision,
-	    r->current->object_count, (seconds_now() - began) * 1e3);
+		r->current->object_count, (seconds_now() - began) * 1e3);
 	facts_publish(r);
 	return 0;
 }
@@ -363,9 +363,9 @@ int reconcile_new(const struct reconcile_rooms *rooms, struct reconciler **ret, 
 	}
 	r->waiting_for_state = rooms->damaged && datapath_live_revision(rooms->datapath);
 	snprintf(r->why_not_ready, sizeof(r->why_not_ready), "%s",
-	    r->waiting_for_state
-	        ? "the state database was damaged and set aside: the live tables stay as they are until PUT /v1/state"
-	        : "starting");
+		r->waiting_for_state
+			? "the state database was damaged and set aside: the live tables stay as they are until PUT /v1/state"
+			: "starting");
 	if (rooms->damaged)
 		snprintf(r->last_error, sizeof(r->last_error), "%s", rooms->damaged);
 	compiler_build(r, r->current, &r->compiler, NULL);

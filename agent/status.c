@@ -82,7 +82,7 @@ static void render_proxies(struct buffer *b, const struct snapshot *snapshot)
 		member_string(b, "name", o->name);
 		member_string(b, "onUnavailable", o->proxy->bypass ? "Bypass" : "Deny");
 		buffer_printf(b, ",\"protocols\":[%s%s%s]}", o->proxy->tcp ? "\"TCP\"" : "",
-		    o->proxy->tcp && o->proxy->udp ? "," : "", o->proxy->udp ? "\"UDP\"" : "");
+			o->proxy->tcp && o->proxy->udp ? "," : "", o->proxy->udp ? "\"UDP\"" : "");
 	}
 	buffer_puts(b, "]");
 }
@@ -141,7 +141,7 @@ char *status_render(const struct status_facts *facts)
 	uname(&kernel);
 
 	buffer_printf(
-	    &b, "{\"revision\":%" PRIu64 ",\"ready\":%s", facts->snapshot->revision, facts->ready ? "true" : "false");
+		&b, "{\"revision\":%" PRIu64 ",\"ready\":%s", facts->snapshot->revision, facts->ready ? "true" : "false");
 	if (!facts->ready)
 		member_string(&b, "notReadyBecause", facts->why_not_ready);
 	member_string(&b, "epoch", facts->snapshot->epoch);

@@ -51,7 +51,7 @@ static void addresses_of_base(struct draft *draft, const struct snapshot *base, 
 }
 
 static void addresses_check(
-    struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
+	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
 {
 	struct map holders;
 	map_init(&holders, 16, sizeof(const struct object *));
@@ -73,7 +73,7 @@ static void addresses_check(
 			ip_format(&o->workload->ips[i], text);
 			snprintf(path, sizeof(path), "%s/spec/ips/%zu", items->list[n].pointer, i);
 			error_set(fault_add(faults, o, false), ERROR_INVALID, EINVAL, path, "%s is the address of Workload %s/%s",
-			    text, (*holder)->namespace, (*holder)->name);
+				text, (*holder)->namespace, (*holder)->name);
 			break;
 		}
 	}
@@ -102,11 +102,11 @@ static void proxies_of(struct draft *draft, const struct object *policy, const c
 			snprintf(path, sizeof(path), "%s%s", pointer ? pointer : "", field);
 			if (pointer)
 				error_set(fault_add(faults, policy, true), ERROR_INVALID, EINVAL, path,
-				    "there is no TransparentProxy \"%s\"", proxy);
+					"there is no TransparentProxy \"%s\"", proxy);
 			else
 				error_set(fault_add(faults, NULL, true), ERROR_INVALID, EINVAL, "",
-				    "InterceptPolicy \"%s\" names TransparentProxy \"%s\" at %s, which would be gone", policy->name,
-				    proxy, field);
+					"InterceptPolicy \"%s\" names TransparentProxy \"%s\" at %s, which would be gone", policy->name,
+					proxy, field);
 		}
 	}
 }
@@ -124,7 +124,7 @@ static bool proxy_named_absent_before(const struct snapshot *base, const struct 
 }
 
 static void proxies_check(
-    struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
+	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
 {
 	for (size_t n = 0; n < items->count; n++)
 		if (items->list[n].object->kind == KIND_INTERCEPT_POLICY)
@@ -138,7 +138,7 @@ static void proxies_check(
 }
 
 size_t whole_check(
-    struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct whole_fault **ret)
+	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct whole_fault **ret)
 {
 	struct faults faults = {0};
 	addresses_check(draft, base, items, &faults);

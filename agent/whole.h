@@ -27,6 +27,6 @@ struct whole_fault {
 };
 /* Returns how many; *ret is the caller's to free. */
 size_t whole_check(
-    struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct whole_fault **ret);
+	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct whole_fault **ret);
 
 #endif

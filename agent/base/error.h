@@ -30,7 +30,7 @@ struct error {
 
 /* Fill e (may be NULL) and return -errno, so that `return error_set(...)` reads well. path may be NULL. */
 int error_set(struct error *e, enum error_kind kind, int errnum, const char *path, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+	__attribute__((format(printf, 5, 6)));
 /* ERROR_SYSTEM with ": strerror" appended. */
 int error_system(struct error *e, int errnum, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -42,7 +42,7 @@ struct errors {
 	size_t total;
 };
 void errors_add(struct errors *errors, enum error_kind kind, const char *path, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+	__attribute__((format(printf, 4, 5)));
 void errors_add_error(struct errors *errors, const struct error *e);
 void errors_clear(struct errors *errors);
 

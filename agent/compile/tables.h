@@ -13,7 +13,7 @@ enum table_id {
 #define X(name, type, key, value, entries) TABLE_##name,
 	PS_TABLES(X)
 #undef X
-	    TABLE_COUNT
+		TABLE_COUNT
 };
 enum table_type { TABLE_HASH, TABLE_LPM, TABLE_ARRAY };
 

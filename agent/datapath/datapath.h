@@ -56,7 +56,7 @@ int datapath_netlink_fd(const struct datapath *datapath);
  * stages and flips.
  */
 int datapath_interfaces(struct datapath *datapath, const struct compiler *compiler, bool all,
-    void (*bound)(void *context, uint32_t endpoint, bool bound), void *context, struct error *e);
+	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context, struct error *e);
 struct interface_status {
 	uint32_t ifindex;
 	const char *name;
@@ -90,6 +90,6 @@ bool datapath_fill_next(const struct datapath *datapath, size_t *at, struct map_
 int datapath_uninstall(const struct datapath_options *options, struct error *e);
 /* Prints what this kernel supports, a line each ("BTF: yes"); 0, or -ENOTSUP when a needed thing is missing. */
 int datapath_check(
-    const struct datapath_options *options, void (*line)(void *, const char *), void *context, struct error *e);
+	const struct datapath_options *options, void (*line)(void *, const char *), void *context, struct error *e);
 
 #endif

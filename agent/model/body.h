@@ -27,7 +27,7 @@ enum body_format { BODY_JSON, BODY_NDJSON };
  * ERROR_TOO_LARGE. *ret unchanged on failure.
  */
 int body_split(const char *body, size_t length, enum body_format format, const char *member, int required,
-    struct body_items *ret, struct error *e);
+	struct body_items *ret, struct error *e);
 void body_items_free(struct body_items *items);
 
 /* The names of the body's top-level members, in order: a body that is not an object is an error. The caller frees the

@@ -14,7 +14,7 @@
  * policy that isolates and allows nothing, for quarantine; otherwise NULL.
  */
 int object_decode(
-    const json_t *json, const char *pointer, struct object **ret, struct object **partial, struct errors *errors);
+	const json_t *json, const char *pointer, struct object **ret, struct object **partial, struct errors *errors);
 
 /* The key of an object that may be broken elsewhere: kind, namespace, name as far as they are strings; missing ones are
  * "". */

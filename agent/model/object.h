@@ -34,7 +34,7 @@ enum kind {
 #define X(name, ...) KIND_##name,
 	KINDS(X)
 #undef X
-	    KIND_COUNT
+		KIND_COUNT
 };
 
 struct kind_info {
@@ -168,7 +168,7 @@ struct object {
 	char *owner;
 	uint64_t revision; /* that last changed it */
 	char *json; /* canonical: the fields that are read plus uid, resourceVersion, creationTimestamp; keys sorted; no
-	               owner annotation */
+				   owner annotation */
 	union {
 		struct workload *workload;
 		struct policy *policy;

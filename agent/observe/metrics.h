@@ -20,7 +20,7 @@ struct metrics_source {
 	uint64_t (*rule_hits)(void *context, uint32_t rule);
 	bool (*map_fill)(void *context, size_t *at, struct map_fill *ret);
 	void (*api)(void *context, void (*each_count)(void *, const struct api_count *),
-	    void (*each_latency)(void *, const struct api_latency *), void *argument);
+		void (*each_latency)(void *, const struct api_latency *), void *argument);
 };
 
 enum apply_stage {
@@ -45,7 +45,7 @@ struct metrics;
 struct metrics *metrics_new(void);
 void metrics_free(struct metrics *metrics);
 void metrics_source(
-    struct metrics *metrics, const struct metrics_source *source); /* copied; before the server starts */
+	struct metrics *metrics, const struct metrics_source *source); /* copied; before the server starts */
 
 /* From the applying thread. */
 void metrics_publish(struct metrics *metrics, const struct metrics_facts *facts);

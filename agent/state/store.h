@@ -24,7 +24,7 @@ int store_load(struct store *store, struct snapshot **ret, struct rulebook **boo
 
 /* Begin writing `snapshot` (differences against the one before), and the live rules; then commit or roll back. */
 int store_stage(struct store *store, const struct snapshot *snapshot, const struct difference *differences,
-    size_t count, const struct rulebook *book, struct error *e);
+	size_t count, const struct rulebook *book, struct error *e);
 int store_commit(struct store *store, struct error *e); /* durable when it returns 0 */
 void store_rollback(struct store *store);
 

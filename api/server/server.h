@@ -82,6 +82,6 @@ struct api_latency {
 	double sum;
 };
 void server_counts(struct server *server, void (*each_count)(void *, const struct api_count *),
-    void (*each_latency)(void *, const struct api_latency *), void *context);
+	void (*each_latency)(void *, const struct api_latency *), void *context);
 
 #endif

@@ -115,13 +115,17 @@ class Lab:
                f"route add {GATEWAY4} dev eth0", f"route add default via {GATEWAY4}",
                f"route add default via {GATEWAY6} dev eth0")
 
-    def remove_pod(self, name):
-        self.pods.pop(name).close()
+    def remove_pods(self, *names):
+        gone = [self.pods.pop(name) for name in names]
+        # A namespace is taken down in its own time; its interface and routes must be gone at once.
+        self.node.ip(*[f"link del {pod.interface}" for pod in gone], check=False)
+        for pod in gone:
+            pod.close()
 
     def clear_pods(self):
         self.prober.close_listeners()
-        for name in list(self.pods):
-            self.remove_pod(name)
+        if self.pods:
+            self.remove_pods(*self.pods)
 
     def _make_outside(self):
         """A host beyond the node's uplink, which is the node's default route."""

@@ -56,9 +56,9 @@ def test_case(running, case, as_pods):
 
 def wire(lab, stage):
     """Pods as the stage has them: new ones are made and served, gone ones removed."""
-    for key in list(lab.pods):
-        if tuple(key.split("/")) not in stage.pods:
-            lab.remove_pod(key)
+    gone = [key for key in lab.pods if tuple(key.split("/")) not in stage.pods]
+    if gone:
+        lab.remove_pods(*gone)
     for (namespace, name), pod in stage.pods.items():
         key = f"{namespace}/{name}"
         if key not in lab.pods:
