@@ -60,7 +60,8 @@ class Namespace:
 
     def ip(self, *lines, check=True):
         """Runs lines of `ip` in the namespace as one batch: ip("link set lo up", "addr add …")."""
-        return run("ip", "-n", self.name, "-batch", "-", input="\n".join(lines) + "\n", check=check)
+        force = [] if check else ["-force"]  # else the first line that fails is the last
+        return run("ip", "-n", self.name, *force, "-batch", "-", input="\n".join(lines) + "\n", check=check)
 
     def sysctl(self, key, value=None):
         path = "/proc/sys/" + key.replace("/", "\0").replace(".", "/").replace("\0", ".")

@@ -1,0 +1,26 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""An HTTP server that says who it is and whom it sees: serve.py NAME PORT"""
+import socket
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6  # "::" serves both families
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        client = self.client_address[0].removeprefix("::ffff:")
+        body = f"hello from {sys.argv[1]}, you are {client}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *ignored):
+        pass
+
+
+Server(("::", int(sys.argv[2])), Handler).serve_forever()
