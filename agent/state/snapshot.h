@@ -38,16 +38,24 @@ struct snapshot {
 	size_t owner_count;
 	/* private */
 	int references;
+	struct chunk **chunks; /* hold the references of `objects`; shared between revisions */
+	size_t chunk_count;
+	struct quarantine *quarantine; /* holds `quarantined`; shared between revisions */
 };
 
+/* Revision 0: nothing is wanted. */
+struct snapshot *snapshot_new(const char epoch[17]);
 struct snapshot *snapshot_get(const struct snapshot *snapshot);
 void snapshot_put(const struct snapshot *snapshot);
 const struct object *snapshot_find(
-    const struct snapshot *snapshot, enum kind kind, const char *namespace, const char *name);
+	const struct snapshot *snapshot, enum kind kind, const char *namespace, const char *name);
 /* The first object of a kind (and namespace, unless NULL), as an index; and the index behind the last. */
 void snapshot_range(const struct snapshot *snapshot, enum kind kind, const char *namespace, size_t *first, size_t *end);
 
-/* A draft is a snapshot under construction by one thread. It starts as a copy (references, not contents). */
+/*
+ * A draft is a snapshot under construction by one thread: what changed, over a base that it holds a reference to. A
+ * write costs one copy of the pointers and the chunks that it touches, whatever the number of objects.
+ */
 struct draft;
 struct draft *draft_new(const struct snapshot *base);
 void draft_free(struct draft *draft);
@@ -55,18 +63,25 @@ void draft_free(struct draft *draft);
 void draft_put(struct draft *draft, struct object *object);
 bool draft_delete(struct draft *draft, enum kind kind, const char *namespace, const char *name);
 const struct object *draft_find(const struct draft *draft, enum kind kind, const char *namespace, const char *name);
-void draft_quarantine(struct draft *draft, const struct quarantined *quarantined); /* copies; replaces the same key */
+/* Copies; replaces the same key. Does not touch the objects: the caller puts the stand-in, or deletes. */
+void draft_quarantine(struct draft *draft, const struct quarantined *quarantined);
 bool draft_release(
-    struct draft *draft, const char *kind, const char *namespace, const char *name);        /* out of quarantine */
+	struct draft *draft, const char *kind, const char *namespace, const char *name);        /* out of quarantine */
 void draft_owner(struct draft *draft, const char *name, const uint64_t *term, int64_t now); /* notes a write */
-/* What differs from the base; pairs sorted by key; borrowed from draft and base. Equal json and owner is no difference.
+/*
+ * What differs from the base; pairs sorted by key; borrowed from draft and base, until the next change of the draft.
+ * Equal json and owner is no difference.
  */
 struct difference {
 	const struct object *old, *new;
 };
 size_t draft_differences(struct draft *draft, const struct difference **ret);
 bool draft_quarantine_changed(const struct draft *draft);
-/* The finished snapshot with this revision; owners' object counts are made here. The draft is used up. */
+/*
+ * The finished snapshot with this revision. Changed objects get the revision in place, so nobody else may know them
+ * yet. Owners' object counts are made here; an owner without objects, quarantine and term is forgotten, unless it has
+ * just written. The draft is freed; the base stays alive as long as the caller's own reference.
+ */
 struct snapshot *draft_finish(struct draft *draft, uint64_t revision);
 
 #endif
