@@ -77,6 +77,9 @@ $(B)/bpf/%.bpf.o: bpf/%.bpf.c | $(B)/.setup-build
 	@mkdir -p $(@D)
 	$(say) BPF $<
 	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/tests/bench/%.bpf.o: tests/bench/%.bpf.c | $(B)/.setup-build
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -c -o $@ $<
 $(B)/bpf/%.skel.h: $(B)/bpf/%.bpf.o
 	$(Q)$(BPFTOOL) gen skeleton $< name $*_bpf > $@
 $(call room,agent/datapath): | $(B)/bpf/penstock.skel.h
@@ -117,8 +120,8 @@ demo: ## the main job, on real packets, in namespaces; cleans up behind itself
 	@deploy/demo/demo.sh
 
 bench: ## figures beside the incumbents', as a table and build/bench.json
-	@$(MAKE) --no-print-directory $(B)/.setup-bench all
-	@B=$(B) $(PYTHON) tests/bench/run.py
+	@$(MAKE) --no-print-directory $(B)/.setup-bench all $(B)/tests/bench/generator.bpf.o
+	@PENSTOCK_BUILD=$(B) $(PYTHON) tests/bench/run.py
 
 lint: ## formatting, includes, headers, licences, static analysis
 	@$(MAKE) --no-print-directory $(B)/.setup-test

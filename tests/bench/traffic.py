@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets per second from one pod to another through the node, with whatever filters stands in the way."""
+import json
+import os
+import socket
+import struct
+import subprocess
+import time
+
+import kernel
+
+FLOWS = 1024
+
+
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xffff) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xffff
+
+
+def udp4(source, destination, sport, dport, ethernet, payload=b"x" * 18):
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(payload), 1, 0, 64, 17, 0, socket.inet_aton(source),
+                         socket.inet_aton(destination))
+    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+    return ethernet + b"\x08\x00" + header + struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+
+
+def mac(space, interface):
+    link, = json.loads(space.run("ip", "-j", "link", "show", "dev", interface).stdout)
+    return bytes.fromhex(link["address"].replace(":", ""))
+
+
+class Stream:
+    """Frames from `client` to `server`, sent by an XDP program inside the client's namespace, counted at the server's interface."""
+
+    def __init__(self, lab, client, server, port=4000):
+        self.lab, self.client, self.server = lab, client, server
+        self.pins = f"/sys/fs/bpf/{lab.prefix}-generator"
+        build = os.environ.get("PENSTOCK_BUILD", "build")
+        os.makedirs(self.pins)
+        subprocess.run(["bpftool", "prog", "loadall", f"{build}/tests/bench/generator.bpf.o", self.pins, "pinmaps",
+                        f"{self.pins}/maps"], check=True)
+        # Frames from XDP are taken by the peer only where its NAPI is on; and the server must drop what it got cheaply.
+        lab.node.run("ethtool", "-K", client.interface, "gro", "on")
+        # The sink takes ARP too.
+        lab.node.ip(f"neigh replace {server.ip4} lladdr {mac(server, 'eth0').hex(':')} dev {server.interface} nud permanent")
+        server.run("tc", "qdisc", "add", "dev", "eth0", "clsact")
+        server.run("tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "direct-action", "pinned", f"{self.pins}/sink")
+        with client.entered():
+            self.program = kernel.obj_get(f"{self.pins}/generate")
+            ifindex = socket.if_nametoindex("eth0")
+        self.packet = udp4(client.ip4, server.ip4, 1024, port, mac(lab.node, client.interface) + mac(client, "eth0"))
+        settings = kernel.obj_get(f"{self.pins}/maps/settings")
+        kernel.map_update(settings, struct.pack("=I", 0), struct.pack("=II34s2x", ifindex, FLOWS, self.packet[:34]))
+        os.close(settings)
+
+    def received(self):
+        with self.server.entered():
+            for line in open("/proc/thread-self/net/dev"):
+                if line.strip().startswith("eth0:"):
+                    return int(line.split()[2])
+
+    def rate(self, seconds=1.0):
+        """Packets per second that arrived."""
+        with self.client.entered():
+            before, begin = self.received(), time.monotonic()
+            while time.monotonic() - begin < seconds:
+                kernel.run_live(self.program, self.packet, 20000)
+            time.sleep(0.01)
+            return (self.received() - before) / (time.monotonic() - begin)
+
+    def close(self):
+        os.close(self.program)
+        subprocess.run(["rm", "-r", self.pins], check=False)
