@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random clusters, policies and packets, drawn so that rules overlap, contradict and nearly match."""
+import random
+
+import objects
+from evaluator import Packet
+from lab import NODE4, NODE6, NODE_NAME, OUTSIDE4, OUTSIDE6
+
+NAMESPACES = ["n0", "n1", "n2", "n3"]  # n3 is described by no object
+LABELS = {"app": ["a", "b", "c"], "tier": ["web", "db", ""], "x": ["1"]}
+NAMESPACE_LABELS = {"team": ["red", "blue"], "env": ["prod", "dev"]}
+PORT_NAMES = ["http", "dns", "web", "metrics"]
+PORTS = [1, 53, 80, 81, 443, 8079, 8080, 8081, 9000, 65535]
+PROTOCOLS = ["TCP", "UDP", "SCTP"]
+OUTSIDE = ["203.0.113.9", "203.0.113.130", "192.0.2.77", "10.77.200.1", "8.8.8.8", OUTSIDE4, NODE4,
+           "2001:db8:9::9", "2001:db8:9::8000", "fd00:77::1:1", "2a00::1", OUTSIDE6, NODE6]
+BLOCKS4 = ["0.0.0.0/0", "10.77.0.0/16", "10.77.1.0/24", "10.77.1.0/28", "10.77.1.8/29", "10.77.1.4/30", "10.77.1.5/32",
+           "203.0.113.0/24", "203.0.113.128/25", "203.0.113.9/32", "10.77.2.0/24", "8.0.0.0/7", "198.51.100.0/24"]
+BLOCKS6 = ["::/0", "fd00:77::/64", "fd00:77::/112", "fd00:77::f0/124", "fd00:77::f4/126", "fd00:77::f5/128",
+           "2001:db8::/32", "2001:db8:9::/64", "2001:db8:9::8000/113", "fd00:77::1:0/112"]
+
+
+class Member:
+    """A pod or workload that stays while its labels and ports are drawn anew for each round."""
+
+    def __init__(self, namespace, name, ips, as_pod, interface=None):
+        self.namespace, self.name, self.ips, self.as_pod = namespace, name, ips, as_pod
+        self.interface = interface  # None: on another node
+        self.ifindex = 0
+
+    def object(self, rng):
+        labels = {k: rng.choice(v) for k, v in LABELS.items() if rng.random() < 0.6}
+        names = rng.sample(PORT_NAMES, rng.randint(0, 3))
+        ports = [{"name": n, "port": rng.choice(PORTS), "protocol": rng.choice(PROTOCOLS[:2])} for n in names]
+        if self.as_pod:
+            return objects.pod(self.namespace, self.name, self.ips, NODE_NAME if self.interface else "node-2", labels,
+                               ports)
+        spec = {"interface": self.interface} if self.interface else {"node": "node-2"}
+        return objects.workload(self.namespace, self.name, self.ips, labels, ports, **spec)
+
+
+class Generator:
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+        self.sport = 1024
+
+    def cluster(self, members):
+        rng = self.rng
+        items = [objects.namespace(n, {k: rng.choice(v) for k, v in NAMESPACE_LABELS.items() if rng.random() < 0.7})
+                 for n in NAMESPACES[:3]]
+        return items + [m.object(rng) for m in members]
+
+    # ---- policy ----
+
+    def selector(self, keys):
+        rng, selector = self.rng, {}
+        if rng.random() < 0.25:
+            return {}
+        if rng.random() < 0.5:
+            selector["matchLabels"] = {k: rng.choice(v) for k, v in keys.items() if rng.random() < 0.5}
+        elif rng.random() < 0.1:
+            selector["matchLabels"] = None
+        if rng.random() < 0.6:
+            selector["matchExpressions"] = [self.expression(keys) for _ in range(rng.randint(1, 2))]
+        return selector
+
+    def expression(self, keys):
+        rng = self.rng
+        key = rng.choice([*keys, "absent"])
+        operator = rng.choice(["In", "NotIn", "Exists", "DoesNotExist"])
+        made = {"key": key, "operator": operator}
+        if operator in ("In", "NotIn"):
+            made["values"] = rng.sample([*keys.get(key, []), "other"], rng.randint(1, 2))
+        return made
+
+    def namespace_selector(self):
+        if self.rng.random() < 0.3:
+            return {"matchLabels": {"kubernetes.io/metadata.name": self.rng.choice(NAMESPACES)}}
+        return self.selector(NAMESPACE_LABELS)
+
+    def block(self):
+        rng = self.rng
+        blocks = BLOCKS4 if rng.random() < 0.5 else BLOCKS6
+        at = rng.randrange(len(blocks))
+        cidr = blocks[at]
+        block = {"cidr": cidr}
+        inside = [b for b in blocks if b != cidr and _within(b, cidr)]
+        if inside and rng.random() < 0.6:
+            block["except"] = rng.sample(inside, min(len(inside), rng.randint(1, 3)))
+        elif rng.random() < 0.1:
+            block["except"] = []
+        return {"ipBlock": block}
+
+    def peer(self):
+        draw = self.rng.random()
+        if draw < 0.35:
+            return self.block()
+        if draw < 0.6:
+            return {"podSelector": self.selector(LABELS)}
+        if draw < 0.8:
+            return {"namespaceSelector": self.namespace_selector()}
+        return {"podSelector": self.selector(LABELS), "namespaceSelector": self.namespace_selector()}
+
+    def port(self):
+        rng = self.rng
+        port = {}
+        if rng.random() < 0.75:
+            port["protocol"] = rng.choice(PROTOCOLS)
+        draw = rng.random()
+        if draw < 0.35:
+            port["port"] = rng.choice(PORTS)
+        elif draw < 0.6:
+            low, high = sorted(rng.sample(PORTS, 2))
+            port["port"], port["endPort"] = low, high if rng.random() < 0.8 else low
+        elif draw < 0.85:
+            port["port"] = rng.choice(PORT_NAMES + ["nosuch"])
+        return port
+
+    def rule(self, side):
+        rng, rule = self.rng, {}
+        if rng.random() < 0.85:
+            rule[side] = [self.peer() for _ in range(rng.choice([0, 1, 1, 1, 2, 3]))]
+        if rng.random() < 0.7:
+            rule["ports"] = [self.port() for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+        return rule
+
+    def policy(self, number):
+        rng = self.rng
+        spec = {"podSelector": self.selector(LABELS)}
+        types = rng.choice([None, [], ["Ingress"], ["Egress"], ["Ingress", "Egress"]])
+        if types is not None:
+            spec["policyTypes"] = types
+        for field, side in (("ingress", "from"), ("egress", "to")):
+            if rng.random() < 0.7:
+                spec[field] = [self.rule(side) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+        return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": {"namespace": rng.choice(NAMESPACES), "name": f"p{number}"}, "spec": spec}
+
+    # ---- interception ----
+
+    def interception(self):
+        rng = self.rng
+        items = [objects.proxy("gw-deny", 15001), objects.proxy("gw-bypass", 15002, unavailable="Bypass")]
+        for number in range(rng.randint(0, 3)):
+            rules = []
+            for index in range(rng.randint(1, 3)):
+                rule = {"name": f"r{index}", "action": rng.choice(["Intercept", "Intercept", "Bypass"]),
+                        "to": [self.cluster_peer() for _ in range(rng.randint(1, 2))]}
+                if rule["action"] == "Intercept":
+                    rule["proxy"] = rng.choice(["gw-deny", "gw-bypass"])
+                if rng.random() < 0.7:
+                    rule["protocols"] = [self.protocol() for _ in range(rng.randint(1, 2))]
+                rules.append(rule)
+            subject = {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}} \
+                if rng.random() < 0.7 else {"namespaces": self.namespace_selector()}
+            items.append(objects.intercept(f"i{number}", subject, rules, rng.choice([0, 10, 10, 1000])))
+        return items
+
+    def cluster_peer(self):
+        draw = self.rng.random()
+        if draw < 0.6:
+            return {"networks": self.rng.sample(BLOCKS4, self.rng.randint(1, 2))}
+        if draw < 0.8:
+            return {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}}
+        return {"namespaces": self.namespace_selector()}
+
+    def protocol(self):
+        rng = self.rng
+        draw = rng.random()
+        if draw < 0.2:
+            return {"tcp": {}}
+        if draw < 0.7:
+            return {"tcp": {"destinationPort": {"number": rng.choice(PORTS)}}}
+        low, high = sorted(rng.sample(PORTS, 2))
+        return {"tcp": {"destinationPort": {"range": {"start": low, "end": high}}}}
+
+    # ---- packets ----
+
+    def packet(self, members):
+        """A packet of a flow that was not seen before, and its source port. At least one end is a member."""
+        rng = self.rng
+        self.sport = 1024 + (self.sport - 1023) % 64000
+        version = rng.choice([4, 6])
+        addresses = [(m, next(ip for ip in m.ips if (":" in ip) == (version == 6))) for m in members]
+        outside = [(None, ip) for ip in OUTSIDE if (":" in ip) == (version == 6)]
+        source = rng.choice(addresses)
+        others = addresses if rng.random() < 0.7 else outside
+        other = rng.choice([end for end in others if end != source])
+        if rng.random() < 0.3:
+            source, other = other, source
+        draw = rng.random()
+        protocol = rng.choice(PROTOCOLS) if draw < 0.92 else "ICMP" if draw < 0.97 else "GRE"
+        port = (rng.choice(PORTS) if rng.random() < 0.9 else rng.randint(1, 65535)) if protocol in PROTOCOLS else 0
+        return Packet(source[1], other[1], protocol, port), source[0], other[0], self.sport
+
+
+def _within(inner, outer):
+    import ipaddress
+    return ipaddress.ip_network(inner).subnet_of(ipaddress.ip_network(outer))
