@@ -17,8 +17,8 @@ COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 
 WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wno-unused-parameter
 WARN += $(if $(CI)$(WERROR),-Werror)
-SANITIZE := $(if $(filter 1,$(SAN)),-fsanitize=address$(,)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 , := ,
+SANITIZE := $(if $(filter 1,$(SAN)),-fsanitize=address$(,)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 CFLAGS ?= -O2 -g
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(CFLAGS) $(SANITIZE) $(WARN) -I. -I$(B) -MMD -MP \
 	-DPENSTOCK_VERSION='"$(VERSION)"' -DPENSTOCK_COMMIT='"$(COMMIT)"'
@@ -103,6 +103,9 @@ $(B)/tools/%: $(B)/tests/tools/%.o $(PURE)
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
+# The HTTP server alone, without a data path.
+$(B)/tools/server: $(SERVER) $(STATE) $(B)/agent/intake.o $(B)/agent/precondition.o $(B)/agent/whole.o
+$(B)/tools/server: TEST_LIBS += -lmicrohttpd
 tools: $(TOOLS)
 unit: $(UNIT) ## build and run the unit tests
 	@for t in $(UNIT); do $$t || exit 1; done

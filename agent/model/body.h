@@ -6,11 +6,13 @@
 #ifndef PENSTOCK_BODY_H
 #define PENSTOCK_BODY_H
 
+#include <jansson.h>
 #include <stddef.h>
 #include "agent/base/error.h"
 
 #define BODY_NESTING_MAX 64
 #define BODY_OBJECT_MAX (4u << 20)
+#define BODY_ITEMS_MAX (1u << 20) /* objects in one body */
 
 struct body_item {
 	const char *text; /* inside the body */
@@ -23,12 +25,18 @@ struct body_items {
 enum body_format { BODY_JSON, BODY_NDJSON };
 /*
  * The array `member` of a JSON object (a Kubernetes List fits: other members are skipped but must be well-formed), or
- * the lines of NDJSON. A missing array: with `required` an error, else none. ERROR_SYNTAX with line and column, or
- * ERROR_TOO_LARGE. *ret unchanged on failure.
+ * the lines of NDJSON (blank ones are skipped). A missing array: with `required` an error, else none; null is an empty
+ * one. ERROR_SYNTAX with line and column, ERROR_TOO_LARGE, or ERROR_INVALID for JSON of another shape. *ret unchanged
+ * on failure.
  */
 int body_split(const char *body, size_t length, enum body_format format, const char *member, int required,
 	struct body_items *ret, struct error *e);
 void body_items_free(struct body_items *items);
+/*
+ * One item's inner syntax: any JSON value, without duplicate keys. ERROR_SYNTAX at `pointer`, with line and column
+ * inside the item. *ret is the caller's.
+ */
+int body_item_parse(const struct body_item *item, const char *pointer, json_t **ret, struct error *e);
 
 /* The names of the body's top-level members, in order: a body that is not an object is an error. The caller frees the
  * list. */

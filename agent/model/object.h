@@ -176,6 +176,7 @@ struct object {
 		struct proxy *proxy;
 	};
 	/* private */
+	const struct object *content; /* whose everything but the owner this is; NULL: its own */
 	int references;
 };
 

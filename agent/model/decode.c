@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/model/decode.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/base/buffer.h"
+#include "agent/base/mem.h"
+#include "agent/model/check.h"
+#include "agent/model/content.h"
+#include "agent/model/read.h"
+#include "agent/model/schema.h"
+
+#define OWNER_ANNOTATION "penstock.dev/owner"
+
+/* ---- which kind ---- */
+
+static const char *text_required(struct walk *w, const json_t *json, const char *field)
+{
+	const json_t *value = json_object_get(json, field);
+	if (json_is_string(value))
+		return json_string_value(value);
+	walk_error_key(w, field, value && !json_is_null(value) ? "expected a string" : "is required");
+	return NULL;
+}
+
+/* The kind decides how everything else is read; without it there is nothing more to say. */
+static int kind_read(struct walk *w, const json_t *json)
+{
+	if (!json_is_object(json)) {
+		walk_error(w, "expected an object");
+		return -EINVAL;
+	}
+	const char *kind = text_required(w, json, "kind"), *version = text_required(w, json, "apiVersion");
+	if (!kind)
+		return -EINVAL;
+	int found = kind_by_name(kind);
+	if (found < 0) {
+		struct buffer list = {0};
+		for (int i = 0; i < KIND_COUNT; i++)
+			buffer_printf(&list, "%s%s", i ? ", " : "", kinds[i].kind);
+		walk_error_key(w, "kind", "\"%s\" is not a kind that is accepted: %s", quote(kind).text, list.data);
+		buffer_free(&list);
+		return -EINVAL;
+	}
+	if (version && strcmp(version, kinds[found].api_version)) {
+		walk_error_key(w, "apiVersion", "\"%s\" is not accepted for %s: only %s is", quote(version).text, kind,
+			kinds[found].api_version);
+		version = NULL;
+	}
+	w->kind = (enum kind)found;
+	return version ? 0 : -EINVAL;
+}
+
+/* ---- from the pruned tree to an object ---- */
+
+static int label_compare(const void *a, const void *b)
+{
+	return strcmp(((const struct label *)a)->key, ((const struct label *)b)->key);
+}
+
+static void labels_read(struct labels *labels, const json_t *json)
+{
+	const char *key;
+	json_t *value;
+	if (!json_object_size(json))
+		return;
+	labels->list = mem_array(json_object_size(json), sizeof(*labels->list));
+	json_object_foreach((json_t *)json, key, value)
+	{
+		labels->list[labels->count++] = (struct label){str_dup(key), str_dup(json_string_value(value))};
+	}
+	qsort(labels->list, labels->count, sizeof(*labels->list), label_compare);
+}
+
+/* jansson's own allocation becomes one of ours' kind: both end with free(). */
+static char *dump(const json_t *json)
+{
+	char *text = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS);
+	if (!text)
+		abort(); /* out of memory, as in mem_alloc */
+	return text;
+}
+
+static struct object *object_new(enum kind kind, const json_t *pruned)
+{
+	const json_t *metadata = json_object_get(pruned, "metadata");
+	const char *namespace = json_string_value(json_object_get(metadata, "namespace"));
+	const char *created = json_string_value(json_object_get(metadata, "creationTimestamp"));
+	struct object *object = mem_alloc(sizeof(*object));
+	object->kind = kind;
+	object->namespace = str_dup(namespace ? namespace : "");
+	object->name = str_dup(json_string_value(json_object_get(metadata, "name")));
+	object->audit = json_object_get(json_object_get(metadata, "annotations"), "penstock.dev/mode");
+	object->owner = str_dup("");
+	object->references = 1;
+	object->json = dump(pruned);
+	labels_read(&object->labels, json_object_get(metadata, "labels"));
+	if (created)
+		timestamp_parse(created, &object->created);
+	content_read(object, pruned);
+	return object;
+}
+
+int object_read(const json_t *json, const char *pointer, bool all, struct object **ret, struct errors *errors)
+{
+	struct walk w = {.errors = errors};
+	w.length = (size_t)snprintf(w.path, sizeof(w.path), "%s", pointer);
+	if (w.length >= sizeof(w.path))
+		walk_leave(&w, sizeof(w.path) - 1);
+	size_t before = errors->total;
+	int status = kind_read(&w, json);
+	if (status)
+		return status;
+	json_t *pruned = schema_walk(&w, schema_of(w.kind), json);
+	if (errors->total == before && !all)
+		unsupported_check(&w, pruned);
+	if (errors->total == before)
+		*ret = object_new(w.kind, pruned);
+	else
+		status = -EINVAL;
+	json_decref(pruned);
+	return status;
+}
+
+/* ---- what is left of a broken NetworkPolicy ---- */
+
+static bool readable(const struct schema *schema, const json_t *value, json_t **pruned)
+{
+	struct errors errors = {0};
+	struct walk w = {.errors = &errors, .kind = KIND_NETWORK_POLICY};
+	if (pruned)
+		*pruned = NULL;
+	json_t *result = value && !json_is_null(value) ? schema_walk(&w, schema, value) : NULL;
+	bool good = !errors.total;
+	errors_clear(&errors);
+	if (good && pruned)
+		*pruned = result;
+	else
+		json_decref(result);
+	return good;
+}
+
+static const struct schema policy_type = {SHAPE_STRING, .words = WORDS("Ingress", "Egress")};
+
+/* Which directions it isolates: as it says when that can be read, else both. */
+static json_t *partial_types(const json_t *spec)
+{
+	static const struct schema types = {SHAPE_ARRAY, .items = &policy_type, .items_max = 2};
+	const json_t *egress = json_object_get(spec, "egress");
+	json_t *pruned;
+	if (!readable(&types, json_object_get(spec, "policyTypes"), &pruned))
+		return json_pack("[ss]", "Ingress", "Egress");
+	if (json_array_size(pruned))
+		return pruned;
+	json_decref(pruned);
+	bool has_egress = egress && !json_is_null(egress) && (!json_is_array(egress) || json_array_size(egress));
+	return has_egress ? json_pack("[ss]", "Ingress", "Egress") : json_pack("[s]", "Ingress");
+}
+
+static struct object *partial_read(const json_t *json)
+{
+	const json_t *spec = json_object_get(json, "spec"), *metadata = json_object_get(json, "metadata");
+	const char *kind = json_string_value(json_object_get(json, "kind"));
+	struct object_key key;
+	json_t *pods;
+	object_key_read(json, &key);
+	if (!kind || strcmp(kind, kinds[KIND_NETWORK_POLICY].kind) || (spec && !json_is_object(spec)) ||
+		!readable(&selector_schema, json_object_get(spec, "podSelector"), &pods))
+		return NULL;
+	json_t *types = partial_types(spec), *name = json_object_get(metadata, "name");
+	json_t *whole = json_pack("{s:s,s:s,s:{s:s?,s:s},s:{s:o?,s:o}}", "apiVersion", KUBE_NETWORKING, "kind", kind,
+		"metadata", "name", json_string_value(name), "namespace", key.namespace, "spec", "podSelector", pods,
+		"policyTypes", types);
+	struct errors errors = {0};
+	struct object *object = NULL;
+	if (whole)
+		object_read(whole, "", false, &object, &errors);
+	errors_clear(&errors);
+	json_decref(whole);
+	return object;
+}
+
+int object_decode(
+	const json_t *json, const char *pointer, struct object **ret, struct object **partial, struct errors *errors)
+{
+	if (partial)
+		*partial = NULL;
+	int status = object_read(json, pointer, false, ret, errors);
+	if (status && partial)
+		*partial = partial_read(json);
+	return status;
+}
+
+/* ---- keys, and back to JSON ---- */
+
+static void key_part(const json_t *object, const char *field, char *ret, size_t size)
+{
+	const char *text = json_string_value(json_object_get(object, field));
+	snprintf(ret, size, "%s", text ? text : "");
+}
+
+void object_key_read(const json_t *json, struct object_key *ret)
+{
+	const json_t *metadata = json_object_get(json, "metadata");
+	key_part(json, "kind", ret->kind, sizeof(ret->kind));
+	key_part(metadata, "namespace", ret->namespace, sizeof(ret->namespace));
+	key_part(metadata, "name", ret->name, sizeof(ret->name));
+}
+
+char *object_encode(const struct object *object)
+{
+	/* The canonical text begins with apiVersion, kind, metadata; only annotations sort before a place that is known. */
+	static const char metadata[] = "\"metadata\":{", annotations[] = "\"annotations\":{";
+	char *start = strstr(object->json, metadata);
+	if (!*object->owner || !start)
+		return str_dup(object->json);
+	start += strlen(metadata);
+	if (strncmp(start, annotations, strlen(annotations))) {
+		struct buffer text = {0};
+		buffer_add(&text, object->json, (size_t)(start - object->json));
+		buffer_printf(&text, "%s\"%s\":", annotations, OWNER_ANNOTATION);
+		buffer_json_string(&text, object->owner);
+		buffer_printf(&text, "},%s", start);
+		return buffer_take(&text);
+	}
+	json_t *json = json_loads(object->json, 0, NULL);
+	json_t *list = json_object_get(json_object_get(json, "metadata"), "annotations");
+	json_object_set_new(list, OWNER_ANNOTATION, json_string(object->owner));
+	char *text = dump(json);
+	json_decref(json);
+	return text;
+}

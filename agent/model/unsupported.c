@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What this build decodes and validates but does not enforce: refused, so that 200 always means enforced. Each
+ * capability that arrives deletes its lines here.
+ */
+#include <string.h>
+
+#include "agent/model/schema.h"
+
+#define NOT_ENFORCED "not enforced by this build"
+
+static void protocols_unsupported(struct walk *w, const json_t *rule)
+{
+	static const char *const others[] = {"udp", "sctp"};
+	size_t i, before = walk_key(w, "protocols");
+	json_t *protocol;
+	json_array_foreach(json_object_get(rule, "protocols"), i, protocol)
+	{
+		for (size_t j = 0; j < sizeof(others) / sizeof(*others); j++) {
+			if (!json_object_get(protocol, others[j]))
+				continue;
+			size_t entry = walk_index(w, i);
+			walk_error_key(w, others[j], "interception of anything but TCP is " NOT_ENFORCED);
+			walk_leave(w, entry);
+		}
+	}
+	walk_leave(w, before);
+}
+
+static void networks_unsupported(struct walk *w, const json_t *networks)
+{
+	size_t i, before = walk_key(w, "networks");
+	json_t *network;
+	json_array_foreach(networks, i, network)
+	{
+		struct cidr cidr;
+		if (!cidr_parse(json_string_value(network), &cidr) && cidr.ip.family == 6)
+			walk_error_index(w, i, "interception of IPv6 is " NOT_ENFORCED);
+	}
+	walk_leave(w, before);
+}
+
+static void peers_unsupported(struct walk *w, const json_t *peers)
+{
+	static const char *const fields[] = {"nodes", "domainNames", "cidrSet"};
+	size_t i, before = walk_key(w, "to");
+	json_t *peer;
+	json_array_foreach(peers, i, peer)
+	{
+		size_t entry = walk_index(w, i);
+		for (size_t j = 0; j < sizeof(fields) / sizeof(*fields); j++)
+			if (json_object_get(peer, fields[j]))
+				walk_error_key(w, fields[j], "%s peers are " NOT_ENFORCED, fields[j]);
+		networks_unsupported(w, json_object_get(peer, "networks"));
+		walk_leave(w, entry);
+	}
+	walk_leave(w, before);
+}
+
+static void intercept_unsupported(struct walk *w, const json_t *spec)
+{
+	if (json_array_size(json_object_get(spec, "ingress")))
+		walk_error_key(w, "ingress", "interception of ingress is " NOT_ENFORCED);
+	if (json_object_get(json_object_get(spec, "subject"), "cgroup")) {
+		size_t before = walk_key(w, "subject");
+		walk_error_key(w, "cgroup", "interception of the node's own processes is " NOT_ENFORCED);
+		walk_leave(w, before);
+	}
+	size_t i, before = walk_key(w, "egress");
+	json_t *rule;
+	json_array_foreach(json_object_get(spec, "egress"), i, rule)
+	{
+		size_t entry = walk_index(w, i);
+		peers_unsupported(w, json_object_get(rule, "to"));
+		protocols_unsupported(w, rule);
+		walk_leave(w, entry);
+	}
+	walk_leave(w, before);
+}
+
+static void proxy_unsupported(struct walk *w, const json_t *spec)
+{
+	size_t i, before = walk_key(w, "protocols");
+	json_t *protocol;
+	json_array_foreach(json_object_get(spec, "protocols"), i, protocol)
+	{
+		if (!strcmp(json_string_value(protocol), "UDP"))
+			walk_error_index(w, i, "interception of anything but TCP is " NOT_ENFORCED);
+	}
+	walk_leave(w, before);
+	if (json_object_size(json_object_get(spec, "process")))
+		walk_error_key(w, "process", "choosing listeners by process is " NOT_ENFORCED);
+}
+
+void unsupported_check(struct walk *w, const json_t *pruned)
+{
+	const json_t *spec = json_object_get(pruned, "spec");
+	const json_t *metadata = json_object_get(pruned, "metadata");
+	if (!kinds[w->kind].enforced) {
+		walk_error_key(w, "kind", "%s is " NOT_ENFORCED, kinds[w->kind].kind);
+		return;
+	}
+	if (json_object_get(json_object_get(metadata, "annotations"), "penstock.dev/mode")) {
+		size_t before = walk_key(w, "metadata");
+		walk_key(w, "annotations");
+		walk_error_key(w, "penstock.dev/mode", "audit mode is " NOT_ENFORCED);
+		walk_leave(w, before);
+	}
+	size_t before = walk_key(w, "spec");
+	if (w->kind == KIND_TRANSPARENT_PROXY)
+		proxy_unsupported(w, spec);
+	if (w->kind == KIND_INTERCEPT_POLICY)
+		intercept_unsupported(w, spec);
+	walk_leave(w, before);
+}
