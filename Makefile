@@ -32,12 +32,14 @@ PURE := $(BASE) $(call room,agent/model) $(call room,agent/compile)
 STATE := $(call room,agent/state)
 SERVER := $(call room,api/server) $(B)/api/openapi.o
 AGENT := $(call room,agent) $(call room,agent/datapath) $(call room,agent/observe) $(STATE) $(PURE) $(SERVER)
-CLI := $(call room,api/cli) $(call room,api/client) $(BASE)
+CONFIG := $(B)/agent/config.o $(B)/agent/config_value.o
+CLIENT := $(call room,api/client)
+CLI := $(call room,api/cli) $(CLIENT) $(BASE)
 RELAY := $(call room,agent/relay) $(BASE)
 
 AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -ljansson -lyaml -lsqlite3 -lmnl -lpthread
 CLI_LIBS := -lcurl -ljansson -lyaml -lz -lpthread
-TEST_LIBS := -lcmocka -ljansson -lyaml -lsqlite3 -lz -lpthread
+TEST_LIBS := -lcmocka -ljansson -lyaml -lsqlite3 -lcurl -lz -lpthread
 
 PROGRAMS := $(B)/penstockd $(B)/penstock $(B)/penstock-relay
 UNIT := $(patsubst tests/unit/test_%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
@@ -94,8 +96,8 @@ $(B)/api/openapi.o: $(B)/api/openapi.c
 
 # ---- tests ----
 
-# A unit test links the pure rooms, the state and the configuration; never libbpf.
-$(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(B)/agent/config.o
+# A unit test links the pure rooms, the state, the configuration and the client; never libbpf.
+$(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(CONFIG) $(CLIENT)
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
