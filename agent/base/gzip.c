@@ -41,7 +41,7 @@ static int inflate_all(z_stream *stream, size_t left, size_t limit, struct buffe
 		int code = inflate_piece(stream, out);
 		if (out->length - before > limit)
 			return error_set(
-			    e, ERROR_TOO_LARGE, EFBIG, NULL, "the body is larger than %zu bytes after decompression", limit);
+				e, ERROR_TOO_LARGE, EFBIG, NULL, "the body is larger than %zu bytes after decompression", limit);
 		if (code == Z_STREAM_END) {
 			if (!feed(stream, &left))
 				return 0;
@@ -52,7 +52,7 @@ static int inflate_all(z_stream *stream, size_t left, size_t limit, struct buffe
 			abort();
 		} else if (code != Z_OK) {
 			return error_set(
-			    e, ERROR_SYNTAX, EINVAL, NULL, "the gzip stream is damaged: %s", stream->msg ? stream->msg : "no end");
+				e, ERROR_SYNTAX, EINVAL, NULL, "the gzip stream is damaged: %s", stream->msg ? stream->msg : "no end");
 		}
 	}
 }

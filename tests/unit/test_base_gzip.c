@@ -111,12 +111,12 @@ static void damage_is_an_error(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(there_and_back),
-	    cmocka_unit_test(members_in_a_row),
-	    cmocka_unit_test(the_limit_holds),
-	    cmocka_unit_test(exactly_the_limit),
-	    cmocka_unit_test(every_cut_is_an_error),
-	    cmocka_unit_test(damage_is_an_error),
+		cmocka_unit_test(there_and_back),
+		cmocka_unit_test(members_in_a_row),
+		cmocka_unit_test(the_limit_holds),
+		cmocka_unit_test(exactly_the_limit),
+		cmocka_unit_test(every_cut_is_an_error),
+		cmocka_unit_test(damage_is_an_error),
 	};
 	return cmocka_run_group_tests_name("base gzip", tests, NULL, NULL);
 }

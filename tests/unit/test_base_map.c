@@ -212,15 +212,15 @@ static void names_of_pointers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(put_get_delete),
-	    cmocka_unit_test(sets),
-	    cmocka_unit_test(random_against_a_model),
-	    cmocka_unit_test(a_walk_may_delete),
-	    cmocka_unit_test(a_put_of_its_own_cell),
-	    cmocka_unit_test(churn_does_not_grow_it),
-	    cmocka_unit_test(a_million),
-	    cmocka_unit_test(hashes_tell_sizes_apart),
-	    cmocka_unit_test(names_of_pointers),
+		cmocka_unit_test(put_get_delete),
+		cmocka_unit_test(sets),
+		cmocka_unit_test(random_against_a_model),
+		cmocka_unit_test(a_walk_may_delete),
+		cmocka_unit_test(a_put_of_its_own_cell),
+		cmocka_unit_test(churn_does_not_grow_it),
+		cmocka_unit_test(a_million),
+		cmocka_unit_test(hashes_tell_sizes_apart),
+		cmocka_unit_test(names_of_pointers),
 	};
 	return cmocka_run_group_tests_name("base map", tests, NULL, NULL);
 }

@@ -94,17 +94,17 @@ static void json_strings(void **state)
 	static const struct {
 		const char *in, *out;
 	} cases[] = {
-	    {"", "\"\""}, {"plain", "\"plain\""}, {"a\"b\\c/", "\"a\\\"b\\\\c/\""},
-	    {"\n\r\t\x01\x7f", "\"\\n\\r\\t\\u0001\\u007f\""}, {"grün €", "\"grün €\""},
-	    {"\xf0\x9f\x9a\xb0", "\"\xf0\x9f\x9a\xb0\""},
-	    {"a\xff"
-	     "b",
-	        "\"a\xef\xbf\xbd"
-	        "b\""},
-	    {"\xc3", "\"\xef\xbf\xbd\""},                                 /* cut off */
-	    {"\xc0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\""},                 /* overlong */
-	    {"\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""}, /* a surrogate */
-	    {"\xf4\x90\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""}, /* beyond U+10FFFF */
+		{"", "\"\""}, {"plain", "\"plain\""}, {"a\"b\\c/", "\"a\\\"b\\\\c/\""},
+		{"\n\r\t\x01\x7f", "\"\\n\\r\\t\\u0001\\u007f\""}, {"grün €", "\"grün €\""},
+		{"\xf0\x9f\x9a\xb0", "\"\xf0\x9f\x9a\xb0\""},
+		{"a\xff"
+		 "b",
+			"\"a\xef\xbf\xbd"
+			"b\""},
+		{"\xc3", "\"\xef\xbf\xbd\""},                                 /* cut off */
+		{"\xc0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\""},                 /* overlong */
+		{"\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""}, /* a surrogate */
+		{"\xf4\x90\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""}, /* beyond U+10FFFF */
 	};
 	for (size_t at = 0; at < sizeof cases / sizeof cases[0]; at++) {
 		struct buffer b = {0};
@@ -189,8 +189,8 @@ static void log_as_text(void **state)
 	auto_free char *text = captured(speak);
 	int year, month, day, hour, minute, second, ms, end = 0;
 	assert_int_equal(sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ INFO  datapath: text 5\n%n", &year, &month, &day, &hour,
-	                     &minute, &second, &ms, &end),
-	    7);
+						 &minute, &second, &ms, &end),
+		7);
 	assert_true(end > 0);
 	assert_non_null(strstr(text + end, "Z ERROR api: two\\nlines\\x09\"x\"\n"));
 	assert_null(strstr(text, "hidden"));
@@ -250,16 +250,16 @@ static void log_lines_stay_whole(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(memory_is_zeroed_and_never_null),
-	    cmocka_unit_test(exhaustion_aborts),
-	    cmocka_unit_test(lists_grow_and_keep),
-	    cmocka_unit_test(buffers_are_terminated),
-	    cmocka_unit_test(json_strings),
-	    cmocka_unit_test(errors_carry_path_and_detail),
-	    cmocka_unit_test(errors_stop_at_fifty_and_count_on),
-	    cmocka_unit_test(log_as_text),
-	    cmocka_unit_test(log_as_json),
-	    cmocka_unit_test(log_lines_stay_whole),
+		cmocka_unit_test(memory_is_zeroed_and_never_null),
+		cmocka_unit_test(exhaustion_aborts),
+		cmocka_unit_test(lists_grow_and_keep),
+		cmocka_unit_test(buffers_are_terminated),
+		cmocka_unit_test(json_strings),
+		cmocka_unit_test(errors_carry_path_and_detail),
+		cmocka_unit_test(errors_stop_at_fifty_and_count_on),
+		cmocka_unit_test(log_as_text),
+		cmocka_unit_test(log_as_json),
+		cmocka_unit_test(log_lines_stay_whole),
 	};
 	return cmocka_run_group_tests_name("base memory", tests, NULL, NULL);
 }
