@@ -40,7 +40,9 @@ static const char *const sql[STATEMENT_COUNT] = {
 
 int database_error(const struct database *db, const char *what, struct error *e)
 {
-	int code = sqlite3_errcode(db->handle) & 0xff, system = sqlite3_system_errno(db->handle);
+	int system = sqlite3_system_errno(db->handle), code = sqlite3_errcode(db->handle) & 0xff;
+	if (!system) /* SQLite forgets it after a failed write; the callers cleared errno before they asked */
+		system = errno;
 	switch (code) {
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:
@@ -234,6 +236,7 @@ void row_sum(struct row *row)
 
 int row_run(struct row *row, struct error *e)
 {
+	errno = 0;
 	int code = sqlite3_step(row->statement);
 	int result = code == SQLITE_DONE || code == SQLITE_ROW ? 0 : database_error(row->db, "writing the state", e);
 	row_end(row);
@@ -245,6 +248,7 @@ int row_next(struct row *row, struct error *e)
 	row->column = 0;
 	row->sum = crc32(0, NULL, 0);
 	row->bad = false;
+	errno = 0;
 	int code = sqlite3_step(row->statement);
 	if (code == SQLITE_ROW)
 		return 1;
