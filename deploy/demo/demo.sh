@@ -220,6 +220,7 @@ on node "curl -sS --unix-socket $socket -X PATCH http://penstock/v1/state -H 'Co
 says '"revision"' 'enforced'
 on chat 'curl -sS --max-time 3 --local-port 40000-40099 http://203.0.113.9:443/' || true
 says 'hello from provider, you are 198.51.100.1' 'the provider answered, and saw the node: the proxy carried it'
+wait_for 5 "the proxy's log line" grep -q 203.0.113.9 $dir/relay.log # written when the connection has ended
 on node "cat $dir/relay.log" || true
 if [[ $said =~ 10\.77\.0\.2:400[0-9][0-9]\ .*203\.0\.113\.9:443 ]]; then
 	good "the proxy saw both addresses as they were: ${BASH_REMATCH[0]}"

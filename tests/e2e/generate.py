@@ -70,7 +70,8 @@ class Generator:
         operator = rng.choice(["In", "NotIn", "Exists", "DoesNotExist"])
         made = {"key": key, "operator": operator}
         if operator in ("In", "NotIn"):
-            made["values"] = rng.sample([*keys.get(key, []), "other"], rng.randint(1, 2))
+            values = [*keys.get(key, []), "other"]
+            made["values"] = rng.sample(values, min(len(values), rng.randint(1, 2)))
         return made
 
     def namespace_selector(self):
