@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers: a text that is there, or one that is made while it is sent. Either is compressed for clients that ask. */
+#ifndef PENSTOCK_ANSWER_H
+#define PENSTOCK_ANSWER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "agent/base/buffer.h"
+#include "api/server/request.h"
+
+/* Appends the next piece of the text; false when that was the last. */
+struct source {
+	bool (*next)(struct source *source, struct buffer *out);
+	void (*free)(struct source *source);
+};
+
+struct answer {
+	int status;
+	const char *content_type; /* NULL: no body */
+	struct buffer text;
+	const char *fixed;     /* instead of text: lives for ever */
+	struct source *source; /* instead of text; owned */
+	struct stream *stream; /* instead of text: a status that is followed; owned */
+	char etag[ETAG_TEXT_MAX];
+	char *allow;
+	const char *accept_encoding;
+	unsigned retry_after; /* seconds */
+};
+
+struct answer *answer_new(int status, const char *content_type);
+void answer_free(struct answer *answer);
+/* The request's answer from here on; a former one is freed. */
+void answer_set(struct request *request, struct answer *answer);
+/* Hands the answer to libmicrohttpd. */
+enum MHD_Result answer_queue(struct request *request);
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The server itself: what all its threads share, and which lock guards what. */
+#ifndef PENSTOCK_SERVER_STATE_H
+#define PENSTOCK_SERVER_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+#include <sys/types.h>
+#include "api/server/connection.h"
+#include "api/server/count.h"
+#include "api/server/request.h"
+
+TAILQ_HEAD(call_list, pending_call);
+TAILQ_HEAD(stream_list, stream);
+
+struct listener {
+	struct server *server;
+	struct MHD_Daemon *daemon;
+	int fd;      /* libmicrohttpd's while the daemon runs; -1 when there is none */
+	bool public; /* only the routes that are open to everyone */
+};
+
+struct server {
+	struct server_options options; /* strings copied */
+	struct listener api, metrics;
+	dev_t unix_device; /* of our socket file, so that only our own is removed */
+	ino_t unix_inode;
+	struct connections connections;
+	struct counters counters;
+	atomic_uint_fast64_t buffered; /* bytes of bodies held, also by calls; at most budget */
+	uint64_t budget;
+	atomic_uint active; /* requests between headers and the end of their answer */
+	atomic_bool stopping;
+
+	pthread_mutex_t queue_lock; /* waiting, taken, and the answers of their requests */
+	struct call_list waiting, taken;
+	int event; /* eventfd, readable while `waiting` is not empty */
+
+	pthread_mutex_t follow_lock; /* the list and each stream's `asleep` */
+	struct stream_list followers;
+};
+
+#endif
