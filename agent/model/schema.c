@@ -224,7 +224,9 @@ static json_t *walk_object(struct walk *w, const struct schema *s, const json_t 
 		json_t *child = schema_walk(w, field->schema, member);
 		if (child)
 			json_object_set_new_nocheck(pruned, field->name, child);
-		else if (field->required && w->errors->total == errors)
+		else if (w->errors->total != errors)
+			json_object_set_new_nocheck(pruned, field->name, json_null()); /* there, but wrong */
+		else if (field->required)
 			walk_error(w, "is required");
 		walk_leave(w, before);
 	}
@@ -305,9 +307,8 @@ static json_t *walk_shape(struct walk *w, const struct schema *s, const json_t *
 
 json_t *schema_walk(struct walk *w, const struct schema *schema, const json_t *value)
 {
-	size_t errors = w->errors->total;
 	json_t *pruned = walk_shape(w, schema, value);
-	if (pruned && schema->check && w->errors->total == errors)
+	if (pruned && schema->check)
 		schema->check(w, pruned);
 	return pruned;
 }

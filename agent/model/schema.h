@@ -43,7 +43,8 @@ struct schema {
 	const struct field *fields;                /* an object: ended by a NULL name */
 	const struct schema *items;                /* an array */
 	size_t items_min, items_max;               /* an array; items_max 0 = no bound */
-	/* What a shape cannot say, called with the pruned value when nothing below it was wrong. May change it. */
+	/* What a shape cannot say, called with the pruned value; may change it. What was wrong below is there as null: its
+	 * error is told already. */
 	void (*check)(struct walk *w, json_t *pruned);
 };
 

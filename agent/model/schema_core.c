@@ -22,6 +22,8 @@ static void node_address_check(struct walk *w, json_t *address)
 {
 	const char *type = json_string_value(json_object_get(address, "type"));
 	const char *text = json_string_value(json_object_get(address, "address"));
+	if (!type || !text)
+		return;
 	const char *why = strcmp(type, "InternalIP") && strcmp(type, "ExternalIP") ? NULL : ip_wrong(text);
 	if (why)
 		walk_error_key(w, "address", "\"%s\" %s", quote(text).text, why);
@@ -128,7 +130,7 @@ const struct schema service_schema = {SHAPE_OBJECT, .fields = service_fields};
 static void slice_check(struct walk *w, json_t *slice)
 {
 	const char *type = json_string_value(json_object_get(slice, "addressType"));
-	if (!strcmp(type, "FQDN"))
+	if (!type || !strcmp(type, "FQDN"))
 		return;
 	size_t i, j;
 	json_t *endpoint, *address;
@@ -141,7 +143,7 @@ static void slice_check(struct walk *w, json_t *slice)
 		{
 			struct ip ip;
 			const char *text = json_string_value(address);
-			if (ip_parse(text, &ip) || (ip.family == 4) != !strcmp(type, "IPv4"))
+			if (text && (ip_parse(text, &ip) || (ip.family == 4) != !strcmp(type, "IPv4")))
 				walk_error_index(w, j, "\"%s\" is not an %s address", quote(text).text, type);
 		}
 		walk_leave(w, before);

@@ -19,7 +19,10 @@ const struct schema cidr_list = {SHAPE_ARRAY, .items = &cidr_text};
 static void expression_check(struct walk *w, json_t *expression)
 {
 	const char *operator= json_string_value(json_object_get(expression, "operator"));
-	size_t values = json_array_size(json_object_get(expression, "values"));
+	const json_t *list = json_object_get(expression, "values");
+	size_t values = json_array_size(list);
+	if (!operator|| json_is_null(list))
+		return;
 	bool sets = !strcmp(operator, "In") || !strcmp(operator, "NotIn");
 	if (sets && !values)
 		walk_error_key(w, "values", "is required with operator %s", operator);
@@ -90,15 +93,15 @@ static void metadata_check(struct walk *w, json_t *metadata)
 {
 	const char *name = json_string_value(json_object_get(metadata, "name"));
 	const char *namespace = json_string_value(json_object_get(metadata, "namespace")), *why;
-	if ((why = name_wrong(w->kind, name)))
+	if (name && (why = name_wrong(w->kind, name)))
 		walk_error_key(w, "name", "\"%s\" %s", quote(name).text, why);
 	if (!kinds[w->kind].namespaced && namespace)
 		walk_error_key(w, "namespace", "must be absent: a %s belongs to no namespace", kinds[w->kind].kind);
 	else if (namespace && (why = dns_label_wrong(namespace)))
 		walk_error_key(w, "namespace", "\"%s\" %s", quote(namespace).text, why);
-	else if (kinds[w->kind].namespaced && !namespace)
+	else if (kinds[w->kind].namespaced && !json_object_get(metadata, "namespace"))
 		json_object_set_new(metadata, "namespace", json_string("default")); /* as kubectl does */
-	if (w->kind == KIND_NAMESPACE) {
+	if (w->kind == KIND_NAMESPACE && name) {
 		/* Set by the API server whatever a user writes there. */
 		json_t *labels = json_copy(json_object_get(metadata, "labels"));
 		labels = labels ? labels : json_object();

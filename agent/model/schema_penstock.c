@@ -14,14 +14,13 @@ static void ips_check(struct walk *w, json_t *list)
 	for (size_t i = 1; i < count; i++) {
 		const char *text = json_string_value(json_array_get(list, i));
 		struct ip ip, earlier;
-		ip_parse(text, &ip);
-		for (size_t j = 0; j < i; j++) {
-			ip_parse(json_string_value(json_array_get(list, j)), &earlier);
-			if (ip_equal(&ip, &earlier)) {
-				walk_error_index(w, i, "\"%s\" is already there", quote(text).text);
-				break;
-			}
+		bool twice = false;
+		for (size_t j = 0; text && !ip_parse(text, &ip) && j < i && !twice; j++) {
+			const char *other = json_string_value(json_array_get(list, j));
+			twice = other && !ip_parse(other, &earlier) && ip_equal(&ip, &earlier);
 		}
+		if (twice)
+			walk_error_index(w, i, "\"%s\" is already there", quote(text).text);
 	}
 }
 
@@ -73,8 +72,9 @@ const struct schema workload_schema = {SHAPE_OBJECT, .fields = workload_fields};
 
 static void protocols_check(struct walk *w, json_t *list)
 {
-	if (json_array_size(list) == 2 && json_equal(json_array_get(list, 0), json_array_get(list, 1)))
-		walk_error_index(w, 1, "%s is already there", json_string_value(json_array_get(list, 1)));
+	const json_t *second = json_array_get(list, 1);
+	if (json_is_string(second) && json_equal((json_t *)json_array_get(list, 0), (json_t *)second))
+		walk_error_index(w, 1, "%s is already there", json_string_value(second));
 }
 
 static const struct schema proxy_protocol = {SHAPE_STRING, .words = WORDS("TCP", "UDP")};

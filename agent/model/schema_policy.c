@@ -11,6 +11,8 @@
 static void policy_port_check(struct walk *w, json_t *pruned)
 {
 	const json_t *port = json_object_get(pruned, "port"), *end = json_object_get(pruned, "endPort");
+	if (json_is_null(end) || json_is_null(port))
+		return;
 	if (end && !port)
 		walk_error_key(w, "endPort", "must be absent when there is no port");
 	else if (end && !json_is_integer(port))
@@ -23,14 +25,16 @@ static void policy_port_check(struct walk *w, json_t *pruned)
 static void ip_block_check(struct walk *w, json_t *pruned)
 {
 	struct cidr outer, inner;
-	cidr_parse(json_string_value(json_object_get(pruned, "cidr")), &outer);
+	const char *text = json_string_value(json_object_get(pruned, "cidr"));
+	if (!text || cidr_parse(text, &outer))
+		return;
 	size_t i, before = walk_key(w, "except");
 	json_t *except;
 	json_array_foreach(json_object_get(pruned, "except"), i, except)
 	{
-		cidr_parse(json_string_value(except), &inner);
-		if (!cidr_contains(&outer, &inner) || cidr_equal(&outer, &inner))
-			walk_error_index(w, i, "\"%s\" is not a strict subset of cidr", quote(json_string_value(except)).text);
+		text = json_string_value(except);
+		if (text && !cidr_parse(text, &inner) && (!cidr_contains(&outer, &inner) || cidr_equal(&outer, &inner)))
+			walk_error_index(w, i, "\"%s\" is not a strict subset of cidr", quote(text).text);
 	}
 	walk_leave(w, before);
 }
@@ -112,10 +116,10 @@ static const struct schema process_subject = {
 static const struct field range_fields[] = {REQUIRED("start", &port_number), REQUIRED("end", &port_number), {0}};
 static void range_check(struct walk *w, json_t *pruned)
 {
-	long long start = json_integer_value(json_object_get(pruned, "start"));
-	long long end = json_integer_value(json_object_get(pruned, "end"));
-	if (start >= end)
-		walk_error_key(w, "end", "%lld is not greater than start %lld", end, start);
+	const json_t *start = json_object_get(pruned, "start"), *end = json_object_get(pruned, "end");
+	if (json_is_integer(start) && json_is_integer(end) && json_integer_value(start) >= json_integer_value(end))
+		walk_error_key(w, "end", "%lld is not greater than start %lld", (long long)json_integer_value(end),
+			(long long)json_integer_value(start));
 }
 static const struct schema range = {SHAPE_OBJECT, .fields = range_fields, .check = range_check};
 
@@ -179,7 +183,7 @@ static const struct field cluster_target_fields[] = {OPTIONAL("namespaces", &sel
 static void cluster_peer_check(struct walk *w, json_t *pruned)
 {
 	if (json_object_size(pruned) > 1)
-		one_of(w, pruned, cluster_target_fields);
+		walk_error(w, "must have exactly one kind of peer");
 }
 static void cluster_rule_check(struct walk *w, json_t *rule)
 {
@@ -188,9 +192,10 @@ static void cluster_rule_check(struct walk *w, json_t *rule)
 	json_t *one;
 	json_array_foreach(json_object_get(rule, "to"), i, one)
 	{
-		if (json_object_get(one, "domainNames") && strcmp(action, "Accept")) {
-			walk_index(w, i);
+		if (action && json_object_get(one, "domainNames") && strcmp(action, "Accept")) {
+			size_t entry = walk_index(w, i);
 			walk_error_key(w, "domainNames", "can stand in Accept rules only");
+			walk_leave(w, entry);
 		}
 	}
 	walk_leave(w, before);
@@ -242,11 +247,12 @@ static const struct schema targets = {SHAPE_ARRAY, .items = &target, .items_min 
 
 static void intercept_rule_check(struct walk *w, json_t *rule)
 {
-	bool intercept = !strcmp(json_string_value(json_object_get(rule, "action")), "Intercept");
+	const char *action = json_string_value(json_object_get(rule, "action"));
+	bool intercept = action && !strcmp(action, "Intercept");
 	bool proxy = json_object_get(rule, "proxy");
 	if (intercept && !proxy)
 		walk_error_key(w, "proxy", "is required with action Intercept");
-	if (!intercept && proxy)
+	if (action && !intercept && proxy)
 		walk_error_key(w, "proxy", "must be absent with action Bypass");
 	named_port_check(w, rule);
 }
@@ -283,11 +289,12 @@ const struct schema intercept_policy_schema = {SHAPE_OBJECT, .fields = intercept
 
 static void filter_rule_check(struct walk *w, json_t *rule)
 {
-	bool limits = !strcmp(json_string_value(json_object_get(rule, "action")), "Limit");
+	const char *action = json_string_value(json_object_get(rule, "action"));
+	bool limits = action && !strcmp(action, "Limit");
 	bool limit = json_object_get(rule, "limit");
 	if (limits && !limit)
 		walk_error_key(w, "limit", "is required with action Limit");
-	if (!limits && limit)
+	if (action && !limits && limit)
 		walk_error_key(w, "limit", "must be absent unless action is Limit");
 	size_t i, before = walk_key(w, "protocols");
 	json_t *one;
