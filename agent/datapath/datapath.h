@@ -51,9 +51,11 @@ int datapath_rules(struct datapath *datapath, const struct rulebook *book, struc
 /* Readable when netlink has news. */
 int datapath_netlink_fd(const struct datapath *datapath);
 /*
- * Reads the news (all: look at everything), finds each endpoint's interface, attaches and detaches programs, writes
- * table iface. Each endpoint whose binding changed is given to `bound`, which tells the compiler; the caller then
- * stages and flips.
+ * Reads the news (all: look at everything), finds each endpoint's interface, attaches programs. Belongs between
+ * compiler_update and datapath_stage. Each endpoint whose binding changed, or that moved to another interface, is given
+ * to `bound`, which tells the compiler; the caller then stages and flips: until then an interface keeps the endpoint
+ * that the live tables know, and a new one is unclaimed. Interfaces that lost their endpoint are detached after the
+ * flip.
  */
 int datapath_interfaces(struct datapath *datapath, const struct compiler *compiler, bool all,
 	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context, struct error *e);
@@ -76,6 +78,8 @@ struct datapath_counts {
 int datapath_read_counts(const struct datapath *datapath, struct datapath_counts *ret);
 /* Hits of one rule, summed over CPUs; 0 when it has none. */
 uint64_t datapath_read_rule(const struct datapath *datapath, uint32_t rule);
+/* Connections handed to a proxy, by its number. */
+uint64_t datapath_read_proxy(const struct datapath *datapath, uint8_t proxy);
 /* Fill of a map by name ("ps_addr4", "ps_conn4" …): walk all. */
 struct map_fill {
 	const char *map;

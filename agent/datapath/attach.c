@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Programs onto interfaces. A TCX link is pinned as links/IFINDEX-ingress or -egress (names of interfaces may hold
+ * dots, bpffs' names may not). A clsact filter is no object that could be pinned: its program is, as
+ * links/IFINDEX-ingress-clsact, to know that it is ours.
+ */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "agent/base/log.h"
+#include "agent/base/mem.h"
+#include "agent/datapath/private.h"
+
+/* Linux 6.6; libbpf 1.1 and the headers of 6.1 do not know them. */
+#define TCX_INGRESS 46
+#define TCX_EGRESS 47
+/* Before the programs that are there: one that ends the walk with TCX_PASS would otherwise take packets past ours. */
+#define TCX_BEFORE (1u << 3)
+
+const char *const hook_names[] = {[HOOK_TCX] = "tcx", [HOOK_CLSACT] = "clsact"};
+
+/* What a workload sends enters at the ingress of the host side. */
+static const int tcx_types[PS_DIRECTION_COUNT] = {[PS_EGRESS] = TCX_INGRESS, [PS_INGRESS] = TCX_EGRESS};
+static const char *const side_names[PS_DIRECTION_COUNT] = {[PS_EGRESS] = "ingress", [PS_INGRESS] = "egress"};
+
+/* An interface that cannot exist: where TCX is known the answer is ENODEV, elsewhere EINVAL. */
+enum hook_type hook_probe(const struct loaded *loaded)
+{
+	const char *forced = getenv("PENSTOCK_HOOK");
+	if (forced && strcmp(forced, hook_names[HOOK_CLSACT]) == 0)
+		return HOOK_CLSACT;
+	auto_close int fd =
+		bpf_link_create(loaded->program[PS_EGRESS], 0x7fffffff, (enum bpf_attach_type)TCX_INGRESS, NULL);
+	return fd == -EINVAL ? HOOK_CLSACT : HOOK_TCX;
+}
+
+static const char *tcx_pin(char name[32], uint32_t ifindex, enum direction direction)
+{
+	snprintf(name, 32, "%u-%s", ifindex, side_names[direction]);
+	return name;
+}
+
+/* bpf_link_info of 6.6 and later: the interface that the link is attached to, 0 once it is gone. */
+static int tcx_ifindex(int fd, uint32_t *ret)
+{
+	struct {
+		uint32_t type, id, prog_id, pad;
+		uint32_t ifindex, attach_type;
+		uint8_t rest[64];
+	} info = {0};
+	uint32_t length = sizeof(info);
+	int result = bpf_obj_get_info_by_fd(fd, &info, &length);
+	if (result == 0)
+		*ret = info.ifindex;
+	return result;
+}
+
+bool tcx_attached(const struct pins *pins, uint32_t ifindex, enum direction direction)
+{
+	char path[PIN_PATH_MAX], name[32];
+	auto_close int fd = bpf_obj_get(pins_path(pins, path, "links", tcx_pin(name, ifindex, direction)));
+	uint32_t attached = 0;
+	return fd >= 0 && tcx_ifindex(fd, &attached) == 0 && attached == ifindex;
+}
+
+int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e)
+{
+	if (tcx_attached(pins, ifindex, direction))
+		return 0;
+	DECLARE_LIBBPF_OPTS(bpf_link_create_opts, first, .flags = TCX_BEFORE);
+	auto_close int fd = bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_types[direction], &first);
+	if (fd < 0)
+		return error_system(e, -fd, "%s cannot be attached to interface %u", program_names[direction], ifindex);
+	char name[32];
+	return pins_replace(pins, fd, "links", tcx_pin(name, ifindex, direction), e);
+}
+
+int hook_attach(
+	const struct pins *pins, const struct loaded *loaded, enum hook_type hook, uint32_t ifindex, struct error *e)
+{
+	int result = 0;
+	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++)
+		result = hook == HOOK_TCX ? tcx_attach(pins, loaded->program[direction], ifindex, direction, e)
+								  : clsact_attach(pins, loaded->program[direction], ifindex, direction, e);
+	return result;
+}
+
+void hook_detach(const struct pins *pins, uint32_t ifindex)
+{
+	for (enum direction direction = 0; direction < DIRECTIONS; direction++) {
+		char path[PIN_PATH_MAX], name[32];
+		unlink(pins_path(pins, path, "links", tcx_pin(name, ifindex, direction)));
+		clsact_detach(pins, ifindex, direction);
+	}
+	clsact_release(pins, ifindex);
+}
+
+bool hook_attached(const struct pins *pins, enum hook_type hook, uint32_t ifindex)
+{
+	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
+		if (!(hook == HOOK_TCX ? tcx_attached(pins, ifindex, direction) : clsact_attached(pins, ifindex, direction)))
+			return false;
+	return true;
+}
+
+/* ---- taking over what an earlier agent left ---- */
+
+struct take_over {
+	const struct pins *pins;
+	const struct loaded *loaded;
+	enum hook_type hook;
+	struct map ifindexes;
+	struct error *e;
+};
+
+static int note_ifindex(void *context, const char *name)
+{
+	struct take_over *t = context;
+	char *end;
+	uint32_t ifindex = strtoul(name, &end, 10);
+	if (strchr(name, '~')) { /* an agent died while it pinned this */
+		char path[PIN_PATH_MAX];
+		unlink(pins_path(t->pins, path, "links", name));
+	} else if (end != name && *end == '-')
+		map_put(&t->ifindexes, &ifindex, NULL);
+	return 0;
+}
+
+/* The new program inside the existing link: no packet passes unseen. */
+static int tcx_update(const struct take_over *t, uint32_t ifindex, enum direction direction)
+{
+	char path[PIN_PATH_MAX], name[32];
+	pins_path(t->pins, path, "links", tcx_pin(name, ifindex, direction));
+	auto_close int fd = bpf_obj_get(path);
+	if (fd == -ENOENT)
+		return 0;
+	uint32_t attached = 0;
+	int result = fd < 0 ? fd : tcx_ifindex(fd, &attached);
+	if (result < 0)
+		return error_system(t->e, -result, "the pinned link %s cannot be read", path);
+	if (attached != ifindex) { /* the interface is gone, or has moved to another namespace under another number */
+		unlink(path);
+		return 0;
+	}
+	result = bpf_link_update(fd, t->loaded->program[direction], NULL);
+	if (result < 0)
+		return error_system(t->e, -result, "the program of the pinned link %s cannot be replaced", path);
+	return 0;
+}
+
+/* An interface that is attached by the other hook (PENSTOCK_HOOK, a new kernel) gets this one first and then loses
+ * that. */
+static int take_over(struct take_over *t, uint32_t ifindex)
+{
+	int result = 0;
+	bool tcx = false, clsact = false;
+	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++) {
+		result = tcx_update(t, ifindex, direction);
+		tcx = tcx || (result == 0 && tcx_attached(t->pins, ifindex, direction));
+		clsact = clsact || clsact_attached(t->pins, ifindex, direction);
+	}
+	if (result < 0)
+		return result;
+	if (!tcx && !clsact) {
+		hook_detach(t->pins, ifindex);
+		return 0;
+	}
+	result = hook_attach(t->pins, t->loaded, t->hook, ifindex, t->e);
+	if (result < 0)
+		return result;
+	for (enum direction direction = 0; direction < DIRECTIONS; direction++) {
+		char path[PIN_PATH_MAX], name[32];
+		if (t->hook == HOOK_CLSACT)
+			unlink(pins_path(t->pins, path, "links", tcx_pin(name, ifindex, direction)));
+		else
+			clsact_detach(t->pins, ifindex, direction);
+	}
+	if (t->hook == HOOK_TCX)
+		clsact_release(t->pins, ifindex);
+	return 1;
+}
+
+int hook_take_over(const struct pins *pins, const struct loaded *loaded, enum hook_type hook,
+	void (*each)(void *context, uint32_t ifindex), void *context, struct error *e)
+{
+	struct take_over t = {.pins = pins, .loaded = loaded, .hook = hook, .e = e};
+	map_init(&t.ifindexes, sizeof(uint32_t), 0);
+	int result = pins_each(pins, "links", note_ifindex, &t);
+	if (result < 0)
+		error_system(e, -result, "%s/links cannot be read", pins->directory);
+	size_t at = 0;
+	const void *key;
+	void *value;
+	while (result >= 0 && map_next(&t.ifindexes, &at, &key, &value)) {
+		uint32_t ifindex = *(const uint32_t *)key;
+		result = take_over(&t, ifindex);
+		if (result > 0)
+			each(context, ifindex);
+	}
+	map_clear(&t.ifindexes);
+	return result < 0 ? result : 0;
+}

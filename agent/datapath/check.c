@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What this kernel supports, each thing probed rather than concluded from a version. */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <linux/magic.h>
+#include <linux/membarrier.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+#include "agent/base/mem.h"
+#include "agent/datapath/private.h"
+
+struct report {
+	void (*line)(void *, const char *);
+	void *context;
+	const char *missing; /* the first needed thing that is not there */
+};
+
+static void report(struct report *r, const char *what, bool yes, bool needed, const char *without)
+{
+	char text[256];
+	snprintf(text, sizeof(text), "%s: %s%s%s", what, yes ? "yes" : "no", yes ? "" : ", ", yes ? "" : without);
+	r->line(r->context, text);
+	if (!yes && needed && !r->missing)
+		r->missing = what;
+}
+
+static bool helper(enum bpf_prog_type type, enum bpf_func_id id)
+{
+	return libbpf_probe_bpf_helper(type, id, NULL) == 1;
+}
+
+static bool tcx(void)
+{
+	const struct bpf_insn pass[] = {
+		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = -1}, {.code = BPF_JMP | BPF_EXIT}};
+	struct loaded loaded = {0};
+	auto_close int fd = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "ps_probe", "GPL", pass, 2, NULL);
+	loaded.program[PS_EGRESS] = fd;
+	return fd >= 0 && hook_probe(&loaded) == HOOK_TCX;
+}
+
+static bool nftables(void)
+{
+	struct {
+		struct nlmsghdr header;
+		struct nfgenmsg payload;
+	} request = {.header = {.nlmsg_len = sizeof(request),
+					 .nlmsg_type = NFNL_SUBSYS_NFTABLES << 8 | 16 /* NFT_MSG_GETGEN */,
+					 .nlmsg_flags = NLM_F_REQUEST},
+		.payload = {.nfgen_family = AF_UNSPEC}};
+	struct {
+		struct nlmsghdr header;
+		char rest[512];
+	} answer;
+	auto_close int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
+	if (fd < 0 || send(fd, &request, sizeof(request), 0) < 0)
+		return false;
+	return recv(fd, &answer, sizeof(answer), 0) > 0 && answer.header.nlmsg_type != NLMSG_ERROR;
+}
+
+static void cgroup2(struct report *r)
+{
+	static const char *const places[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+	char text[256];
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		struct statfs fs;
+		if (statfs(places[i], &fs) == 0 && (unsigned long)fs.f_type == CGROUP2_SUPER_MAGIC) {
+			snprintf(text, sizeof(text), "cgroup v2: %s", places[i]);
+			r->line(r->context, text);
+			return;
+		}
+	}
+	report(r, "cgroup v2", false, false, "SO_ORIGINAL_DST and host processes cannot be served");
+}
+
+int datapath_check(
+	const struct datapath_options *options, void (*line)(void *, const char *), void *context, struct error *e)
+{
+	load_prepare();
+	struct report r = {.line = line, .context = context};
+	struct utsname name;
+	struct error place = {0};
+	char text[1024];
+	uname(&name);
+	snprintf(text, sizeof(text), "kernel: %s %s", name.release, name.machine);
+	line(context, text);
+	int placed = place_check(options->pin_directory, &place);
+	snprintf(text, sizeof(text), "privilege, BTF, bpffs: %s", placed == 0 ? "yes" : place.detail);
+	line(context, text);
+	if (placed < 0)
+		return error_set(e, ERROR_SYSTEM, ENOTSUP, NULL, "%s", place.detail);
+
+	report(&r, "tc programs", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SCHED_CLS, NULL) == 1, true,
+		"nothing can be enforced");
+	report(&r, "hash, LPM trie, LRU hash and per-CPU maps",
+		libbpf_probe_bpf_map_type(BPF_MAP_TYPE_HASH, NULL) == 1 &&
+			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_LPM_TRIE, NULL) == 1 &&
+			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_LRU_HASH, NULL) == 1 &&
+			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_PERCPU_HASH, NULL) == 1,
+		true, "nothing can be enforced");
+	report(&r, "TCX (6.6)", tcx(), false, "clsact filters instead");
+	report(&r, "bpf_timer (5.15)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init), false,
+		"connections expire only while the agent runs");
+	report(&r, "bpf_sk_assign (5.7)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_sk_assign), false,
+		"no interception by engine ebpf");
+	report(&r, "bpf_skc_lookup_tcp (5.2)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_skc_lookup_tcp), false,
+		"no interception by engine ebpf");
+	report(
+		&r, "ring buffer (5.8)", libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) == 1, false, "no flow events");
+	report(&r, "XDP", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) == 1, false, "no NodeFilters");
+	report(&r, "cgroup/getsockopt (5.3)", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_CGROUP_SOCKOPT, NULL) == 1, false,
+		"no SO_ORIGINAL_DST");
+	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,
+		"grace periods are waited for by the clock");
+	report(&r, "nftables", nftables(), false, "no interception by engine tproxy, none of Service addresses");
+	report(&r, "IPv6", access("/proc/net/if_inet6", F_OK) == 0, false, "IPv4 only");
+	cgroup2(&r);
+	if (r.missing)
+		return error_set(e, ERROR_SYSTEM, ENOTSUP, NULL, "this kernel lacks: %s", r.missing);
+	return 0;
+}

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Programs into the kernel, on the maps that are pinned already. Nothing is touched before every pinned map has been
+ * found to fit. */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include "agent/base/buffer.h"
+#include "agent/base/log.h"
+#include "agent/base/mem.h"
+#include "agent/datapath/private.h"
+#include "bpf/penstock.skel.h"
+
+const char *const program_names[PS_DIRECTION_COUNT] = {[PS_EGRESS] = "from_workload", [PS_INGRESS] = "to_workload"};
+
+static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_control",
+	[OTHER_SIDE] = "ps_side",
+	[OTHER_IFACE] = "ps_iface",
+	[OTHER_CONN4] = "ps_conn4",
+	[OTHER_CONN6] = "ps_conn6",
+	[OTHER_COUNT_MAP] = "ps_count",
+	[OTHER_STAT] = "ps_stat",
+	[OTHER_RULE_HITS] = "ps_rule_hits",
+	[OTHER_PROXY_COUNT] = "ps_proxy_count"};
+
+/* ---- what libbpf says: at debug, and once more as an error when a load fails (then the verifier's log is in it) ----
+ */
+
+static struct buffer complaints; /* the applying thread's; filled only during a load */
+static bool collecting;
+
+static int print_libbpf(enum libbpf_print_level level, const char *format, va_list arguments)
+{
+	char *text = NULL;
+	if (vasprintf(&text, format, arguments) < 0)
+		return 0;
+	if (collecting && level == LIBBPF_WARN)
+		buffer_puts(&complaints, text);
+	else if (level != LIBBPF_DEBUG) {
+		text[strcspn(text, "\n")] = '\0';
+		log_debug(ROOM, "%s", text);
+	}
+	free(text);
+	return 0;
+}
+
+static void print_complaints(void)
+{
+	char *rest = complaints.data;
+	for (char *line; rest && (line = strsep(&rest, "\n"));)
+		if (*line)
+			log_error(ROOM, "%s", line);
+}
+
+/* ---- pinned maps ---- */
+
+static bool connection_map(const char *name)
+{
+	return strcmp(name, "ps_conn4") == 0 || strcmp(name, "ps_conn6") == 0;
+}
+
+static int check_layout(
+	const struct bpf_map *map, const struct bpf_map_info *pinned, const char *directory, struct error *e)
+{
+	const char *name = bpf_map__name(map);
+	if (pinned->type == bpf_map__type(map) && pinned->key_size == bpf_map__key_size(map) &&
+		pinned->value_size == bpf_map__value_size(map) && pinned->map_flags == bpf_map__map_flags(map) &&
+		(connection_map(name) || pinned->max_entries == bpf_map__max_entries(map)))
+		return 0;
+	return error_set(e, ERROR_SYSTEM, EPROTO, NULL,
+		"the pinned map %s/maps/%s has another layout (type %u, key %u, value %u, entries %u, flags %#x) than this "
+		"build (type %u, key %u, "
+		"value %u, entries %u, flags %#x): run the other build's `penstockd --uninstall` first; nothing was touched",
+		directory, name, pinned->type, pinned->key_size, pinned->value_size, pinned->max_entries, pinned->map_flags,
+		bpf_map__type(map), bpf_map__key_size(map), bpf_map__value_size(map), bpf_map__max_entries(map),
+		bpf_map__map_flags(map));
+}
+
+/* Opens the pin of a map, if there is one and it fits; *ret is -1 when there is none. */
+static int open_pinned(
+	const struct pins *pins, struct bpf_map *map, uint32_t wanted_connections, int *ret, struct error *e)
+{
+	char path[PIN_PATH_MAX];
+	pins_path(pins, path, "maps", bpf_map__name(map));
+	auto_close int fd = bpf_obj_get(path);
+	if (fd == -ENOENT) {
+		*ret = -1;
+		return 0;
+	}
+	struct bpf_map_info info = {0};
+	uint32_t length = sizeof(info);
+	int result = fd < 0 ? fd : bpf_obj_get_info_by_fd(fd, &info, &length);
+	if (result < 0)
+		return error_system(e, -result, "the pinned map %s cannot be opened", path);
+	result = check_layout(map, &info, pins->directory, e);
+	if (result < 0)
+		return result;
+	if (connection_map(bpf_map__name(map)) && info.max_entries != wanted_connections) {
+		log_warn(ROOM,
+			"%s keeps its size of %u entries (datapath.connectionsMax is %u): another size needs `penstockd "
+			"--uninstall`",
+			bpf_map__name(map), info.max_entries, wanted_connections);
+		bpf_map__set_max_entries(map, info.max_entries);
+	}
+	*ret = steal_fd(&fd);
+	return 0;
+}
+
+/* Two passes: first everything is looked at, then everything is used. */
+static int reuse_maps(const struct pins *pins, struct bpf_object *object, uint32_t connections, struct error *e)
+{
+	struct bpf_map *map;
+	bpf_object__for_each_map(map, object)
+	{
+		auto_close int fd = -1;
+		int result = bpf_map__is_internal(map) ? 0 : open_pinned(pins, map, connections, &fd, e);
+		if (result == 0 && fd >= 0)
+			result =
+				bpf_map__reuse_fd(map, fd) < 0 ? error_system(e, errno, "%s cannot be reused", bpf_map__name(map)) : 0;
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+static int pin_maps(const struct pins *pins, struct bpf_object *object, struct error *e)
+{
+	struct bpf_map *map;
+	bpf_object__for_each_map(map, object)
+	{
+		char path[PIN_PATH_MAX];
+		pins_path(pins, path, "maps", bpf_map__name(map));
+		if (bpf_map__is_internal(map) || access(path, F_OK) == 0)
+			continue;
+		int result = bpf_obj_pin(bpf_map__fd(map), path);
+		if (result < 0)
+			return error_system(e, -result, "%s cannot be pinned", path);
+	}
+	return 0;
+}
+
+/* ---- all together ---- */
+
+static void set_constants(struct penstock_bpf *skeleton, const struct datapath_options *options)
+{
+	skeleton->rodata->mark_mask = options->mark_mask;
+	skeleton->rodata->mark_intercept = options->mark_mask & -options->mark_mask;
+	skeleton->rodata->allow_local_host = options->allow_local_host;
+	skeleton->rodata->unclaimed_deny = options->unclaimed_deny;
+	skeleton->rodata->have_timer = libbpf_probe_bpf_helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init, NULL) == 1;
+	bpf_map__set_max_entries(skeleton->maps.ps_conn4, options->connections_max);
+	bpf_map__set_max_entries(skeleton->maps.ps_conn6, options->connections_max);
+}
+
+static int find_descriptors(struct bpf_object *object, const bool *fresh, struct loaded *ret, struct error *e)
+{
+	for (int id = 0; id < TABLE_COUNT; id++) {
+		char name[32];
+		snprintf(name, sizeof(name), "ps_%s", table_infos[id].name);
+		struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+		if (!map || bpf_map__max_entries(map) < 2 * table_infos[id].entries)
+			return error_set(e, ERROR_SYSTEM, EPROTO, NULL, "map %s is missing or smaller than two sides", name);
+		ret->table[id] = bpf_map__fd(map);
+		ret->table_fresh[id] = fresh[id];
+	}
+	for (int i = 0; i < OTHER_MAPS; i++) {
+		struct bpf_map *map = bpf_object__find_map_by_name(object, other_names[i]);
+		if (!map)
+			return error_set(e, ERROR_SYSTEM, EPROTO, NULL, "map %s is missing", other_names[i]);
+		ret->other[i] = bpf_map__fd(map);
+		if (i == OTHER_CONN4)
+			ret->connections = bpf_map__max_entries(map);
+	}
+	for (int i = 0; i < PS_DIRECTION_COUNT; i++)
+		ret->program[i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[i]));
+	return 0;
+}
+
+static void note_fresh(const struct pins *pins, bool *fresh)
+{
+	for (int id = 0; id < TABLE_COUNT; id++) {
+		char path[PIN_PATH_MAX], name[32];
+		snprintf(name, sizeof(name), "ps_%s", table_infos[id].name);
+		fresh[id] = access(pins_path(pins, path, "maps", name), F_OK) < 0;
+	}
+}
+
+static int load_pinned(
+	const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e)
+{
+	struct penstock_bpf *skeleton = ret->skeleton;
+	bool fresh[TABLE_COUNT];
+	note_fresh(pins, fresh);
+	set_constants(skeleton, options);
+	int result = reuse_maps(pins, skeleton->obj, options->connections_max, e);
+	if (result < 0)
+		return result;
+	collecting = true;
+	result = penstock_bpf__load(skeleton);
+	collecting = false;
+	if (result < 0) {
+		print_complaints();
+		return error_system(e, -result, "the BPF programs cannot be loaded (the log says why)");
+	}
+	result = find_descriptors(skeleton->obj, fresh, ret, e);
+	if (result == 0)
+		result = pin_maps(pins, skeleton->obj, e);
+	for (int i = 0; result == 0 && i < PS_DIRECTION_COUNT; i++)
+		result = pins_replace(pins, ret->program[i], "programs", program_names[i], e);
+	return result;
+}
+
+void load_prepare(void)
+{
+	libbpf_set_print(print_libbpf);
+	libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
+}
+
+int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e)
+{
+	load_prepare();
+	struct loaded loaded = {.skeleton = penstock_bpf__open()};
+	if (!loaded.skeleton)
+		return error_system(e, errno, "the BPF object cannot be opened");
+	int result = load_pinned(options, pins, &loaded, e);
+	buffer_free(&complaints);
+	if (result < 0)
+		load_close(&loaded);
+	else
+		*ret = loaded;
+	return result;
+}
+
+void load_close(struct loaded *loaded)
+{
+	if (loaded->skeleton)
+		penstock_bpf__destroy(loaded->skeleton);
+	loaded->skeleton = NULL;
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of this room share. Nobody else includes it. */
+#ifndef PENSTOCK_DATAPATH_PRIVATE_H
+#define PENSTOCK_DATAPATH_PRIVATE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "agent/base/map.h"
+#include "agent/datapath/datapath.h"
+#include "agent/datapath/discover.h"
+
+struct mnl_socket;
+
+#define ROOM "datapath"
+
+/* ---- places: paths below the pin directory, locks (place.c, pins.c) ---- */
+
+#define PIN_PATH_MAX 512
+struct pins {
+	char directory[PIN_PATH_MAX / 2];
+	int directory_lock; /* flock on the directory itself: bpffs holds no regular files */
+	int namespace_lock; /* an abstract socket: one data path a network namespace */
+};
+
+/* Root, kernel BTF and bpffs, in this order; the first that is missing is the error. Mounts bpffs in init's mount
+ * namespace. */
+int place_check(const char *pin_directory, struct error *e);
+/* Makes the directory, takes both locks, checks the ABI version. */
+int pins_lock(const char *pin_directory, struct pins *ret, struct error *e);
+void pins_unlock(struct pins *pins);
+int pins_make(const struct pins *pins, struct error *e); /* subdirectories */
+const char *pins_path(const struct pins *pins, char path[PIN_PATH_MAX], const char *folder, const char *name);
+/* Pins, replacing what is there in one step. */
+int pins_replace(const struct pins *pins, int fd, const char *folder, const char *name, struct error *e);
+/* Calls for each name in a folder; a missing folder is empty. Names may be removed meanwhile. */
+int pins_each(const struct pins *pins, const char *folder, int (*each)(void *, const char *name), void *context);
+
+/* ---- programs and maps (load.c) ---- */
+
+enum other_map {
+	OTHER_CONTROL,
+	OTHER_SIDE,
+	OTHER_IFACE,
+	OTHER_CONN4,
+	OTHER_CONN6,
+	OTHER_COUNT_MAP,
+	OTHER_STAT,
+	OTHER_RULE_HITS,
+	OTHER_PROXY_COUNT,
+	OTHER_MAPS
+};
+struct loaded {
+	void *skeleton;
+	int table[TABLE_COUNT];
+	bool table_fresh[TABLE_COUNT]; /* made by this process: known to be empty */
+	int other[OTHER_MAPS];
+	uint32_t connections; /* a family: the pinned size has precedence */
+	int program[PS_DIRECTION_COUNT];
+};
+extern const char *const program_names[PS_DIRECTION_COUNT];
+void load_prepare(void); /* what libbpf prints goes to the log */
+int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e);
+void load_close(struct loaded *loaded);
+
+/* ---- hooks (attach.c, clsact.c) ---- */
+
+enum hook_type { HOOK_TCX, HOOK_CLSACT };
+extern const char *const hook_names[];
+enum hook_type hook_probe(const struct loaded *loaded);
+/* Both directions; idempotent. */
+int hook_attach(
+	const struct pins *pins, const struct loaded *loaded, enum hook_type hook, uint32_t ifindex, struct error *e);
+/* Whatever of ours is pinned for this interface; also when the interface is gone. */
+void hook_detach(const struct pins *pins, uint32_t ifindex);
+/* Both directions are attached to this very interface by this hook. */
+bool hook_attached(const struct pins *pins, enum hook_type hook, uint32_t ifindex);
+/* Puts the loaded programs into every link and filter that is pinned; unpins those whose interface is gone. */
+int hook_take_over(const struct pins *pins, const struct loaded *loaded, enum hook_type hook,
+	void (*each)(void *context, uint32_t ifindex), void *context, struct error *e);
+
+int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e);
+bool tcx_attached(const struct pins *pins, uint32_t ifindex, enum direction direction);
+
+#define CLSACT_PRIORITY 5
+#define CLSACT_HANDLE 0x7641
+int clsact_attach(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e);
+void clsact_detach(const struct pins *pins, uint32_t ifindex, enum direction direction);
+void clsact_release(const struct pins *pins, uint32_t ifindex); /* the qdisc, if it is ours and empty */
+bool clsact_attached(const struct pins *pins, uint32_t ifindex, enum direction direction);
+/* Filters with our handle, priority and program names: -1 on failure, else how many were there; `remove` takes them
+ * away. */
+int clsact_sweep(uint32_t ifindex, bool remove);
+
+/* ---- the kernel's maps (write.c) ---- */
+
+/* "it is full" becomes ERROR_NO_SPACE with the map's name. */
+int write_failed(struct error *e, int errnum, const char *map, const char *verb);
+/* Count entries of a table, keys as in the kernel; checked by reading back. */
+int write_entries(enum table_id id, int fd, const void *keys, const void *values, size_t count, struct error *e);
+int delete_entries(enum table_id id, int fd, const void *keys, size_t count, struct error *e);
+/* Every entry of a map; each returns 0 to go on. */
+int read_entries(int fd, size_t key_size, size_t value_size, bool batch,
+	int (*each)(void *context, const void *key, const void *value), void *context);
+
+/* ---- sides (sync.c, revision.c) ---- */
+
+int side_catch_up(struct datapath *datapath, struct tables *tables, unsigned int side, struct error *e);
+
+/* ---- netlink (netlink.c, dump.c) ---- */
+
+struct monitor {
+	int fd;
+	struct mnl_socket *socket;
+};
+int monitor_open(struct monitor *ret, struct error *e);
+void monitor_close(struct monitor *monitor);
+/* Everything from the kernel into net. */
+int monitor_dump(struct net *net, struct error *e);
+/* What has arrived. */
+int monitor_read(struct monitor *monitor, struct net *net, struct error *e);
+
+/* ---- rules and routes (routes.c) ---- */
+
+int routes_set(const struct datapath_options *options, struct error *e);
+int routes_remove(struct error *e);
+/* How many of ours there are, -1 on failure. */
+int routes_count(void);
+
+/* ---- interfaces (interfaces.c, claims.c) ---- */
+
+struct attachment {         /* by ifindex */
+	uint32_t endpoint;      /* wanted; PS_ENDPOINT_NONE: unclaimed */
+	uint32_t born;          /* which interface of this ifindex; 0: taken over, not seen yet */
+	struct ps_iface kernel; /* as written */
+	bool row;               /* `kernel` is in the map */
+	bool attached;
+	bool leaving; /* to be detached when no program can read its endpoint any more */
+	int error;    /* errno of the last attempt to attach */
+};
+enum claim_rank { CLAIM_NONE, CLAIM_HOME, CLAIM_FOUND, CLAIM_NAMED };
+struct claim { /* by endpoint id */
+	const struct workload *workload;
+	uint32_t ifindex, born; /* 0: no interface */
+	uint32_t seen;          /* round */
+	uint8_t rank;
+	bool bound;    /* as last told */
+	bool conflict; /* found one that another endpoint has */
+	bool queued;
+};
+/* Where an address was found last: neighbours and bridge tables forget an idle workload, we must not. */
+struct home {
+	uint32_t ifindex, born;
+};
+
+struct connection_cache {
+	_Atomic int64_t due; /* seconds, CLOCK_MONOTONIC */
+	_Atomic uint64_t ipv6;
+};
+
+struct datapath {
+	struct datapath_options options; /* strings copied */
+	struct pins pins;
+	struct loaded loaded;
+	enum hook_type hook;
+
+	uint32_t generation; /* live side = generation & 1 */
+	uint64_t live_revision;
+	bool staged;
+	bool grace_due;    /* flipped, and no grace period since: programs may still read the idle side */
+	bool resync[2];    /* the side may hold anything */
+	bool untouched[2]; /* nothing was written to the side since open */
+	_Atomic uint64_t fill[TABLE_COUNT];
+	struct connection_cache *connections;
+	struct map rules, rules_gone; /* sets of rule ids that have counters; those to be deleted after the flip */
+
+	struct monitor monitor;
+	struct net net;
+	bool looked; /* net holds a whole look */
+	bool routes_set;
+	struct map attachments;      /* ifindex → struct attachment */
+	struct map iface_pending[2]; /* ifindexes whose endpoint[side] is to be written */
+	struct claim *claims;        /* by endpoint id */
+	size_t claims_size, claims_used;
+	struct map homes; /* address → struct home */
+	uint32_t round;
+};
+
+static inline unsigned int side_live(const struct datapath *d)
+{
+	return d->generation & 1;
+}
+
+int revision_read(struct datapath *d, struct error *e);
+int rules_take_over(struct datapath *d, struct error *e);
+void rules_leave(struct datapath *d); /* counters of rules that no live table names */
+
+int interfaces_take_over(struct datapath *d, struct error *e);
+/* The idle half of table iface. */
+int interfaces_write_side(struct datapath *d, unsigned int side, struct error *e);
+/* Interfaces that lost their endpoint with a revision that is live now. */
+void interfaces_leave(struct datapath *d);
+void interfaces_clear(struct datapath *d);
+/* Made when absent. The pointer ends with the next call. */
+struct attachment *attachment_get(struct datapath *d, uint32_t ifindex);
+void attachment_claim(struct datapath *d, uint32_t ifindex, uint32_t endpoint);
+
+/* Who has which interface. relook: something moved, look for everybody. Ids whose binding may have changed are added to
+ * `moved` (a set). */
+void claims_update(struct datapath *d, const struct compiler *compiler, bool relook, struct map *moved);
+/* What the live tables say about addresses behind the interfaces that were taken over. */
+void claims_take_over(struct datapath *d);
+
+#endif

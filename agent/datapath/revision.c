@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Left-right: stage the idle side, flip one word, wait for a grace period, repeat on the other side. */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <linux/membarrier.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "agent/base/log.h"
+#include "agent/datapath/private.h"
+
+#define GRACE_FALLBACK_US 100000
+
+/* Programs run inside an RCU read-side section: when every CPU has passed a quiescent state, none still holds the old
+ * generation. */
+static void grace_wait(void)
+{
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0)
+		return;
+	/* With nohz_full the kernel refuses. No packet takes this long. */
+	usleep(GRACE_FALLBACK_US);
+}
+
+void datapath_resync(struct datapath *datapath)
+{
+	datapath->resync[0] = datapath->resync[1] = true;
+	datapath->staged = false;
+}
+
+uint64_t datapath_live_revision(const struct datapath *datapath)
+{
+	return datapath->live_revision;
+}
+
+static void grace_settle(struct datapath *d)
+{
+	if (!d->grace_due)
+		return;
+	grace_wait();
+	d->grace_due = false;
+	interfaces_leave(d);
+	rules_leave(d);
+}
+
+int datapath_stage(struct datapath *datapath, struct tables *tables, struct error *e)
+{
+	datapath->staged = false;
+	grace_settle(datapath);
+	int result = side_catch_up(datapath, tables, !side_live(datapath), e);
+	datapath->staged = result == 0;
+	return result;
+}
+
+int revision_read(struct datapath *d, struct error *e)
+{
+	uint32_t zero = 0;
+	struct ps_control control;
+	int result = bpf_map_lookup_elem(d->loaded.other[OTHER_CONTROL], &zero, &control);
+	if (result < 0)
+		return error_system(e, -result, "map ps_control cannot be read");
+	d->generation = control.generation;
+	if (control.generation == 0) /* never judged: nothing was ever live */
+		return 0;
+	uint32_t side = side_live(d);
+	struct ps_side held;
+	result = bpf_map_lookup_elem(d->loaded.other[OTHER_SIDE], &side, &held);
+	if (result < 0)
+		return error_system(e, -result, "map ps_side cannot be read");
+	d->live_revision = held.revision;
+	return 0;
+}
+
+/* The revision's number first: whoever sees the new generation finds it. */
+static int write_revision(struct datapath *d, uint32_t side, uint64_t revision, struct error *e)
+{
+	struct ps_side held = {.revision = revision};
+	int result = bpf_map_update_elem(d->loaded.other[OTHER_SIDE], &side, &held, BPF_ANY);
+	return result < 0 ? write_failed(e, -result, "ps_side", "written") : 0;
+}
+
+int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e)
+{
+	if (!datapath->staged)
+		return error_set(e, ERROR_SYSTEM, EINVAL, NULL, "nothing is staged");
+	struct ps_control next = {.generation = datapath->generation + 1}, read = {0};
+	if (next.generation == 0) /* 0 is "never judged"; 2 keeps the sides alternating */
+		next.generation = 2;
+	int result = write_revision(datapath, next.generation & 1, revision, e);
+	if (result < 0)
+		return result;
+	uint32_t zero = 0;
+	int control = datapath->loaded.other[OTHER_CONTROL];
+	result = bpf_map_update_elem(control, &zero, &next, BPF_ANY);
+	if (result == 0)
+		result = bpf_map_lookup_elem(control, &zero, &read);
+	if (result < 0)
+		return error_system(e, -result, "map ps_control cannot be flipped");
+	if (read.generation != next.generation)
+		return error_set(e, ERROR_SYSTEM, EIO, NULL,
+			"map ps_control reads back generation %u instead of %u: does another agent write it?", read.generation,
+			next.generation);
+	datapath->generation = next.generation;
+	datapath->live_revision = revision;
+	datapath->staged = false;
+	datapath->grace_due = true;
+	return 0;
+}
+
+int datapath_settle(struct datapath *datapath, struct tables *tables, struct error *e)
+{
+	grace_settle(datapath);
+	return side_catch_up(datapath, tables, !side_live(datapath), e);
+}

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an intercepted packet needs to be delivered here although its address is not:
+ *
+ *   rulePriority - 1:  iif lo fwmark INTERCEPT lookup main      (so that src_valid_mark, rp_filter, tcp_fwmark_accept
+ * do no harm) rulePriority:      fwmark INTERCEPT lookup TABLE TABLE:             local default dev lo
+ *
+ * in IPv4 and IPv6. Ours are known by their routing protocol number, so that what another configuration left is found
+ * too.
+ */
+#include <errno.h>
+#include <linux/fib_rules.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <string.h>
+#include "agent/base/log.h"
+#include "agent/datapath/netlink.h"
+#include "agent/datapath/private.h"
+
+#define OUR_PROTOCOL 76 /* not in the kernel's or iproute2's list */
+static const uint8_t families[] = {AF_INET, AF_INET6};
+
+struct wanted_rule {
+	uint32_t priority, mark, mask, table;
+	bool from_here; /* iif lo */
+};
+
+static void rules_wanted(const struct datapath_options *options, struct wanted_rule ret[2])
+{
+	uint32_t mark = options->mark_mask & -options->mark_mask, priority = options->rule_priority;
+	ret[0] = (struct wanted_rule){.priority = priority ? priority - 1 : 0,
+		.mark = mark,
+		.mask = options->mark_mask,
+		.table = RT_TABLE_MAIN,
+		.from_here = true};
+	ret[1] = (struct wanted_rule){
+		.priority = priority, .mark = mark, .mask = options->mark_mask, .table = options->route_table};
+}
+
+static int rule_add(uint8_t family, const struct wanted_rule *rule)
+{
+	char buffer[NETLINK_REQUEST_MAX];
+	struct nlmsghdr *request = mnl_nlmsg_put_header(buffer);
+	request->nlmsg_type = RTM_NEWRULE;
+	request->nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
+	struct fib_rule_hdr *header = mnl_nlmsg_put_extra_header(request, sizeof(*header));
+	header->family = family;
+	header->action = FR_ACT_TO_TBL;
+	header->table = rule->table < 256 ? rule->table : RT_TABLE_UNSPEC;
+	mnl_attr_put_u32(request, FRA_TABLE, rule->table);
+	mnl_attr_put_u32(request, FRA_PRIORITY, rule->priority);
+	mnl_attr_put_u32(request, FRA_FWMARK, rule->mark);
+	mnl_attr_put_u32(request, FRA_FWMASK, rule->mask);
+	mnl_attr_put_u8(request, FRA_PROTOCOL, OUR_PROTOCOL);
+	if (rule->from_here)
+		mnl_attr_put_strz(request, FRA_IIFNAME, "lo");
+	return netlink_call(request, NULL, NULL);
+}
+
+static int route_add(uint8_t family, uint32_t table)
+{
+	char buffer[NETLINK_REQUEST_MAX];
+	struct nlmsghdr *request = mnl_nlmsg_put_header(buffer);
+	request->nlmsg_type = RTM_NEWROUTE;
+	request->nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
+	struct rtmsg *rt = mnl_nlmsg_put_extra_header(request, sizeof(*rt));
+	rt->rtm_family = family;
+	rt->rtm_type = RTN_LOCAL;
+	rt->rtm_scope = RT_SCOPE_HOST;
+	rt->rtm_protocol = OUR_PROTOCOL;
+	rt->rtm_table = table < 256 ? table : RT_TABLE_UNSPEC;
+	mnl_attr_put_u32(request, RTA_TABLE, table);
+	mnl_attr_put_u32(request, RTA_OIF, if_nametoindex("lo"));
+	return netlink_call(request, NULL, NULL);
+}
+
+/* ---- ours among what is there ---- */
+
+struct ours {
+	const struct wanted_rule *keep; /* two, or NULL */
+	uint32_t keep_table;            /* route */
+	bool remove;
+	int count, error;
+};
+
+/* The message as it was listed names what to delete. */
+static void delete_listed(const struct nlmsghdr *message, uint16_t type, struct ours *ours)
+{
+	char buffer[NETLINK_REQUEST_MAX];
+	if (message->nlmsg_len > sizeof(buffer))
+		return;
+	memcpy(buffer, message, message->nlmsg_len);
+	struct nlmsghdr *request = (struct nlmsghdr *)buffer;
+	request->nlmsg_type = type;
+	request->nlmsg_flags = NLM_F_REQUEST;
+	request->nlmsg_pid = 0;
+	int result = netlink_call(request, NULL, NULL);
+	if (result < 0 && result != -ENOENT && result != -ESRCH)
+		ours->error = result;
+}
+
+static int each_rule(const struct nlmsghdr *message, void *context)
+{
+	struct ours *ours = context;
+	const struct fib_rule_hdr *header = mnl_nlmsg_get_payload(message);
+	struct wanted_rule rule = {.table = header->table};
+	uint8_t protocol = 0;
+	struct nlattr *attribute;
+	mnl_attr_for_each(attribute, message, sizeof(*header))
+	{
+		switch (mnl_attr_get_type(attribute)) {
+		case FRA_TABLE:
+			rule.table = mnl_attr_get_u32(attribute);
+			break;
+		case FRA_PRIORITY:
+			rule.priority = mnl_attr_get_u32(attribute);
+			break;
+		case FRA_FWMARK:
+			rule.mark = mnl_attr_get_u32(attribute);
+			break;
+		case FRA_FWMASK:
+			rule.mask = mnl_attr_get_u32(attribute);
+			break;
+		case FRA_IIFNAME:
+			rule.from_here = strcmp(mnl_attr_get_str(attribute), "lo") == 0;
+			break;
+		case FRA_PROTOCOL:
+			protocol = mnl_attr_get_u8(attribute);
+			break;
+		}
+	}
+	if (protocol != OUR_PROTOCOL)
+		return MNL_CB_OK;
+	for (int i = 0; ours->keep && i < 2; i++) {
+		const struct wanted_rule *keep = &ours->keep[i];
+		if (keep->priority == rule.priority && keep->mark == rule.mark && keep->mask == rule.mask &&
+			keep->table == rule.table && keep->from_here == rule.from_here)
+			return MNL_CB_OK;
+	}
+	ours->count++;
+	if (ours->remove)
+		delete_listed(message, RTM_DELRULE, ours);
+	return MNL_CB_OK;
+}
+
+static int each_route(const struct nlmsghdr *message, void *context)
+{
+	struct ours *ours = context;
+	const struct rtmsg *rt = mnl_nlmsg_get_payload(message);
+	uint32_t table = rt->rtm_table;
+	struct nlattr *attribute;
+	if (rt->rtm_protocol != OUR_PROTOCOL || rt->rtm_type != RTN_LOCAL || rt->rtm_dst_len)
+		return MNL_CB_OK;
+	mnl_attr_for_each(attribute, message, sizeof(*rt)) if (mnl_attr_get_type(attribute) == RTA_TABLE) table =
+		mnl_attr_get_u32(attribute);
+	if (ours->keep && table == ours->keep_table)
+		return MNL_CB_OK;
+	ours->count++;
+	if (ours->remove)
+		delete_listed(message, RTM_DELROUTE, ours);
+	return MNL_CB_OK;
+}
+
+static void walk(uint16_t type, uint8_t family, struct ours *ours)
+{
+	char buffer[NETLINK_REQUEST_MAX] = {0};
+	struct nlmsghdr *request = mnl_nlmsg_put_header(buffer);
+	request->nlmsg_type = type;
+	request->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+	if (type == RTM_GETRULE)
+		((struct fib_rule_hdr *)mnl_nlmsg_put_extra_header(request, sizeof(struct fib_rule_hdr)))->family = family;
+	else
+		((struct rtmsg *)mnl_nlmsg_put_extra_header(request, sizeof(struct rtmsg)))->rtm_family = family;
+	int result = netlink_call(request, type == RTM_GETRULE ? each_rule : each_route, ours);
+	if (result < 0 && family == AF_INET)
+		ours->error = result;
+}
+
+/* Deleting while listing disturbs the list: until nothing is found. */
+static int remove_others(const struct wanted_rule *keep, uint32_t keep_table)
+{
+	struct ours ours;
+	for (int attempt = 0; attempt < 8; attempt++) {
+		ours = (struct ours){.keep = keep, .keep_table = keep_table, .remove = true};
+		for (size_t i = 0; i < sizeof(families); i++) {
+			walk(RTM_GETRULE, families[i], &ours);
+			walk(RTM_GETROUTE, families[i], &ours);
+		}
+		if (ours.count == 0 && ours.error != -EINTR)
+			break;
+	}
+	return ours.error ? ours.error : ours.count ? -EBUSY : 0;
+}
+
+int routes_set(const struct datapath_options *options, struct error *e)
+{
+	struct wanted_rule rules[2];
+	rules_wanted(options, rules);
+	int result = remove_others(rules, options->route_table);
+	if (result < 0)
+		return error_system(e, -result, "old rules and routes of ours cannot be removed");
+	for (size_t i = 0; i < sizeof(families); i++) {
+		result = route_add(families[i], options->route_table);
+		for (int rule = 0; (result == 0 || result == -EEXIST) && rule < 2; rule++)
+			result = rule_add(families[i], &rules[rule]);
+		if (result == 0 || result == -EEXIST)
+			continue;
+		if (families[i] == AF_INET)
+			return error_system(e, -result, "the route and rules that lead to proxies cannot be set");
+		log_debug(ROOM, "no IPv6 rules: %s", strerror(-result)); /* IPv6 is switched off */
+	}
+	return 0;
+}
+
+int routes_remove(struct error *e)
+{
+	int result = remove_others(NULL, 0);
+	return result < 0 ? error_system(e, -result, "rules and routes cannot be removed") : 0;
+}
+
+int routes_count(void)
+{
+	struct ours ours = {0};
+	for (size_t i = 0; i < sizeof(families); i++) {
+		walk(RTM_GETRULE, families[i], &ours);
+		walk(RTM_GETROUTE, families[i], &ours);
+	}
+	return ours.error ? -1 : ours.count;
+}
