@@ -301,6 +301,8 @@ struct ps_key_fragment {
 struct ps_fragment {
 	__u16 source_port;
 	__u16 destination_port;
+	__u8 protocol; /* IPv6: behind the extension headers of the first fragment */
+	__u8 pad[3];
 };
 
 /* ---- counters ---- */

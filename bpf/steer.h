@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Act: hand a TCP connection to a proxy of this node. The mark leads the packet to the local stack (policy routing),
+ * the assigned socket takes it there although it is addressed to somebody else.
+ */
+#ifndef PENSTOCK_STEER_H
+#define PENSTOCK_STEER_H
+
+#include "bpf/account.h"
+#include "bpf/maps.h"
+#include "bpf/packet.h"
+
+enum steer {
+	STEER_TAKEN,  /* marked, and its socket assigned */
+	STEER_MARKED, /* no socket: the local stack answers with a reset */
+	STEER_NOBODY, /* nobody listens; the packet is as it was */
+};
+
+static __always_inline void mark_set(struct __sk_buff *skb)
+{
+	skb->mark = (skb->mark & ~mark_mask) | mark_intercept;
+}
+
+/* The mark is ours: a workload cannot set it. */
+static __always_inline void mark_clear(struct __sk_buff *skb)
+{
+	__u32 mark = skb->mark;
+
+	if (mark & mark_mask)
+		skb->mark = mark & ~mark_mask;
+}
+
+static __always_inline const struct ps_proxy *proxy_find(__u8 number, __u32 side)
+{
+	__u32 index = number + side * PS_ENTRIES_proxy;
+	const struct ps_proxy *proxy = bpf_map_lookup_elem(&ps_proxy, &index);
+
+	return proxy && number != PS_PROXY_NONE && proxy->flags & PS_PROXY_USED ? proxy : NULL;
+}
+
+/*
+ * In this order:
+ *  1. the socket of this very connection; but not TIME_WAIT for a SYN: assigning that costs the client a retransmission
+ *  2. for a SYN the proxy's listener, on 127.0.0.1 or the wildcard; with the client's address, so that the sockets of a
+ *     REUSEPORT group share the work
+ */
+static __noinline int steer_tcp4(struct __sk_buff *skb, const struct packet *p, __u8 number, __u32 side)
+{
+	bool syn = p->traits & PACKET_STARTS;
+	struct bpf_sock_tuple tuple = {};
+	const struct ps_proxy *proxy;
+	struct bpf_sock *sk;
+	long error;
+
+	tuple.ipv4.saddr = p->source.v4;
+	tuple.ipv4.daddr = p->destination.v4;
+	tuple.ipv4.sport = bpf_htons(p->source_port);
+	tuple.ipv4.dport = bpf_htons(p->destination_port);
+	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0); /* 1 */
+	if (sk) {
+		if (sk->state != BPF_TCP_LISTEN && !(syn && sk->state == BPF_TCP_TIME_WAIT))
+			goto assign;
+		bpf_sk_release(sk);
+	}
+	if (!syn) {
+		mark_set(skb);
+		return STEER_MARKED;
+	}
+	proxy = proxy_find(number, side);
+	if (!proxy)
+		return STEER_NOBODY;
+	tuple.ipv4.daddr = bpf_htonl(0x7f000001);
+	tuple.ipv4.dport = bpf_htons(proxy->port);
+	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0); /* 2 */
+	if (!sk)
+		return STEER_NOBODY;
+	if (sk->state != BPF_TCP_LISTEN) {
+		bpf_sk_release(sk);
+		return STEER_NOBODY;
+	}
+assign:
+	error = bpf_sk_assign(skb, sk, 0);
+	bpf_sk_release(sk);
+	if (error) {
+		account_stat(PS_STAT_ASSIGN_FAIL);
+		return STEER_NOBODY;
+	}
+	mark_set(skb);
+	return STEER_TAKEN;
+}
+
+#endif

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Judge: what the live side of the policy tables says about a connection. All precedence was decided by the compiler;
+ * what is left is lookups:
+ *
+ *   address → class (exact, else longest prefix, else none)      addr4 addr6 net4 net6
+ *   (protocol, destination port) → port class                    port
+ *   (profile, direction, class) → row, else the profile's own    peer_row profile
+ *   (row, port class) → verdict, else the row's own              cell row
+ */
+#ifndef PENSTOCK_VERDICT_H
+#define PENSTOCK_VERDICT_H
+
+#include "bpf/conntrack.h"
+#include "bpf/maps.h"
+#include "bpf/packet.h"
+
+/* One end of a packet, as the policy tables know it. */
+struct party {
+	__u32 class_id;
+	__u32 endpoint; /* whose address it is */
+	__u32 profile;
+	__u32 local; /* its profile is enforced on this node */
+};
+
+#define WORK_SOURCE 1u      /* party[0] is known */
+#define WORK_DESTINATION 2u /* party[1] is known */
+#define WORK_NODE 4u        /* the originator is a socket of this node */
+
+/* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */
+struct work {
+	struct packet packet;
+	struct party source, destination;
+	struct ps_verdict verdict[PS_DIRECTION_COUNT]; /* of what was judged now */
+	__u64 now;
+	__u32 generation, side;
+	__u32 endpoint; /* behind this interface */
+	__u32 entered;  /* the interface that shows who the source was before its address was rewritten */
+	__u32 ifindex;  /* as it is put into an entry */
+	__u32 judged;   /* bit per direction: verdict[] was judged now */
+	__u8 bits[PS_DIRECTION_COUNT];
+	__u8 known; /* WORK_* */
+	__u8 code;  /* ps_verdict_code and ps_reason of the packet, for the counters */
+	__u8 reason;
+};
+
+/*
+ * One packet's work, by hook. In a map rather than on the stack: PS_SCRATCH in verifier.h. Written and read by
+ * programs, which hold a CPU from first to last (bottom halves are off at both hooks); never pinned, so its layout is
+ * free.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct work);
+} scratch SEC(".maps");
+
+/* VERDICT_DEFAULT is no static const: PS_NO_STATIC_CONST in verifier.h. */
+#define VERDICT_DEFAULT ((struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT})
+
+/* ---- addresses ---- */
+
+static __noinline void party_find(struct party *party, const struct address *address, bool v4, __u32 side)
+{
+	union {
+		struct ps_key_addr4 addr4;
+		struct ps_key_addr6 addr6;
+		struct ps_key_net4 net4;
+		struct ps_key_net6 net6;
+	} key;
+	const struct ps_addr *exact;
+	const __u32 *class_id;
+
+	party->class_id = PS_CLASS_NONE;
+	party->endpoint = PS_ENDPOINT_NONE;
+	party->profile = PS_PROFILE_NONE;
+	party->local = 0;
+	if (v4) {
+		key.addr4.side = side;
+		key.addr4.addr = address->v4;
+		exact = bpf_map_lookup_elem(&ps_addr4, &key);
+	} else {
+		key.addr6.side = side;
+		__builtin_memcpy(key.addr6.addr, address->word, sizeof(key.addr6.addr));
+		exact = bpf_map_lookup_elem(&ps_addr6, &key);
+	}
+	if (exact) {
+		party->class_id = exact->class_id;
+		party->endpoint = exact->endpoint;
+		party->profile = exact->profile;
+		party->local = exact->flags & PS_ADDR_LOCAL;
+		PS_RETURN_ZERO;
+	}
+	if (v4) {
+		key.net4.prefix_length = 64;
+		key.net4.side = side;
+		key.net4.addr = address->v4;
+		class_id = bpf_map_lookup_elem(&ps_net4, &key);
+	} else {
+		key.net6.prefix_length = 160;
+		key.net6.side = side;
+		__builtin_memcpy(key.net6.addr, address->word, sizeof(key.net6.addr));
+		class_id = bpf_map_lookup_elem(&ps_net6, &key);
+	}
+	if (class_id)
+		party->class_id = *class_id;
+	PS_RETURN_ZERO;
+}
+
+static __always_inline const struct ps_endpoint *endpoint_find(__u32 endpoint, __u32 side)
+{
+	__u32 index = endpoint + side * PS_ENTRIES_endpoint;
+
+	return endpoint < PS_ENTRIES_endpoint ? bpf_map_lookup_elem(&ps_endpoint, &index) : NULL;
+}
+
+static __always_inline __u32 iface_endpoint(const struct ps_iface *iface, __u32 side)
+{
+	return side ? iface->endpoint[1] : iface->endpoint[0];
+}
+
+/* A network that the endpoint may use besides its own addresses. */
+static __noinline bool endpoint_source(__u32 endpoint, __u32 side, const struct address *address, bool v4)
+{
+	const struct ps_endpoint *e = endpoint_find(endpoint, side);
+	struct ps_key_source key = {.prefix_length = 192, .side = side, .endpoint = endpoint};
+	__u32 *word = (__u32 *)key.addr;
+
+	if (!e || !(e->flags & PS_ENDPOINT_SOURCES))
+		return false;
+	if (v4) {
+		word[2] = bpf_htonl(0xffff);
+		word[3] = address->v4;
+	} else {
+		__builtin_memcpy(key.addr, address->word, sizeof(key.addr));
+	}
+	return bpf_map_lookup_elem(&ps_source, &key) != NULL;
+}
+
+static __always_inline bool link_local(const struct address *address)
+{
+	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* May the endpoint behind the interface send from this address? */
+static __always_inline bool source_own(struct work *w, const struct address *address, __u32 owner)
+{
+	if (owner == w->endpoint)
+		return true;
+	if (!w->packet.v4 && link_local(address))
+		return true;
+	return endpoint_source(w->endpoint, w->side, address, w->packet.v4);
+}
+
+/* ---- who the parties are ---- */
+
+/* The party behind this interface: its profile is that of the interface, whatever the address. */
+static __always_inline void party_own(struct party *party, const struct work *w)
+{
+	const struct ps_endpoint *e = endpoint_find(w->endpoint, w->side);
+
+	party->profile = e ? e->profile : PS_PROFILE_NONE;
+	party->local = w->endpoint != PS_ENDPOINT_NONE;
+}
+
+/*
+ * A workload whose packets entered by `ifindex`: its profile. Where the address is none of its own it was rewritten on
+ * the way (masquerade): then its own class too.
+ */
+static __noinline void party_entered(struct party *party, struct work *w, __u32 ifindex, const struct address *address)
+{
+	const struct ps_iface *iface = bpf_map_lookup_elem(&ps_iface, &ifindex);
+	__u32 endpoint = iface ? iface_endpoint(iface, w->side) : PS_ENDPOINT_NONE;
+	const struct ps_endpoint *e = endpoint_find(endpoint, w->side);
+
+	if (endpoint == PS_ENDPOINT_NONE || !e)
+		PS_RETURN_ZERO;
+	party->profile = e->profile;
+	party->local = 1;
+	if (party->endpoint == endpoint || endpoint_source(endpoint, w->side, address, w->packet.v4))
+		PS_RETURN_ZERO;
+	party->class_id = e->class_id;
+	w->entered = ifindex;
+	PS_RETURN_ZERO;
+}
+
+/*
+ * Fills both parties. Who judges the source at the last hook, in this order:
+ *  1. a socket of this node sent it, and the source is no workload's: the node
+ *  2. it entered by a claimed interface: the endpoint behind that
+ *  3. its address
+ * `conn`, if there is one, knows by which interface its originator enters; replies and packets of the workload itself
+ * are told by addresses alone.
+ */
+static __noinline void parties_find(struct __sk_buff *skb, struct work *w, const struct ps_conn *conn, bool from)
+{
+	bool reply = conn && conn_reply(conn, w->packet.high);
+
+	if (!(w->known & WORK_SOURCE))
+		party_find(&w->source, &w->packet.source, w->packet.v4, w->side);
+	if (!(w->known & WORK_DESTINATION))
+		party_find(&w->destination, &w->packet.destination, w->packet.v4, w->side);
+	w->known |= WORK_SOURCE | WORK_DESTINATION;
+	if (from) {
+		party_own(&w->source, w);
+		if (reply && conn->entered)
+			party_entered(&w->destination, w, conn->entered, &w->packet.destination);
+	} else {
+		party_own(&w->destination, w);
+		if (!reply && !skb->ingress_ifindex) {
+			if (allow_local_host && w->source.endpoint == PS_ENDPOINT_NONE) /* 1 */
+				w->known |= WORK_NODE;
+		} else if (!reply) {
+			party_entered(&w->source, w, skb->ingress_ifindex, &w->packet.source); /* 2, else 3 */
+		}
+	}
+	if (conn && conn->flags & PS_CONN_NODE && (from ? reply : !skb->ingress_ifindex))
+		w->known |= WORK_NODE;
+	PS_RETURN_ZERO;
+}
+
+/* ---- verdict ---- */
+
+struct question {
+	struct ps_key_row row;
+	__u16 port; /* destination of the connection's first packet */
+	__u8 protocol;
+};
+
+static __always_inline __u32 port_class(__u32 side, __u8 protocol, __u16 port)
+{
+	const struct ps_port_block *block;
+	__u32 index;
+
+	switch (protocol) {
+	case IPPROTO_TCP:
+		index = PS_PORT_TCP;
+		break;
+	case IPPROTO_UDP:
+		index = PS_PORT_UDP;
+		break;
+	case IPPROTO_SCTP:
+		index = PS_PORT_SCTP;
+		break;
+	default:
+		return PS_PORT_CLASS_NONE;
+	}
+	index = side * PS_PORT_BLOCKS + index * 256 + (port >> 8);
+	block = bpf_map_lookup_elem(&ps_port, &index);
+	return block ? block->port_class[port & 255] : PS_PORT_CLASS_NONE;
+}
+
+/* A table that does not answer denies: it cannot happen while the agent and this build agree. */
+static __noinline void verdict_find(const struct question *q, struct ps_verdict *ret)
+{
+	const struct ps_verdict *verdict = NULL;
+	const struct ps_profile *profile;
+	struct ps_key_cell cell;
+	const __u32 *peer_row;
+	__u32 index, row;
+
+	*ret = VERDICT_DEFAULT;
+	if (q->row.profile == PS_PROFILE_NONE)
+		PS_RETURN_ZERO;
+	ret->action = PS_ACTION_DENY;
+	peer_row = bpf_map_lookup_elem(&ps_peer_row, &q->row);
+	if (peer_row) {
+		row = *peer_row;
+	} else {
+		index = q->row.profile + q->row.side * PS_ENTRIES_profile;
+		profile = bpf_map_lookup_elem(&ps_profile, &index);
+		if (!profile)
+			PS_RETURN_ZERO;
+		row = q->row.direction == PS_EGRESS ? profile->default_row[PS_EGRESS] : profile->default_row[PS_INGRESS];
+	}
+	cell.side = q->row.side;
+	cell.row = row;
+	cell.port_class = port_class(q->row.side, q->protocol, q->port);
+	if (cell.port_class != PS_PORT_CLASS_NONE)
+		verdict = bpf_map_lookup_elem(&ps_cell, &cell);
+	if (!verdict) {
+		index = row + q->row.side * PS_ENTRIES_row;
+		verdict = bpf_map_lookup_elem(&ps_row, &index);
+	}
+	if (verdict)
+		*ret = *verdict;
+	PS_RETURN_ZERO;
+}
+
+/*
+ * Judges one direction of the connection that this packet begins or belongs to; reverse: its destination is the
+ * originator. Sets bits[] and verdict[] of the direction.
+ */
+static __noinline void judge(struct work *w, __u32 direction, bool reverse)
+{
+	struct question q = {};
+	struct ps_verdict verdict;
+	bool source_is_subject = (direction == PS_EGRESS) != reverse;
+	__u32 bits = PS_JUDGED_ALLOW, local;
+
+	q.row.side = w->side;
+	q.row.direction = direction;
+	q.port = reverse ? w->packet.source_port : w->packet.destination_port;
+	q.protocol = w->packet.protocol;
+	if (source_is_subject) {
+		local = w->source.local;
+		q.row.profile = w->source.profile;
+		q.row.class_id = w->destination.class_id;
+	} else {
+		local = w->destination.local;
+		q.row.profile = w->destination.profile;
+		q.row.class_id = w->source.class_id;
+	}
+	verdict = VERDICT_DEFAULT;
+	if (direction == PS_INGRESS && w->known & WORK_NODE) {
+		verdict.reason = PS_REASON_NODE;
+	} else if (!local || (direction == PS_EGRESS && w->known & WORK_NODE)) {
+		bits = PS_JUDGED_ALLOW | PS_JUDGED_NOT_LOCAL;
+	} else {
+		verdict_find(&q, &verdict);
+		if (verdict.action == PS_ACTION_DENY && !(verdict.flags & PS_VERDICT_AUDIT))
+			bits = PS_JUDGED_DENY;
+	}
+	if (direction == PS_EGRESS) {
+		w->verdict[PS_EGRESS] = verdict;
+		w->bits[PS_EGRESS] = bits;
+		w->judged |= 1 << PS_EGRESS;
+	} else {
+		w->verdict[PS_INGRESS] = verdict;
+		w->bits[PS_INGRESS] = bits;
+		w->judged |= 1 << PS_INGRESS;
+	}
+	PS_RETURN_ZERO;
+}
+
+#endif
