@@ -30,8 +30,10 @@ room = $(patsubst %.c,$(B)/%.o,$(wildcard $(1)/*.c))
 BASE := $(call room,agent/base)
 PURE := $(BASE) $(call room,agent/model) $(call room,agent/compile)
 STATE := $(call room,agent/state)
+# What unit tests can link: no file here may need libbpf.
+OBSERVE := $(call room,agent/observe)
 SERVER := $(call room,api/server) $(B)/api/openapi.o
-AGENT := $(call room,agent) $(call room,agent/datapath) $(call room,agent/observe) $(STATE) $(PURE) $(SERVER)
+AGENT := $(call room,agent) $(call room,agent/datapath) $(OBSERVE) $(STATE) $(PURE) $(SERVER)
 CONFIG := $(B)/agent/config.o $(B)/agent/config_value.o
 CLIENT := $(call room,api/client)
 CLI := $(call room,api/cli) $(CLIENT) $(BASE)
@@ -45,7 +47,7 @@ PROGRAMS := $(B)/penstockd $(B)/penstock $(B)/penstock-relay
 UNIT := $(patsubst tests/unit/test_%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
-.PHONY: all demo test lint fmt bench install uninstall clean help setup-build setup-demo setup-test unit golden-update
+.PHONY: all demo test lint fmt bench install uninstall clean help setup-build setup-demo setup-test unit golden-update metrics-reference
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
 
@@ -97,7 +99,7 @@ $(B)/api/openapi.o: $(B)/api/openapi.c
 # ---- tests ----
 
 # A unit test links the pure rooms, the state, the configuration and the client; never libbpf.
-$(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(CONFIG) $(CLIENT)
+$(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT)
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
@@ -105,9 +107,16 @@ $(B)/tools/%: $(B)/tests/tools/%.o $(PURE)
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
+$(B)/tools/metrics_reference: $(STATE) $(OBSERVE)
 # The HTTP server alone, without a data path.
 $(B)/tools/server: $(SERVER) $(STATE) $(B)/agent/intake.o $(B)/agent/precondition.o $(B)/agent/whole.o
 $(B)/tools/server: TEST_LIBS += -lmicrohttpd
+# The datapath room with a compiler of its own.
+$(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(BASE) $(B)/agent/compile/tables.o
+	@mkdir -p $(@D)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lelf -lz -lmnl -lpthread
+TOOLS += $(B)/tools/datapath
 tools: $(TOOLS)
 unit: $(UNIT) ## build and run the unit tests
 	@for t in $(UNIT); do $$t || exit 1; done
@@ -115,6 +124,9 @@ unit: $(UNIT) ## build and run the unit tests
 test: ## everything; T=name for one test, DEBUG=1 for a shell in its namespace
 	@$(MAKE) --no-print-directory $(B)/.setup-test
 	@tests/run $(T)
+
+metrics-reference: $(B)/tools/metrics_reference ## renew api/metrics.md
+	@$< > api/metrics.md
 
 golden-update: ## renew the expected output of tests/golden
 	@$(MAKE) --no-print-directory $(B)/.setup-test

@@ -13,7 +13,8 @@
 #include "agent/state/snapshot.h"
 #include "api/server/server.h"
 
-/* Where the kernel's and the server's figures come from: main wires it, tests have their own. */
+/* Where the kernel's and the server's figures come from: main wires it, tests have their own. A source that is NULL has
+ * nothing to say. Called from any thread. */
 struct metrics_source {
 	void *context;
 	int (*counts)(void *context, struct datapath_counts *ret);
@@ -21,21 +22,28 @@ struct metrics_source {
 	bool (*map_fill)(void *context, size_t *at, struct map_fill *ret);
 	void (*api)(void *context, void (*each_count)(void *, const struct api_count *),
 		void (*each_latency)(void *, const struct api_latency *), void *argument);
+	uint64_t (*proxy_connections)(void *context, uint8_t proxy); /* handed over since the map was made */
 };
+
+/* enum, label */
+#define APPLY_STAGE_LIST(X)     \
+	X(START, "start")           \
+	X(DECODE, "decode")         \
+	X(COMPILE, "compile")       \
+	X(INTERFACES, "interfaces") \
+	X(STAGE, "stage")           \
+	X(STORE, "store")           \
+	X(FLIP, "flip")
 
 enum apply_stage {
-	APPLY_START,
-	APPLY_DECODE,
-	APPLY_COMPILE,
-	APPLY_INTERFACES,
-	APPLY_STAGE,
-	APPLY_STORE,
-	APPLY_FLIP,
-	APPLY_STAGES
+#define X(name, label) APPLY_##name,
+	APPLY_STAGE_LIST(X)
+#undef X
+		APPLY_STAGES
 };
 
-struct metrics_facts { /* read during the call, nothing of it is kept */
-	const struct snapshot *snapshot;
+struct metrics_facts {               /* read during the call */
+	const struct snapshot *snapshot; /* a reference is kept */
 	const struct compiler *compiler;
 	const struct rulebook *book;
 	bool live; /* the snapshot is enforced */
@@ -51,7 +59,7 @@ void metrics_source(
 void metrics_publish(struct metrics *metrics, const struct metrics_facts *facts);
 void metrics_apply(struct metrics *metrics, enum apply_stage stage, double seconds, bool failed);
 
-/* From any thread. */
+/* From any thread. Appends. */
 void metrics_render(struct metrics *metrics, struct buffer *out);
 
 #endif
