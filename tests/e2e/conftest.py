@@ -9,6 +9,8 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from lab import Lab  # noqa: E402
+from objects import namespace  # noqa: E402
+from scenes import IN_B, member, serve  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -33,6 +35,17 @@ def lab():
 def lab_outside():
     with Lab(outside=True) as made:
         yield made
+
+
+@pytest.fixture
+def pair(lab):
+    """a may reach b's port 80 and nobody else may; c is anybody else."""
+    lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
+    serve(lab, lab.b, ports=(80, 81))
+    lab.items = [namespace("s")] + [member(n, p, interface=p.interface) for n, p in lab.pods.items()] + [IN_B]
+    lab.running = lab.agent()
+    lab.running.api.put_state(lab.items)
+    return lab
 
 
 @pytest.hookimpl(hookwrapper=True)
