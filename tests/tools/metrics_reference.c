@@ -28,7 +28,7 @@ static void reference_print(void)
 		printf("| `%s` | %s | %s%s%s | %s |\n", metrics[i].name, metrics[i].type, metrics[i].labels[0] ? "`" : "",
 			metrics[i].labels, metrics[i].labels[0] ? "`" : "", metrics[i].help);
 	puts("\nValues of the labels:\n");
-	puts("- `direction`, `verdict`, `reason`: as in flow records. A combination that has not occurred may be absent.");
+	puts("- `direction`, `verdict`: as in flow records. A combination that has not occurred may be absent.");
 	printf("- `reason`: ");
 #define X(name, text, help) printf("%s`%s` (%s)", PS_REASON_##name ? "; " : "", text, help);
 	PS_REASONS(X)
