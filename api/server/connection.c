@@ -2,7 +2,9 @@
 #include "api/server/connection.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include "agent/base/mem.h"
@@ -17,13 +19,22 @@ uint64_t clock_now(void)
 	return (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
 }
 
+/* The client is gone, and everything it sent is read: libmicrohttpd may have missed the end of the stream (hangup.c).
+ */
+static bool hung_up(const struct connection *connection)
+{
+	struct pollfd ask = {.fd = connection->fd};
+	int unread = 0;
+	return poll(&ask, 1, 0) > 0 && !ioctl(connection->fd, FIONREAD, &unread) && !unread;
+}
+
 /* shutdown, not close: the descriptor is libmicrohttpd's, which sees the end of the stream and cleans up. */
 static void connections_sweep(struct connections *connections)
 {
 	struct connection *connection;
 	uint64_t now = clock_now();
 	for (connection = LIST_FIRST(&connections->list); connection; connection = LIST_NEXT(connection, link)) {
-		if (!connection->deadline || connection->deadline > now)
+		if ((!connection->deadline || connection->deadline > now) && !hung_up(connection))
 			continue;
 		shutdown(connection->fd, SHUT_RDWR);
 		connection->deadline = 0;

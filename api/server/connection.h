@@ -42,4 +42,7 @@ void connection_closed(struct connections *connections, struct connection *conne
 void connection_deadline(
 	struct connections *connections, struct connection *connection, uint64_t began, unsigned seconds, uint64_t bytes);
 
+/* hangup.c: this thread, one of libmicrohttpd's, reads what a client sent before it hung up. */
+void hangups_read_first(void);
+
 #endif

@@ -89,7 +89,8 @@ int listen_unix(const char *path, const char *group, int *ret, struct error *e)
 static int address_split(const char *address, char host[256], const char **port)
 {
 	const char *colon = strrchr(address, ':'), *end = colon;
-	if (!colon || !colon[1] || colon - address > 250)
+	if (!colon || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) || colon - address > 250 ||
+		strtoul(colon + 1, NULL, 10) > 65535)
 		return -EINVAL;
 	if (*address == '[') {
 		if (colon[-1] != ']')

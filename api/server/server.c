@@ -149,6 +149,7 @@ static void on_connection(
 {
 	struct listener *listener = context;
 	struct connections *connections = &listener->server->connections;
+	hangups_read_first();
 	if (code == MHD_CONNECTION_NOTIFY_STARTED)
 		*place = connection_opened(
 			connections, MHD_get_connection_info(http, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
