@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random clusters, policies and packets, drawn so that rules overlap, contradict and nearly match."""
+import ipaddress
 import random
+from dataclasses import dataclass
 
 import objects
 from evaluator import Packet
@@ -37,6 +39,27 @@ class Member:
                                ports)
         spec = {"interface": self.interface} if self.interface else {"node": "node-2"}
         return objects.workload(self.namespace, self.name, self.ips, labels, ports, **spec)
+
+
+@dataclass(frozen=True)
+class Flow:
+    packet: Packet
+    source: Member  # None: no member's address
+    destination: Member
+    sport: int
+    midstream: bool  # the first packet seen of it is no SYN
+
+    @property
+    def reversed(self):
+        """The connection that the packet would be an answer in."""
+        return Packet(self.packet.destination, self.packet.source, self.packet.protocol, self.sport)
+
+    @property
+    def identity(self):
+        """Equal for both directions; without ports there is one flow a pair of addresses."""
+        ports = {"GRE": (0, 0), "ICMP": (self.sport, self.sport)}.get(self.packet.protocol,
+                                                                      (self.sport, self.packet.port))
+        return frozenset(zip((self.packet.source, self.packet.destination), ports)), self.packet.protocol
 
 
 class Generator:
@@ -178,7 +201,7 @@ class Generator:
     # ---- packets ----
 
     def packet(self, members):
-        """A packet of a flow that was not seen before, and its source port. At least one end is a member."""
+        """Flow(packet, its ends' members, its source port, midstream). At least one end is a member."""
         rng = self.rng
         self.sport = 1024 + (self.sport - 1023) % 64000
         version = rng.choice([4, 6])
@@ -192,9 +215,10 @@ class Generator:
         draw = rng.random()
         protocol = rng.choice(PROTOCOLS) if draw < 0.92 else "ICMP" if draw < 0.97 else "GRE"
         port = (rng.choice(PORTS) if rng.random() < 0.9 else rng.randint(1, 65535)) if protocol in PROTOCOLS else 0
-        return Packet(source[1], other[1], protocol, port), source[0], other[0], self.sport
+        midstream = protocol == "TCP" and rng.random() < 0.15
+        sport = rng.choice(PORTS) if midstream else self.sport
+        return Flow(Packet(source[1], other[1], protocol, port), source[0], other[0], sport, midstream)
 
 
 def _within(inner, outer):
-    import ipaddress
     return ipaddress.ip_network(inner).subnet_of(ipaddress.ip_network(outer))

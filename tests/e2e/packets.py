@@ -36,10 +36,10 @@ def icmp(kind, code=0, rest=b"\0\0\0\1", payload=b"x" * 32):
     return head[:2] + struct.pack("!H", checksum(head)) + head[4:]
 
 
-def transport(protocol, sport, dport, version=4):
+def transport(protocol, sport, dport, version=4, flags=SYN):
     """A packet that begins something: SYN, INIT, a datagram, an echo request whose identifier is sport."""
     if protocol == "TCP":
-        return tcp(sport, dport)
+        return tcp(sport, dport, flags)
     if protocol == "UDP":
         return udp(sport, dport)
     if protocol == "SCTP":
@@ -76,6 +76,7 @@ def ethernet(packet, vlan=None, source=MAC_A, destination=MAC_B):
     return destination + source + tags + struct.pack("!H", kind) + packet
 
 
-def frame(source, destination, protocol, sport, dport, vlan=None, extensions=()):
+def frame(source, destination, protocol, sport, dport, vlan=None, extensions=(), flags=SYN):
     version = ipaddress.ip_address(source).version
-    return ethernet(ip(source, destination, protocol, transport(protocol, sport, dport, version), extensions), vlan)
+    body = transport(protocol, sport, dport, version, flags)
+    return ethernet(ip(source, destination, protocol, body, extensions), vlan)

@@ -8,6 +8,7 @@ compiler's own reading of its tables, and through evaluator.py.
 PENSTOCK_SEED repeats a run; PENSTOCK_ROUNDS and PENSTOCK_PACKETS make it longer. The first difference found is
 shrunk to the policies that it needs.
 """
+import dataclasses
 import json
 import os
 import random
@@ -49,12 +50,14 @@ class Cluster:
     def world(self, items):
         return World(items, local=self.local)
 
-    def kernel(self, packet, source, destination, sport, rng):
+    def kernel(self, flow, rng, sport=None):
         """What becomes of the packet on its way through this node."""
+        packet, source, destination = flow.packet, flow.source, flow.destination
         vlan = rng.randint(1, 4094) if rng.random() < 0.05 else None
         extensions = rng.sample([packets.HOP_BY_HOP, packets.DESTINATION], 1) \
             if ":" in packet.source and rng.random() < 0.1 else ()
-        frame = packets.frame(packet.source, packet.destination, packet.protocol, sport, packet.port, vlan, extensions)
+        frame = packets.frame(packet.source, packet.destination, packet.protocol, sport or flow.sport, packet.port, vlan,
+                              extensions, packets.ACK if flow.midstream else packets.SYN)
         entered = self.uplink
         if source and source.interface:
             entered = source.ifindex
@@ -70,8 +73,12 @@ def _named(verdict):
     return {NEXT: PASSES, DROP: DROPS}.get(verdict, f"returned {verdict}")
 
 
-def expected(verdict):
-    """Nobody listens: what is handed to gw-deny drops, to gw-bypass goes where it was going."""
+def expected(world, flow):
+    """Nobody listens: what is handed to gw-deny drops, to gw-bypass goes where it was going. A TCP packet that begins
+    nothing passes if either orientation is allowed, and is never intercepted."""
+    verdict = world.judge(flow.packet)
+    if flow.midstream:
+        return DROPS if verdict.action == DENY == world.judge(flow.reversed).action else PASSES
     if verdict.action == DENY or (verdict.action == INTERCEPT and verdict.proxy == "gw-deny"):
         return DROPS
     return PASSES
@@ -111,21 +118,14 @@ def draw_round(cluster, generator):
     return items + generator.interception()
 
 
-def draw_packets(cluster, generator, seen, count):
+def draw_flows(cluster, generator, seen, count):
     drawn = []
-    while len(drawn) < count:
-        packet, source, destination, sport = generator.packet(cluster.members)
-        if not ((source and source.interface) or (destination and destination.interface)):
-            continue
-        flow = (frozenset([(packet.source, sport if packet.protocol != "GRE" else 0),
-                           (packet.destination, packet.port or (sport if packet.protocol == "ICMP" else 0))]),
-                packet.protocol)
-        if flow in seen:
-            if packet.protocol == "GRE":
-                count -= 1  # without ports there is one flow a pair
-            continue
-        seen.add(flow)
-        drawn.append((packet, source, destination, sport))
+    for _ in range(count):
+        flow = generator.packet(cluster.members)
+        local = [end for end in (flow.source, flow.destination) if end and end.interface]
+        if local and flow.identity not in seen:
+            seen.add(flow.identity)
+            drawn.append(flow)
     return drawn
 
 
@@ -136,43 +136,41 @@ def test_three_judges_agree(cluster):
         items = draw_round(cluster, generator)
         cluster.agent.api.put_state(items)
         world = cluster.world(items)
-        drawn = draw_packets(cluster, generator, seen, PACKETS)
-        answers = compiled(items, cluster.local, [d[0] for d in drawn])
+        drawn = draw_flows(cluster, generator, seen, PACKETS)
+        answers = compiled(items, cluster.local, [flow.packet for flow in drawn])
         wrong = []
         with cluster.lab.node.entered():
-            for (packet, source, destination, sport), answer in zip(drawn, answers, strict=True):
-                verdict = world.judge(packet)
-                kernel = cluster.kernel(packet, source, destination, sport, generator.rng)
-                counts[expected(verdict)] += 1
+            for flow, answer in zip(drawn, answers, strict=True):
+                verdict, should = world.judge(flow.packet), expected(world, flow)
+                counts[should] += 1
                 counts[INTERCEPT] += verdict.action == INTERCEPT
-                if sides(verdict) != sides_compiled(answer) or kernel != expected(verdict):
-                    wrong.append((packet, source, destination, sport))
-                    if len(wrong) == 10:
-                        break
+                if cluster.kernel(flow, generator.rng) != should or sides(verdict) != sides_compiled(answer):
+                    wrong.append(flow)
         if wrong:
-            pytest.fail(f"PENSTOCK_SEED={SEED}, round {number}: {len(wrong)} differences; the first one:\n" +
+            pytest.fail(f"PENSTOCK_SEED={SEED}, round {number}: {len(wrong)} of {len(drawn)} differ; the first one:\n" +
                         report(cluster, items, wrong[0], generator), pytrace=False)
-    print(f"{sum(counts.values()) - counts[INTERCEPT]} packets: {counts}")
+    print(f"{counts[PASSES] + counts[DROPS]} packets: {counts}")
     # A run in which everything passes or drops proves nothing.
     assert min(counts[PASSES], counts[DROPS]) > ROUNDS * PACKETS / 10
     assert counts[INTERCEPT] > 0
 
 
 def compare(cluster, items, flow, generator):
-    """(differs, evaluator, compiled, kernel) for one packet, with a fresh source port."""
-    packet, source, destination, _ = flow
+    """(differs, evaluator, compiled, kernel, should) for one packet of a fresh flow."""
     cluster.agent.api.put_state(items)
     generator.sport = generator.sport % 64000 + 1024
-    verdict = cluster.world(items).judge(packet)
-    answer, = compiled(items, cluster.local, [packet])
+    flow = dataclasses.replace(flow, sport=flow.sport if flow.midstream else generator.sport)
+    world = cluster.world(items)
+    verdict, should = world.judge(flow.packet), expected(world, flow)
+    answer, = compiled(items, cluster.local, [flow.packet])
     with cluster.lab.node.entered():
-        kernel = cluster.kernel(packet, source, destination, generator.sport, random.Random(0))
-    differs = sides(verdict) != sides_compiled(answer) or kernel != expected(verdict)
-    return differs, verdict, answer, kernel
+        kernel = cluster.kernel(flow, random.Random(0))
+    return sides(verdict) != sides_compiled(answer) or kernel != should, verdict, answer, kernel, should
 
 
 def report(cluster, items, flow, generator):
     """The difference with no more objects than it needs."""
+    note = ""
     if compare(cluster, items, flow, generator)[0]:
         for item in list(items):
             fewer = [i for i in items if i is not item]
@@ -181,12 +179,11 @@ def report(cluster, items, flow, generator):
                     items = fewer
             except AssertionError:
                 pass  # something refers to it
-        note = ""
     else:
         note = "(the difference did not show again when the packet was repeated)\n"
-    _, verdict, answer, kernel = compare(cluster, items, flow, generator)
-    return (f"{note}{flow[0]}\nevaluator: {verdict} -> {expected(verdict)}\ncompiled:  {answer}\nkernel:    {kernel}\n"
-            f"objects: {json.dumps(items)}")
+    _, verdict, answer, kernel, should = compare(cluster, items, flow, generator)
+    return (f"{note}{flow.packet} midstream={flow.midstream} sport={flow.sport}\nevaluator: {verdict} -> {should}\n"
+            f"compiled:  {answer}\nkernel:    {kernel}\nobjects: {json.dumps(items)}")
 
 
 @pytest.mark.pure
@@ -209,5 +206,5 @@ def test_both_answers_are_drawn():
         items = generator.cluster(members) + [generator.policy(n) for n in range(8)] + generator.interception()
         world = World(items)
         for _ in range(100):
-            actions[world.judge(generator.packet(members)[0]).action] += 1
+            actions[world.judge(generator.packet(members).packet).action] += 1
     assert min(actions.values()) > 20, actions
