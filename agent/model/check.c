@@ -262,7 +262,7 @@ static bool suffix_scale(const char *suffix, int *ten, int *two)
 	*ten = *two = 0;
 	if (!*suffix)
 		return true;
-	if ((*suffix == 'e' || *suffix == 'E') && suffix[1]) {
+	if ((*suffix == 'e' || *suffix == 'E') && suffix[1] && suffix[1] != 'i') {
 		int sign = suffix[1] == '-' ? -1 : 1, value = 0;
 		const char *at = suffix + 1 + (suffix[1] == '-' || suffix[1] == '+');
 		if (!is_digit(*at))

@@ -163,20 +163,18 @@ static struct object *partial_read(const json_t *json)
 {
 	const json_t *spec = json_object_get(json, "spec"), *metadata = json_object_get(json, "metadata");
 	const char *kind = json_string_value(json_object_get(json, "kind"));
-	struct object_key key;
 	json_t *pods;
-	object_key_read(json, &key);
-	if (!kind || strcmp(kind, kinds[KIND_NETWORK_POLICY].kind) || (spec && !json_is_object(spec)) ||
+	if (!kind || strcmp(kind, kinds[KIND_NETWORK_POLICY].kind) ||
+		(spec && !json_is_object(spec) && !json_is_null(spec)) ||
 		!readable(&selector_schema, json_object_get(spec, "podSelector"), &pods))
 		return NULL;
-	json_t *types = partial_types(spec), *name = json_object_get(metadata, "name");
-	json_t *whole = json_pack("{s:s,s:s,s:{s:s?,s:s},s:{s:o?,s:o}}", "apiVersion", KUBE_NETWORKING, "kind", kind,
-		"metadata", "name", json_string_value(name), "namespace", key.namespace, "spec", "podSelector", pods,
-		"policyTypes", types);
+	/* Whether name and namespace can be read as well, decoding tells. */
+	json_t *whole = json_pack("{s:s,s:s,s:{s:O?,s:O?},s:{s:o?,s:o}}", "apiVersion", KUBE_NETWORKING, "kind", kind,
+		"metadata", "name", json_object_get(metadata, "name"), "namespace", json_object_get(metadata, "namespace"),
+		"spec", "podSelector", pods, "policyTypes", partial_types(spec));
 	struct errors errors = {0};
 	struct object *object = NULL;
-	if (whole)
-		object_read(whole, "", false, &object, &errors);
+	object_read(whole, "", false, &object, &errors);
 	errors_clear(&errors);
 	json_decref(whole);
 	return object;
