@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api/cli/show.h"
+
+#include <ctype.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include "agent/base/mem.h"
+#include "api/cli/table.h"
+#include "api/client/manifest.h"
+
+/* ---- values as text ---- */
+
+/* a=b,c=d of an object; the elements of an array; the JSON of anything else. */
+static void flat(const json_t *json, struct buffer *out)
+{
+	const char *key, *separator = "";
+	json_t *value;
+	size_t index;
+	if (json_is_string(json)) {
+		buffer_puts(out, json_string_value(json));
+	} else if (json_is_object(json)) {
+		json_object_foreach((json_t *)json, key, value)
+		{
+			buffer_printf(out, "%s%s=", separator, key);
+			flat(value, out);
+			separator = ",";
+		}
+	} else if (json_is_array(json)) {
+		json_array_foreach(json, index, value)
+		{
+			buffer_puts(out, separator);
+			flat(value, out);
+			separator = ",";
+		}
+	} else if (json && !json_is_null(json)) {
+		auto_free char *text = json_dumps(json, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+		buffer_puts(out, text);
+	}
+}
+
+static const json_t *at_path(const json_t *json, const char *path)
+{
+	while (json && *path) {
+		char name[64];
+		size_t length = strcspn(path, ".");
+		snprintf(name, sizeof name, "%.*s", (int)length, path);
+		json = json_object_get(json, name);
+		path += length + (path[length] == '.');
+	}
+	return json;
+}
+
+/* A member of every element, once each: the ip of podIPs. */
+static void members(const json_t *array, const char *member, struct buffer *out)
+{
+	json_t *element;
+	size_t index;
+	json_array_foreach(array, index, element)
+	{
+		buffer_puts(out, index ? "," : "");
+		flat(json_object_get(element, member), out);
+	}
+}
+
+static void selector(const json_t *json, struct buffer *out)
+{
+	json_t *expression;
+	size_t index;
+	if (!json_object_size(json)) {
+		buffer_puts(out, "(all)");
+		return;
+	}
+	flat(json_object_get(json, "matchLabels"), out);
+	json_array_foreach(json_object_get(json, "matchExpressions"), index, expression)
+	{
+		const json_t *values = json_object_get(expression, "values");
+		buffer_puts(out, out->length ? "," : "");
+		flat(json_object_get(expression, "key"), out);
+		buffer_puts(out, " ");
+		flat(json_object_get(expression, "operator"), out);
+		if (json_array_size(values)) {
+			buffer_puts(out, " (");
+			flat(values, out);
+			buffer_puts(out, ")");
+		}
+	}
+}
+
+static void policy_types(const json_t *object, struct buffer *out)
+{
+	const json_t *types = at_path(object, "spec.policyTypes");
+	if (json_array_size(types))
+		flat(types, out);
+	else /* the API's defaulting */
+		buffer_puts(out, json_array_size(at_path(object, "spec.egress")) ? "Ingress,Egress" : "Ingress");
+}
+
+static void rule_counts(const json_t *object, struct buffer *out)
+{
+	buffer_printf(out, "%zu in, %zu out", json_array_size(at_path(object, "spec.ingress")),
+		json_array_size(at_path(object, "spec.egress")));
+}
+
+static void proxies_of(const json_t *object, struct buffer *out)
+{
+	json_t *rule, *seen = json_object();
+	const char *name;
+	size_t index;
+	for (int direction = 0; direction < 2; direction++) {
+		json_array_foreach(at_path(object, direction ? "spec.ingress" : "spec.egress"), index, rule)
+		{
+			name = json_string_value(json_object_get(rule, "proxy"));
+			if (name && !json_object_get(seen, name)) {
+				buffer_printf(out, "%s%s", json_object_size(seen) ? "," : "", name);
+				json_object_set_new(seen, name, json_true());
+			}
+		}
+	}
+	json_decref(seen);
+}
+
+static void subject(const json_t *object, struct buffer *out)
+{
+	const json_t *s = at_path(object, "spec.subject");
+	const json_t *pods = json_object_get(s, "pods"), *namespaces = json_object_get(s, "namespaces");
+	if (json_object_get(s, "cgroup")) {
+		flat(json_object_get(s, "cgroup"), out);
+	} else if (pods) {
+		struct buffer inner = {0};
+		selector(json_object_get(pods, "podSelector"), &inner);
+		buffer_printf(out, "pods %s", inner.data);
+		buffer_free(&inner);
+	} else if (namespaces) {
+		struct buffer inner = {0};
+		selector(namespaces, &inner);
+		buffer_printf(out, "namespaces %s", inner.data);
+		buffer_free(&inner);
+	}
+}
+
+static void pod_ips(const json_t *object, struct buffer *out)
+{
+	const json_t *ips = at_path(object, "status.podIPs");
+	if (ips)
+		members(ips, "ip", out);
+	else
+		flat(at_path(object, "status.podIP"), out);
+}
+
+static void node_ips(const json_t *object, struct buffer *out)
+{
+	members(at_path(object, "status.addresses"), "address", out);
+}
+
+static void pod_selector(const json_t *object, struct buffer *out)
+{
+	selector(at_path(object, "spec.podSelector"), out);
+}
+
+static void cidr_count(const json_t *object, struct buffer *out)
+{
+	buffer_printf(out, "%zu", json_array_size(at_path(object, "spec.cidrs")));
+}
+
+/* ---- columns ---- */
+
+struct column {
+	const char *title;
+	const char *path; /* or: */
+	void (*render)(const json_t *object, struct buffer *out);
+};
+#define COLUMNS_MAX 5
+
+static const struct column columns[KIND_COUNT][COLUMNS_MAX] = {
+	[KIND_NAMESPACE] = {{"LABELS", "metadata.labels", NULL}},
+	[KIND_NODE] = {{"ADDRESSES", NULL, node_ips}, {"LABELS", "metadata.labels", NULL}},
+	[KIND_POD] = {{"IPS", NULL, pod_ips}, {"NODE", "spec.nodeName", NULL}, {"PHASE", "status.phase", NULL},
+		{"LABELS", "metadata.labels", NULL}},
+	[KIND_SERVICE] = {{"CLUSTER-IPS", "spec.clusterIPs", NULL}},
+	[KIND_WORKLOAD] = {{"IPS", "spec.ips", NULL}, {"INTERFACE", "spec.interface", NULL}, {"NODE", "spec.node", NULL},
+		{"LABELS", "metadata.labels", NULL}},
+	[KIND_NETWORK_POLICY] = {{"POD-SELECTOR", NULL, pod_selector}, {"TYPES", NULL, policy_types},
+		{"RULES", NULL, rule_counts}},
+	[KIND_CLUSTER_NETWORK_POLICY] = {{"TIER", "spec.tier", NULL}, {"PRIORITY", "spec.priority", NULL},
+		{"SUBJECT", NULL, subject}, {"RULES", NULL, rule_counts}},
+	[KIND_TRANSPARENT_PROXY] = {{"PORT", "spec.port", NULL}, {"PROTOCOLS", "spec.protocols", NULL},
+		{"ON-UNAVAILABLE", "spec.onUnavailable", NULL}},
+	[KIND_INTERCEPT_POLICY] = {{"PRIORITY", "spec.priority", NULL}, {"SUBJECT", NULL, subject},
+		{"PROXIES", NULL, proxies_of}, {"RULES", NULL, rule_counts}},
+	[KIND_NODE_FILTER] = {{"PRIORITY", "spec.priority", NULL}, {"INTERFACES", "spec.interfaces", NULL},
+		{"RULES", NULL, rule_counts}},
+	[KIND_CIDR_SET] = {{"CIDRS", NULL, cidr_count}},
+};
+
+static void add_object(struct table *table, const struct resource *resource, const json_t *object)
+{
+	const json_t *annotations = at_path(object, "metadata.annotations");
+	if (resource->namespaced)
+		table_cell(table, manifest_metadata(object, "namespace"));
+	table_cell(table, manifest_metadata(object, "name"));
+	for (const struct column *column = columns[resource->id];
+		 column < columns[resource->id] + COLUMNS_MAX && column->title; column++) {
+		struct buffer text = {0};
+		if (column->render)
+			column->render(object, &text);
+		else
+			flat(at_path(object, column->path), &text);
+		table_take(table, &text);
+	}
+	table_cell(table, json_string_value(json_object_get(annotations, "penstock.dev/owner")));
+}
+
+void show_objects(const struct resource *resource, const json_t *items)
+{
+	struct table table;
+	struct buffer out = {0};
+	json_t *object;
+	size_t index, count = 0;
+	while (count < COLUMNS_MAX && columns[resource->id][count].title)
+		count++;
+	table_init(&table, count + 2 + resource->namespaced);
+	if (resource->namespaced)
+		table_cell(&table, "NAMESPACE");
+	table_cell(&table, "NAME");
+	for (size_t at = 0; at < count; at++)
+		table_cell(&table, columns[resource->id][at].title);
+	table_cell(&table, "OWNER");
+	json_array_foreach(items, index, object) add_object(&table, resource, object);
+	table_render(&table, "", &out);
+	fputs(out.data, stdout);
+	buffer_free(&out);
+}
+
+/* ---- status ---- */
+
+/* "lastError" → "Last error" */
+static void title(const char *name, struct buffer *out)
+{
+	for (size_t at = 0; name[at]; at++) {
+		char c = name[at];
+		if (at && isupper((unsigned char)c))
+			buffer_puts(out, " ");
+		c = at ? tolower((unsigned char)c) : toupper((unsigned char)c);
+		buffer_add(out, &c, 1);
+	}
+}
+
+/* The names of all elements' members: what names a thing first, the rest as it comes. */
+static json_t *member_names(const json_t *array)
+{
+	static const char *const first[] = {"kind", "namespace", "name", "map", "interface", "hook", "state", NULL};
+	json_t *names = json_object(), *element;
+	const char *key;
+	json_t *value;
+	size_t index;
+	for (const char *const *name = first; *name; name++)
+		json_array_foreach(array, index, element) if (json_object_get(element, *name))
+			json_object_set_new(names, *name, json_true());
+	json_array_foreach(array, index, element) json_object_foreach(element, key, value)
+		json_object_set_new(names, key, json_true());
+	return names;
+}
+
+static void show_array(const json_t *array, struct buffer *out)
+{
+	struct table table;
+	json_t *names = member_names(array), *element, *value;
+	const char *key;
+	size_t index;
+	table_init(&table, json_object_size(names));
+	json_object_foreach(names, key, value)
+	{
+		struct buffer upper = {0};
+		title(key, &upper);
+		for (char *at = upper.data; *at; at++)
+			*at = *at == ' ' ? '-' : (char)toupper((unsigned char)*at);
+		table_take(&table, &upper);
+	}
+	json_array_foreach(array, index, element)
+	{
+		json_object_foreach(names, key, value)
+		{
+			struct buffer text = {0};
+			flat(json_object_get(element, key), &text);
+			table_take(&table, &text);
+		}
+	}
+	table_render(&table, "  ", out);
+	json_decref(names);
+}
+
+void show_status(const json_t *status, struct buffer *out)
+{
+	struct table table;
+	const char *key;
+	json_t *value;
+	table_init(&table, 2);
+	json_object_foreach((json_t *)status, key, value)
+	{
+		struct buffer name = {0}, text = {0};
+		if (json_is_object(json_array_get(value, 0)))
+			continue;
+		title(key, &name);
+		buffer_puts(&name, ":");
+		flat(value, &text);
+		table_take(&table, &name);
+		table_take(&table, &text);
+	}
+	table_render(&table, "", out);
+	json_object_foreach((json_t *)status, key, value)
+	{
+		if (!json_is_object(json_array_get(value, 0)))
+			continue;
+		buffer_puts(out, "\n");
+		title(key, out);
+		buffer_puts(out, ":\n");
+		show_array(value, out);
+	}
+}
