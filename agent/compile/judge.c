@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reads the tables as the kernel does (bpf/verdict.h), so that a test can ask without a kernel. */
+#include <string.h>
+#include "agent/compile/compile.h"
+
+/* Longest prefix: the tables are hashes here, so each length is tried, longest first. */
+static uint32_t net_class(const struct tables *tables, const struct ip *ip)
+{
+	int longest = ip->family == 4 ? 32 : 128;
+	for (int length = longest; length >= 0; length--) {
+		struct ps_key_net6 key6 = {.prefix_length = 32 + (uint32_t)length};
+		memcpy(key6.addr, ip->family == 4 ? ip->bytes + 12 : ip->bytes, (size_t)longest / 8);
+		for (int bit = length; bit < longest; bit++)
+			key6.addr[bit / 8] &= (uint8_t) ~(0x80 >> bit % 8);
+		struct ps_key_net4 key4 = {.prefix_length = key6.prefix_length};
+		memcpy(&key4.addr, key6.addr, 4);
+		const uint32_t *class_id =
+			ip->family == 4 ? tables_get(tables, TABLE_net4, &key4) : tables_get(tables, TABLE_net6, &key6);
+		if (class_id)
+			return *class_id;
+	}
+	return PS_CLASS_NONE;
+}
+
+static struct ps_addr addr_find(const struct tables *tables, const struct ip *ip)
+{
+	struct ps_key_addr4 key4 = {0};
+	struct ps_key_addr6 key6 = {0};
+	const struct ps_addr *found;
+	if (ip->family == 4) {
+		key4.addr = ip_v4(ip);
+		found = tables_get(tables, TABLE_addr4, &key4);
+	} else {
+		memcpy(key6.addr, ip->bytes, 16);
+		found = tables_get(tables, TABLE_addr6, &key6);
+	}
+	return found ? *found : (struct ps_addr){.class_id = net_class(tables, ip)};
+}
+
+static uint32_t port_class_of(const struct tables *tables, uint8_t protocol, uint16_t port)
+{
+	static const uint8_t protocols[PS_PORT_PROTO_COUNT] = {PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_SCTP};
+	for (uint32_t i = 0; i < PS_PORT_PROTO_COUNT; i++) {
+		uint32_t index = i * 256 + (port >> 8);
+		const struct ps_port_block *block = protocols[i] == protocol ? tables_get(tables, TABLE_port, &index) : NULL;
+		if (block)
+			return block->port_class[port & 255];
+	}
+	return PS_PORT_CLASS_NONE;
+}
+
+static struct ps_verdict verdict_find(
+	const struct tables *tables, uint32_t profile, uint32_t class_id, enum ps_direction direction, uint32_t port_class)
+{
+	struct ps_key_row row_key = {.profile = profile, .class_id = class_id, .direction = direction};
+	const struct ps_profile *base = tables_get(tables, TABLE_profile, &profile);
+	const uint32_t *own = tables_get(tables, TABLE_peer_row, &row_key);
+	uint32_t row = own ? *own : base ? base->default_row[direction] : 0;
+	struct ps_key_cell cell_key = {.row = row, .port_class = port_class};
+	const struct ps_verdict *verdict = tables_get(tables, TABLE_cell, &cell_key);
+	if (!verdict)
+		verdict = tables_get(tables, TABLE_row, &row);
+	return verdict ? *verdict : (struct ps_verdict){0};
+}
+
+void tables_judge(const struct tables *tables, const struct judge_query *query, struct judge_answer *ret)
+{
+	struct ps_addr source = addr_find(tables, &query->source), destination = addr_find(tables, &query->destination);
+	uint32_t port_class = port_class_of(tables, query->protocol, query->port);
+	*ret = (struct judge_answer){
+		.egress_local = source.flags & PS_ADDR_LOCAL,
+		.ingress_local = destination.flags & PS_ADDR_LOCAL,
+	};
+	if (ret->egress_local)
+		ret->egress = verdict_find(tables, source.profile, destination.class_id, PS_EGRESS, port_class);
+	if (ret->ingress_local)
+		ret->ingress = verdict_find(tables, destination.profile, source.class_id, PS_INGRESS, port_class);
+}
