@@ -39,7 +39,8 @@ int netlink_call(struct nlmsghdr *request, mnl_cb_t each, void *context)
 		return -errno;
 	unsigned int port = mnl_socket_get_portid(socket);
 	request->nlmsg_seq = 1;
-	if (!(request->nlmsg_flags & NLM_F_DUMP))
+	/* Both bits: NLM_F_EXCL is one of them. */
+	if ((request->nlmsg_flags & NLM_F_DUMP) != NLM_F_DUMP)
 		request->nlmsg_flags |= NLM_F_ACK;
 	if (mnl_socket_sendto(socket, request, request->nlmsg_len) < 0)
 		return -errno;
