@@ -8,7 +8,7 @@
 
 #include "bpf/account.h"
 #include "bpf/maps.h"
-#include "bpf/packet.h"
+#include "bpf/work.h"
 
 enum steer {
 	STEER_TAKEN,  /* marked, and its socket assigned */
@@ -30,7 +30,7 @@ static __always_inline void mark_clear(struct __sk_buff *skb)
 		skb->mark = mark & ~mark_mask;
 }
 
-static __always_inline const struct ps_proxy *proxy_find(__u8 number, __u32 side)
+static __always_inline const struct ps_proxy *proxy_find(__u32 number, __u32 side)
 {
 	__u32 index = number + side * PS_ENTRIES_proxy;
 	const struct ps_proxy *proxy = bpf_map_lookup_elem(&ps_proxy, &index);
@@ -44,14 +44,20 @@ static __always_inline const struct ps_proxy *proxy_find(__u8 number, __u32 side
  *  2. for a SYN the proxy's listener, on 127.0.0.1 or the wildcard; with the client's address, so that the sockets of a
  *     REUSEPORT group share the work
  */
-static __noinline int steer_tcp4(struct __sk_buff *skb, const struct packet *p, __u8 number, __u32 side)
+PS_APART int steer_tcp4(struct __sk_buff *skb, __u32 number)
 {
-	bool syn = p->traits & PACKET_STARTS;
+	const struct work *w = work_get(true);
+	const struct packet *p;
 	struct bpf_sock_tuple tuple = {};
 	const struct ps_proxy *proxy;
 	struct bpf_sock *sk;
 	long error;
+	bool syn;
 
+	if (!w)
+		return STEER_NOBODY;
+	p = &w->packet;
+	syn = p->traits & PACKET_STARTS;
 	tuple.ipv4.saddr = p->source.v4;
 	tuple.ipv4.daddr = p->destination.v4;
 	tuple.ipv4.sport = bpf_htons(p->source_port);
@@ -66,7 +72,7 @@ static __noinline int steer_tcp4(struct __sk_buff *skb, const struct packet *p, 
 		mark_set(skb);
 		return STEER_MARKED;
 	}
-	proxy = proxy_find(number, side);
+	proxy = proxy_find(number, w->side);
 	if (!proxy)
 		return STEER_NOBODY;
 	tuple.ipv4.daddr = bpf_htonl(0x7f000001);

@@ -13,48 +13,7 @@
 
 #include "bpf/conntrack.h"
 #include "bpf/maps.h"
-#include "bpf/packet.h"
-
-/* One end of a packet, as the policy tables know it. */
-struct party {
-	__u32 class_id;
-	__u32 endpoint; /* whose address it is */
-	__u32 profile;
-	__u32 local; /* its profile is enforced on this node */
-};
-
-#define WORK_SOURCE 1u      /* party[0] is known */
-#define WORK_DESTINATION 2u /* party[1] is known */
-#define WORK_NODE 4u        /* the originator is a socket of this node */
-
-/* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */
-struct work {
-	struct packet packet;
-	struct party source, destination;
-	struct ps_verdict verdict[PS_DIRECTION_COUNT]; /* of what was judged now */
-	__u64 now;
-	__u32 generation, side;
-	__u32 endpoint; /* behind this interface */
-	__u32 entered;  /* the interface that shows who the source was before its address was rewritten */
-	__u32 ifindex;  /* as it is put into an entry */
-	__u32 judged;   /* bit per direction: verdict[] was judged now */
-	__u8 bits[PS_DIRECTION_COUNT];
-	__u8 known; /* WORK_* */
-	__u8 code;  /* ps_verdict_code and ps_reason of the packet, for the counters */
-	__u8 reason;
-};
-
-/*
- * One packet's work, by hook. In a map rather than on the stack: PS_SCRATCH in verifier.h. Written and read by
- * programs, which hold a CPU from first to last (bottom halves are off at both hooks); never pinned, so its layout is
- * free.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, struct work);
-} scratch SEC(".maps");
+#include "bpf/work.h"
 
 /* VERDICT_DEFAULT is no static const: PS_NO_STATIC_CONST in verifier.h. */
 #define VERDICT_DEFAULT ((struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT})
@@ -190,13 +149,15 @@ static __noinline void party_entered(struct party *party, struct work *w, __u32 
  *  1. a socket of this node sent it, and the source is no workload's: the node
  *  2. it entered by a claimed interface: the endpoint behind that
  *  3. its address
- * `conn`, if there is one, knows by which interface its originator enters; replies and packets of the workload itself
- * are told by addresses alone.
+ * The connection, if there is one, knows by which interface its originator enters; replies and packets of the workload
+ * itself are told by addresses alone.
  */
-static __noinline void parties_find(struct __sk_buff *skb, struct work *w, const struct ps_conn *conn, bool from)
+PS_APART int parties_find(struct __sk_buff *skb, bool from)
 {
-	bool reply = conn && conn_reply(conn, w->packet.high);
+	struct work *w = work_get(from);
 
+	if (!w)
+		return 0;
 	if (!(w->known & WORK_SOURCE))
 		party_find(&w->source, &w->packet.source, w->packet.v4, w->side);
 	if (!(w->known & WORK_DESTINATION))
@@ -204,20 +165,18 @@ static __noinline void parties_find(struct __sk_buff *skb, struct work *w, const
 	w->known |= WORK_SOURCE | WORK_DESTINATION;
 	if (from) {
 		party_own(&w->source, w);
-		if (reply && conn->entered)
-			party_entered(&w->destination, w, conn->entered, &w->packet.destination);
-	} else {
-		party_own(&w->destination, w);
-		if (!reply && !skb->ingress_ifindex) {
-			if (allow_local_host && w->source.endpoint == PS_ENDPOINT_NONE) /* 1 */
-				w->known |= WORK_NODE;
-		} else if (!reply) {
-			party_entered(&w->source, w, skb->ingress_ifindex, &w->packet.source); /* 2, else 3 */
-		}
+		if (w->reply && w->entered)
+			party_entered(&w->destination, w, w->entered, &w->packet.destination);
+		return 0;
 	}
-	if (conn && conn->flags & PS_CONN_NODE && (from ? reply : !skb->ingress_ifindex))
-		w->known |= WORK_NODE;
-	PS_RETURN_ZERO;
+	party_own(&w->destination, w);
+	if (w->reply)
+		return 0;
+	if (skb->ingress_ifindex)
+		party_entered(&w->source, w, skb->ingress_ifindex, &w->packet.source); /* 2, else 3 */
+	else if (allow_local_host && w->source.endpoint == PS_ENDPOINT_NONE)
+		w->known |= WORK_NODE; /* 1 */
+	return 0;
 }
 
 /* ---- verdict ---- */
@@ -292,13 +251,16 @@ static __noinline void verdict_find(const struct question *q, struct ps_verdict 
  * Judges one direction of the connection that this packet begins or belongs to; reverse: its destination is the
  * originator. Sets bits[] and verdict[] of the direction.
  */
-static __noinline void judge(struct work *w, __u32 direction, bool reverse)
+PS_APART int judge(bool from, __u32 direction, bool reverse)
 {
+	struct work *w = work_get(from);
 	struct question q = {};
 	struct ps_verdict verdict;
 	bool source_is_subject = (direction == PS_EGRESS) != reverse;
 	__u32 bits = PS_JUDGED_ALLOW, local;
 
+	if (!w)
+		return 0;
 	q.row.side = w->side;
 	q.row.direction = direction;
 	q.port = reverse ? w->packet.source_port : w->packet.destination_port;
@@ -331,7 +293,7 @@ static __noinline void judge(struct work *w, __u32 direction, bool reverse)
 		w->bits[PS_INGRESS] = bits;
 		w->judged |= 1 << PS_INGRESS;
 	}
-	PS_RETURN_ZERO;
+	return 0;
 }
 
 #endif

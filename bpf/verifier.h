@@ -26,6 +26,12 @@
  */
 
 /*
+ * PS_APART: a global function is verified once, with any arguments, instead of once for each state of each caller. It
+ * takes no pointer but the context (others: 5.12 on), and finds its work again. Complaint: as PS_SCRATCH.
+ */
+#define PS_APART __attribute__((noinline))
+
+/*
  * PS_READ_ONCE, PS_WRITE_ONCE: one load or store of the declared width. Not for the verifier but for the same reader:
  * clang may split or repeat an access to a word that another CPU writes.
  */

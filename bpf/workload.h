@@ -73,15 +73,18 @@ static __always_inline int work_denied(const struct work *w)
  * this workload; the other one at the last hook, and at the first only when nobody else will (the other end is not
  * local).
  */
-static __noinline int work_judge(struct work *w, bool from, bool reverse)
+PS_APART int work_judge(bool from, bool reverse)
 {
 	__u32 own = own_direction(from, reverse);
+	struct work *w = work_get(from);
 
+	if (!w)
+		return own;
 	w->judged = 0;
 	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
-	judge(w, own, reverse);
+	judge(from, own, reverse);
 	if (!from || !w->destination.local)
-		judge(w, !own, reverse);
+		judge(from, !own, reverse);
 	return work_denied(w);
 }
 
@@ -121,11 +124,15 @@ static __noinline void conn_judged(struct ps_conn *conn, const struct work *w)
 	PS_RETURN_ZERO;
 }
 
-static __noinline void conn_create(struct work *w, bool from, bool reverse, __u32 flags)
+PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 {
-	const struct packet *p = &w->packet;
+	const struct work *w = work_get(from);
+	const struct packet *p;
 	struct ps_conn conn = {};
 
+	if (!w)
+		return 0;
+	p = &w->packet;
 	conn.opened = conn.seen = w->now;
 	conn_judged(&conn, w);
 	if (p->high != reverse)
@@ -153,7 +160,7 @@ static __noinline void conn_create(struct work *w, bool from, bool reverse, __u3
 		bpf_map_update_elem(&ps_new4, &p->key4, &conn, BPF_ANY);
 	else
 		bpf_map_update_elem(&ps_new6, &p->key6, &conn, BPF_ANY);
-	PS_RETURN_ZERO;
+	return 0;
 }
 
 /* Midstream was a guess: the other end is the originator. */
@@ -211,17 +218,21 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 		w->reason = PS_REASON_ESTABLISHED;
 		return NOT_DENIED;
 	}
-	parties_find(skb, w, conn, from);
+	w->reply = reply;
+	w->entered = from && reply ? conn->entered : 0;
+	if (conn->flags & PS_CONN_NODE && (from ? reply : !skb->ingress_ifindex))
+		w->known |= WORK_NODE;
+	parties_find(skb, from);
 	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
 	if (ask_own)
-		judge(w, own, reply);
+		judge(from, own, reply);
 	if (ask_other)
-		judge(w, !own, reply);
+		judge(from, !own, reply);
 	denied = work_denied(w);
 	if (denied != NOT_DENIED && conn->flags & PS_CONN_MIDSTREAM) {
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
 
-		if (work_judge(w, from, !reply) == NOT_DENIED) {
+		if (work_judge(from, !reply) == NOT_DENIED) {
 			conn_turn(conn);
 			own = !own;
 			denied = NOT_DENIED;
@@ -237,6 +248,8 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	}
 	if (w->known & WORK_NODE && !reply)
 		conn->flags |= PS_CONN_NODE;
+	if (!from && !reply)
+		conn->entered = w->entered;
 	conn_judged(conn, w);
 	judgment_count(w, denied);
 	if (denied == NOT_DENIED)
@@ -251,7 +264,7 @@ static __always_inline int known_steer(struct __sk_buff *skb, struct work *w, st
 {
 	const struct ps_proxy *proxy;
 
-	if (steer_tcp4(skb, &w->packet, conn->proxy, w->side) != STEER_NOBODY)
+	if (steer_tcp4(skb, conn->proxy) != STEER_NOBODY)
 		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	proxy = proxy_find(conn->proxy, w->side);
 	if (!proxy || !(proxy->flags & PS_PROXY_BYPASS) || conn->state != PS_CONN_NEW)
@@ -304,14 +317,13 @@ static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 
 	if (w->destination.local) {
 		/* The proxy stands before the last hook. */
-		judge(w, PS_INGRESS, false);
+		judge(true, PS_INGRESS, false);
 		denied = work_denied(w);
 		if (denied != NOT_DENIED)
 			return judgment_drop(w, denied);
 	}
 	account_rule(verdict.intercept_rule);
-	if (w->packet.v4 && w->packet.protocol == IPPROTO_TCP &&
-		steer_tcp4(skb, &w->packet, verdict.proxy, w->side) == STEER_TAKEN) {
+	if (w->packet.v4 && w->packet.protocol == IPPROTO_TCP && steer_tcp4(skb, verdict.proxy) == STEER_TAKEN) {
 		account_proxy(verdict.proxy);
 		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	}
@@ -331,13 +343,15 @@ static __always_inline int work_new(
 	bool reverse = false;
 	int denied;
 
-	parties_find(skb, w, NULL, from);
-	denied = work_judge(w, from, false);
+	w->reply = 0;
+	w->entered = 0;
+	parties_find(skb, from);
+	denied = work_judge(from, false);
 	if (denied != NOT_DENIED && midstream && !lonely) {
 		/* Either orientation will do, its own first; a refusal is that of its own. */
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
 
-		if (work_judge(w, from, true) != NOT_DENIED) {
+		if (work_judge(from, true) != NOT_DENIED) {
 			account_rule(verdict.rule);
 			return work_drop(w, verdict.reason);
 		}
@@ -359,7 +373,7 @@ static __always_inline int work_new(
 		return PS_PASS;
 	if (live)
 		conn_delete(&w->packet);
-	conn_create(w, from, reverse, w->code == PS_VERDICT_INTERCEPTED ? PS_CONN_INTERCEPTED : 0);
+	conn_create(from, reverse, w->code == PS_VERDICT_INTERCEPTED ? PS_CONN_INTERCEPTED : 0);
 	return PS_PASS;
 }
 
@@ -493,7 +507,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 		action = work_pass(w, PS_VERDICT_FORWARDED, PS_REASON_UNCLAIMED); /* 1 */
 		goto account;
 	}
-	switch (packet_parse(skb, &w->packet, flags & PS_IFACE_L3, from)) {
+	switch (work_parse(skb, flags & PS_IFACE_L3, from)) {
 	case PACKET_MALFORMED:
 		action = work_drop(w, PS_REASON_MALFORMED); /* 2 */
 		break;

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One packet's way through a hook: what each step leaves for the next. */
+#ifndef PENSTOCK_WORK_H
+#define PENSTOCK_WORK_H
+
+#include "bpf/maps.h"
+#include "bpf/packet.h"
+#include "bpf/verifier.h"
+
+/* One end of a packet, as the policy tables know it. */
+struct party {
+	__u32 class_id;
+	__u32 endpoint; /* whose address it is */
+	__u32 profile;
+	__u32 local; /* its profile is enforced on this node */
+};
+
+#define WORK_SOURCE 1u /* the party is known */
+#define WORK_DESTINATION 2u
+#define WORK_NODE 4u /* the originator is a socket of this node */
+
+/* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */
+struct work {
+	struct packet packet;
+	struct party source, destination;
+	struct ps_verdict verdict[PS_DIRECTION_COUNT]; /* of what was judged now */
+	__u64 now;
+	__u32 generation, side;
+	__u32 endpoint; /* behind this interface */
+	__u32 entered;  /* the interface that shows who the source was before its address was rewritten */
+	__u32 ifindex;  /* as it is put into an entry */
+	__u32 judged;   /* bit per direction: verdict[] was judged now */
+	__u8 bits[PS_DIRECTION_COUNT];
+	__u8 reply; /* goes to the originator of the connection that it belongs to */
+	__u8 known; /* WORK_* */
+	__u8 code;  /* ps_verdict_code and ps_reason of the packet, for the counters */
+	__u8 reason;
+};
+
+/*
+ * One packet's work, by hook. In a map rather than on the stack: PS_SCRATCH in verifier.h. Written and read by
+ * programs, which hold a CPU from first to last (bottom halves are off at both hooks); never pinned, so its layout is
+ * free.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct work);
+} scratch SEC(".maps");
+
+static __always_inline struct work *work_get(bool from)
+{
+	__u32 hook = from ? 0 : 1;
+
+	return bpf_map_lookup_elem(&scratch, &hook);
+}
+
+PS_APART int work_parse(struct __sk_buff *skb, bool l3, bool from)
+{
+	struct work *w = work_get(from);
+
+	return w ? packet_parse(skb, &w->packet, l3, from) : PACKET_MALFORMED;
+}
+
+#endif
