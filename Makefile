@@ -47,6 +47,8 @@ PROGRAMS := $(B)/penstockd $(B)/penstock $(B)/penstock-relay
 UNIT := $(patsubst tests/unit/test_%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
+# Kept between runs, so that a second `make test` links nothing.
+.SECONDARY:
 .PHONY: all demo test lint fmt bench install uninstall clean help setup-build setup-demo setup-test unit golden-update metrics-reference
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
@@ -118,6 +120,7 @@ $(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lelf -lz -lmnl -lpthread
 TOOLS += $(B)/tools/datapath
 tools: $(TOOLS)
+unit-programs: $(UNIT)
 unit: $(UNIT) ## build and run the unit tests
 	@for t in $(UNIT); do $$t || exit 1; done
 
