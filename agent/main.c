@@ -117,6 +117,11 @@ static uint64_t source_rule_hits(void *context, uint32_t rule)
 	return datapath_read_rule(((struct agent *)context)->datapath, rule);
 }
 
+static uint64_t source_proxy_connections(void *context, uint8_t proxy)
+{
+	return datapath_read_proxy(((struct agent *)context)->datapath, proxy);
+}
+
 static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)
 {
 	return datapath_fill_next(((struct agent *)context)->datapath, at, ret);
@@ -144,7 +149,8 @@ static int agent_open(struct agent *agent, struct error *e)
 		log_error("state", "%s", agent->damaged);
 	agent->board = board_new();
 	agent->metrics = metrics_new();
-	struct metrics_source source = {agent, source_counts, source_rule_hits, source_map_fill, source_api};
+	struct metrics_source source = {
+		agent, source_counts, source_rule_hits, source_map_fill, source_api, source_proxy_connections};
 	metrics_source(agent->metrics, &source);
 
 	struct reconcile_rooms rooms = {
