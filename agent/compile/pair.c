@@ -16,8 +16,9 @@ struct evaluation {
 	uint32_t term_count;
 	uint64_t stamp; /* on each term of the case */
 	struct steps steps;
-	int closed;  /* stages up to this one are decided; -1 at first */
-	bool passes; /* a step of the stage under way passes on */
+	const struct proxy_slot *proxy; /* of the rule under way: only its protocols count */
+	int closed;                     /* stages up to this one are decided; -1 at first */
+	bool passes;                    /* a step of the stage under way passes on */
 };
 
 #define STEPS_LOOK_BACK 256
@@ -50,7 +51,7 @@ static void step_add(struct evaluation *e, struct step step)
 static void step_add_range(struct evaluation *e, struct step step, uint8_t protocol, uint16_t first, uint16_t last)
 {
 	int proto = port_proto(protocol);
-	if (proto < 0)
+	if (proto < 0 || (e->proxy && !proxy_takes(e->proxy, protocol)))
 		return;
 	step.port = port_term_take(e->c, proto, first, last);
 	step_add(e, step);
@@ -86,6 +87,7 @@ static void rule_steps(struct evaluation *e, const struct compiled *compiled, co
 	struct step step = {.rule = rule->id, .stage = (uint8_t)compiled->stage, .action = (uint8_t)rule->action};
 	if (compiled->object->audit)
 		step.flags |= STEP_AUDIT;
+	e->proxy = rule->proxy;
 	if (rule->proxy)
 		step.proxy = (uint8_t)rule->proxy->number;
 	if (!rule->any_port) {
@@ -97,10 +99,8 @@ static void rule_steps(struct evaluation *e, const struct compiled *compiled, co
 				step_add_range(e, step, port->protocol, port->first, port->last);
 		}
 	} else if (rule->proxy) {
-		if (proxy_takes_tcp(rule->proxy))
-			step_add_range(e, step, PROTOCOL_TCP, 0, UINT16_MAX);
-		if (proxy_takes_udp(rule->proxy))
-			step_add_range(e, step, PROTOCOL_UDP, 0, UINT16_MAX);
+		step_add_range(e, step, PROTOCOL_TCP, 0, UINT16_MAX);
+		step_add_range(e, step, PROTOCOL_UDP, 0, UINT16_MAX);
 	} else {
 		step_add(e, step);
 		e->passes |= rule->action == RULE_PASS;
@@ -204,7 +204,7 @@ static bool case_same(const struct interned *item, const void *context)
 	const struct peer_case *peer_case = OWNER_OF(item, struct peer_case, interned);
 	const struct case_key *key = context;
 	return peer_case->term_count == key->term_count && peer_case->word_count == key->words->count &&
-		   !memcmp(peer_case->words, key->words->list, key->words->count * sizeof(uint32_t));
+		   (!key->words->count || !memcmp(peer_case->words, key->words->list, key->words->count * sizeof(uint32_t)));
 }
 
 static struct row *case_row(struct compiler *c, const struct profile_side *side, const struct case_key *key)

@@ -53,7 +53,8 @@ static void key_make(struct compiler *c, struct profile_key *key, const struct g
 {
 	key_collect(key, &group->space->compiled, group);
 	key_collect(key, &c->global_compiled, group);
-	qsort(key->list, key->count, sizeof(*key->list), compiled_order);
+	if (key->count)
+		qsort(key->list, key->count, sizeof(*key->list), compiled_order);
 	key->ports = mem_array(group->port_count, sizeof(*key->ports));
 	for (size_t i = 0; i < group->port_count; i++)
 		if (key_names(key, group->ports[i].name))

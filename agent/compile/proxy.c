@@ -41,20 +41,17 @@ void proxy_drop(struct compiler *c, struct proxy_slot *slot)
 	proxy_release(c, slot);
 }
 
-bool proxy_takes_tcp(const struct proxy_slot *slot)
+bool proxy_takes(const struct proxy_slot *slot, uint8_t protocol)
 {
-	return !slot->object || slot->object->proxy->tcp;
-}
-
-bool proxy_takes_udp(const struct proxy_slot *slot)
-{
-	return slot->object && slot->object->proxy->udp;
+	if (protocol == PROTOCOL_TCP)
+		return !slot->object || slot->object->proxy->tcp;
+	return protocol == PROTOCOL_UDP && slot->object && slot->object->proxy->udp;
 }
 
 bool proxy_update(struct compiler *c, const struct object *old, const struct object *new)
 {
 	struct proxy_slot *slot = proxy_reach(c, (new ? new : old)->name);
-	bool tcp = proxy_takes_tcp(slot), udp = proxy_takes_udp(slot);
+	bool tcp = proxy_takes(slot, PROTOCOL_TCP), udp = proxy_takes(slot, PROTOCOL_UDP);
 	const struct object *before = slot->object;
 	slot->object = new ? object_get(new) : NULL;
 	if (before)
@@ -65,7 +62,7 @@ bool proxy_update(struct compiler *c, const struct object *old, const struct obj
 		value.flags = PS_PROXY_USED | (new->proxy->bypass ? PS_PROXY_BYPASS : 0);
 	}
 	tables_put(&c->tables, TABLE_proxy, &slot->number, &value);
-	bool changed = tcp != proxy_takes_tcp(slot) || udp != proxy_takes_udp(slot);
+	bool changed = tcp != proxy_takes(slot, PROTOCOL_TCP) || udp != proxy_takes(slot, PROTOCOL_UDP);
 	proxy_release(c, slot);
 	return changed;
 }

@@ -19,8 +19,7 @@ struct proxy_slot *proxy_take(struct compiler *c, const char *name);
 void proxy_drop(struct compiler *c, struct proxy_slot *slot);
 /* The object of this name changed; true when the protocols that it takes are others now. */
 bool proxy_update(struct compiler *c, const struct object *old, const struct object *new);
-/* What a rule without protocols means: the proxy's; for an absent one the default of the kind, TCP. */
-bool proxy_takes_tcp(const struct proxy_slot *slot);
-bool proxy_takes_udp(const struct proxy_slot *slot);
+/* Whether it takes this protocol; an absent one is taken to have the default of the kind, TCP. */
+bool proxy_takes(const struct proxy_slot *slot, uint8_t protocol);
 
 #endif

@@ -151,8 +151,9 @@ static json_t *verdict_json(const struct session *session, bool local, const str
 	};
 	if (!local)
 		return json_null();
-	json_t *json = json_pack("{s:s, s:s, s:o}", "action", actions[verdict->action], "reason", reasons[verdict->reason],
-		"rule", rule_json(session, verdict->rule));
+	enum ps_reason reason = verdict->action == PS_ACTION_INTERCEPT ? PS_REASON_INTERCEPT : verdict->reason;
+	json_t *json = json_pack("{s:s, s:s, s:o}", "action", actions[verdict->action], "reason", reasons[reason], "rule",
+		rule_json(session, verdict->rule));
 	if (verdict->action == PS_ACTION_INTERCEPT) {
 		const char *proxy = compiler_proxy_name(session->compiler, verdict->proxy);
 		json_object_set_new(json, "proxy", proxy ? json_string(proxy) : json_null());
