@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "agent/base/mem.h"
+#include "agent/model/reader.h"
 
 struct scan {
 	const char *begin, *at, *end;
@@ -369,7 +370,9 @@ int body_check(const char *body, size_t length, struct error *e)
 int body_item_parse(const struct body_item *item, const char *pointer, json_t **ret, struct error *e)
 {
 	json_error_t error;
-	json_t *json = json_loadb(item->text, item->length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
+	json_t *json = reader_object(item->text, item->length);
+	if (!json)
+		json = json_loadb(item->text, item->length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
 	if (!json)
 		return error_set(e, ERROR_SYNTAX, EINVAL, pointer, "not JSON: line %d, column %d of the object: %.160s",
 			error.line, error.column, error.text);

@@ -34,7 +34,8 @@ int body_split(const char *body, size_t length, enum body_format format, const c
 void body_items_free(struct body_items *items);
 /*
  * One item's inner syntax: any JSON value, without duplicate keys. ERROR_SYNTAX at `pointer`, with line and column
- * inside the item. *ret is the caller's.
+ * inside the item. *ret is the caller's. Of an object of a standard kind, what is ignored there (managedFields,
+ * volumes …) is checked and left out.
  */
 int body_item_parse(const struct body_item *item, const char *pointer, json_t **ret, struct error *e);
 

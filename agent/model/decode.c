@@ -207,26 +207,34 @@ void object_key_read(const json_t *json, struct object_key *ret)
 	key_part(metadata, "name", ret->name, sizeof(ret->name));
 }
 
+/* Behind the last member of an object of strings, of which `at` is behind the opening brace. */
+static const char *strings_end(const char *at)
+{
+	for (bool inside = false; inside || *at != '}'; at++) {
+		if (*at == '"')
+			inside = !inside;
+		else if (*at == '\\')
+			at++;
+	}
+	return at;
+}
+
 char *object_encode(const struct object *object)
 {
-	/* The canonical text begins with apiVersion, kind, metadata; only annotations sort before a place that is known. */
+	/* Canonical text has no other place that looks like these, for inside a string the quotes are escaped. */
 	static const char metadata[] = "\"metadata\":{", annotations[] = "\"annotations\":{";
-	char *start = strstr(object->json, metadata);
-	if (!*object->owner || !start)
+	const char *at = strstr(object->json, metadata);
+	if (!*object->owner || !at)
 		return str_dup(object->json);
-	start += strlen(metadata);
-	if (strncmp(start, annotations, strlen(annotations))) {
-		struct buffer text = {0};
-		buffer_add(&text, object->json, (size_t)(start - object->json));
-		buffer_printf(&text, "%s\"%s\":", annotations, OWNER_ANNOTATION);
-		buffer_json_string(&text, object->owner);
-		buffer_printf(&text, "},%s", start);
-		return buffer_take(&text);
-	}
-	json_t *json = json_loads(object->json, 0, NULL);
-	json_t *list = json_object_get(json_object_get(json, "metadata"), "annotations");
-	json_object_set_new(list, OWNER_ANNOTATION, json_string(object->owner));
-	char *text = dump(json);
-	json_decref(json);
-	return text;
+	at += strlen(metadata);
+	bool others = !strncmp(at, annotations, strlen(annotations));
+	if (others)
+		at = strings_end(at + strlen(annotations)); /* ours sorts last */
+	struct buffer text = {0};
+	buffer_add(&text, object->json, (size_t)(at - object->json));
+	buffer_printf(&text, "%s\"%s\":", others ? "," : annotations, OWNER_ANNOTATION);
+	buffer_json_string(&text, object->owner);
+	buffer_puts(&text, others ? "" : "},");
+	buffer_puts(&text, at);
+	return buffer_take(&text);
 }

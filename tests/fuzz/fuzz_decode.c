@@ -2,7 +2,7 @@
 /*
  * Bodies into the splitter and the decoder:
  *   clang -fsanitize=fuzzer,address,undefined -std=gnu11 -D_GNU_SOURCE -I. tests/fuzz/fuzz_decode.c \
- *     agent/base/[!g]*.c agent/model/*.c -ljansson -o fuzz_decode && ./fuzz_decode tests/fuzz/corpus/decode
+ *     agent/base/[!g]*.c agent/model/[a-z]*.c -ljansson -o fuzz_decode && ./fuzz_decode tests/fuzz/corpus/decode
  * Without a fuzzing compiler: -DFUZZ_MAIN gives a program that runs the files named on its command line, each also cut
  * off and with bytes changed.
  *
@@ -50,14 +50,37 @@ static void canonical_is_stable(const struct object *object)
 	object_put(owned);
 }
 
+/* Decodes to what the whole text decodes to. */
+static void same_as_whole(const json_t *json, const struct body_item *item)
+{
+	json_t *whole = json_loadb(item->text, item->length, JSON_DECODE_ANY, NULL);
+	must(whole != NULL, "text that jansson refuses is accepted");
+	json_decref(whole);
+	if (!(whole = json_loadb(item->text, item->length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL)))
+		return;
+	struct object *a = NULL, *b = NULL;
+	struct errors x = {0}, y = {0};
+	must(object_read(json, "", true, &a, &x) == object_read(whole, "", true, &b, &y), "decodes otherwise");
+	must(!a || !strcmp(a->json, b->json), "decodes to something else");
+	must(x.total == y.total, "has other errors");
+	object_cleanup(&a);
+	object_cleanup(&b);
+	errors_clear(&x);
+	errors_clear(&y);
+	json_decref(whole);
+}
+
 static void one_item(const struct body_item *item)
 {
 	json_t *json = NULL;
 	struct error e = {0};
 	if (body_item_parse(item, "/items/0", &json, &e)) {
 		must(e.kind == ERROR_SYNTAX, "a parse error of another kind");
+		must(!json_loadb(item->text, item->length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL),
+			"good text is refused");
 		return;
 	}
+	same_as_whole(json, item);
 	for (int all = 0; all < 2; all++) {
 		struct object *object = NULL, *partial = NULL;
 		struct errors errors = {0};
