@@ -92,7 +92,7 @@ $(call room,agent/datapath): | $(B)/bpf/penstock.skel.h
 $(B)/agent/datapath/load.o: $(B)/bpf/penstock.skel.h
 
 # The API description is embedded as JSON.
-$(B)/api/openapi.c: api/openapi.yaml api/openapi_embed.py | $(B)/.setup-build
+$(B)/api/openapi.c: api/openapi.yaml api/openapi_embed.py $(wildcard api/examples/*.json) | $(B)/.setup-build
 	@mkdir -p $(@D)
 	$(Q)$(PYTHON) api/openapi_embed.py $< > $@
 $(B)/api/openapi.o: $(B)/api/openapi.c
