@@ -88,11 +88,20 @@ int hook_attach(
 	return result;
 }
 
+/* Detached first: when its pin goes, a link is released only after a grace period. */
+static void tcx_detach(const char *path)
+{
+	auto_close int link = bpf_obj_get(path);
+	if (link >= 0)
+		bpf_link_detach(link);
+	unlink(path);
+}
+
 void hook_detach(const struct pins *pins, uint32_t ifindex)
 {
 	for (enum direction direction = 0; direction < DIRECTIONS; direction++) {
 		char path[PIN_PATH_MAX], name[32];
-		unlink(pins_path(pins, path, "links", tcx_pin(name, ifindex, direction)));
+		tcx_detach(pins_path(pins, path, "links", tcx_pin(name, ifindex, direction)));
 		clsact_detach(pins, ifindex, direction);
 	}
 	clsact_release(pins, ifindex);

@@ -7,7 +7,7 @@
 #include <net/if.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
+#include <sys/time.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 #include "agent/datapath/private.h"
@@ -38,6 +38,8 @@ int netlink_call(struct nlmsghdr *request, mnl_cb_t each, void *context)
 	if (!socket)
 		return -errno;
 	unsigned int port = mnl_socket_get_portid(socket);
+	struct timeval patience = {.tv_sec = 5};
+	setsockopt(mnl_socket_get_fd(socket), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	request->nlmsg_seq = 1;
 	/* Both bits: NLM_F_EXCL is one of them. */
 	if ((request->nlmsg_flags & NLM_F_DUMP) != NLM_F_DUMP)
