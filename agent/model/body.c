@@ -326,6 +326,8 @@ void body_items_free(struct body_items *items)
 
 /* ---- members, and one value ---- */
 
+#define MEMBERS_MAX 1024
+
 struct members {
 	struct body_member *list;
 	size_t count, capacity;
@@ -334,6 +336,8 @@ struct members {
 static int members_member(struct scan *s, const char *name, void *context)
 {
 	struct members *members = context;
+	if (members->count >= MEMBERS_MAX)
+		return fail(s, ERROR_TOO_LARGE, s->at, "more than %d members", MEMBERS_MAX);
 	members->list = list_room(members->list, members->count, &members->capacity, sizeof(*members->list));
 	struct body_member *member = &members->list[members->count++];
 	snprintf(member->name, sizeof(member->name), "%s", name);

@@ -11,6 +11,9 @@ static const struct schema optional_ip = {SHAPE_STRING, .empty_absent = true, .w
 static const struct schema port_name = {SHAPE_STRING, .empty_absent = true, .wrong = port_name_wrong};
 static const struct schema ips = {SHAPE_ARRAY, .items = &ip_text};
 
+/* More than Kubernetes ever has of one thing; looking for doubles stays cheap. */
+#define ADDRESSES_MAX 256
+
 /* ---- Namespace ---- */
 
 static const struct field namespace_fields[] = {OBJECT_FIELDS, {0}};
@@ -32,7 +35,7 @@ static void node_address_check(struct walk *w, json_t *address)
 static const struct field node_address_fields[] = {
 	REQUIRED("type", &any_string), REQUIRED("address", &any_string), {0}};
 static const struct schema node_address = {SHAPE_OBJECT, .fields = node_address_fields, .check = node_address_check};
-static const struct schema node_addresses = {SHAPE_ARRAY, .items = &node_address};
+static const struct schema node_addresses = {SHAPE_ARRAY, .items = &node_address, .items_max = ADDRESSES_MAX};
 static const struct field node_status_fields[] = {OPTIONAL("addresses", &node_addresses), {0}};
 static const struct schema node_status = {SHAPE_OBJECT, .fields = node_status_fields};
 static const struct field node_fields[] = {OBJECT_FIELDS, OPTIONAL("status", &node_status), {0}};
@@ -84,7 +87,7 @@ static const struct field pod_spec_fields[] = {OPTIONAL("nodeName", &node_name),
 static const struct schema pod_spec = {SHAPE_OBJECT, .fields = pod_spec_fields, .check = pod_spec_check};
 static const struct field pod_ip_fields[] = {REQUIRED("ip", &ip_text), {0}};
 static const struct schema pod_ip = {SHAPE_OBJECT, .fields = pod_ip_fields};
-static const struct schema pod_ips = {SHAPE_ARRAY, .items = &pod_ip};
+static const struct schema pod_ips = {SHAPE_ARRAY, .items = &pod_ip, .items_max = ADDRESSES_MAX};
 static const struct schema phase = {
 	SHAPE_STRING, .empty_absent = true, .words = WORDS("Pending", "Running", "Succeeded", "Failed", "Unknown")};
 static const struct field pod_status_fields[] = {

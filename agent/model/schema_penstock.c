@@ -8,10 +8,13 @@
 
 /* ---- Workload ---- */
 
+/* The pairwise checks stay cheap: nothing real has more. */
+#define WORKLOAD_LIST_MAX 256
+
 static void ips_check(struct walk *w, json_t *list)
 {
 	size_t count = json_array_size(list);
-	for (size_t i = 1; i < count; i++) {
+	for (size_t i = 1; i < count && count <= WORKLOAD_LIST_MAX; i++) {
 		const char *text = json_string_value(json_array_get(list, i));
 		struct ip ip, earlier;
 		bool twice = false;
@@ -34,7 +37,7 @@ static const char *port_protocol(const json_t *port)
 static void ports_check(struct walk *w, json_t *list)
 {
 	size_t count = json_array_size(list);
-	for (size_t i = 1; i < count; i++) {
+	for (size_t i = 1; i < count && count <= WORKLOAD_LIST_MAX; i++) {
 		const json_t *port = json_array_get(list, i);
 		const char *name = json_string_value(json_object_get(port, "name"));
 		for (size_t j = 0; name && j < i; j++) {
@@ -49,9 +52,6 @@ static void ports_check(struct walk *w, json_t *list)
 		}
 	}
 }
-
-/* The pairwise checks above stay cheap: nothing real has more. */
-#define WORKLOAD_LIST_MAX 256
 
 static const struct schema ips = {
 	SHAPE_ARRAY, .items = &ip_text, .items_min = 1, .items_max = WORKLOAD_LIST_MAX, .check = ips_check};

@@ -183,6 +183,13 @@ static void members(void **state)
 	assert_string_equal(list[1].name, "delete");
 	assert_string_equal(list[2].name, "xA");
 	free(list);
+	struct buffer many = {0};
+	for (int i = 0; i < 2000; i++)
+		buffer_printf(&many, "%c\"m%d\":1", i ? ',' : '{', i);
+	buffer_puts(&many, "}");
+	assert_int_not_equal(body_members(many.data, many.length, &list, &count, &e), 0);
+	assert_int_equal(e.kind, ERROR_TOO_LARGE);
+	buffer_free(&many);
 	assert_int_not_equal(body_members("[]", 2, &list, &count, &e), 0);
 	assert_int_equal(e.kind, ERROR_INVALID);
 }
@@ -214,6 +221,46 @@ static void item_syntax(void **state)
 	json_decref(json);
 }
 
+/* What a standard kind ignores is left out, but not before its syntax is looked at. */
+static void ignored_is_checked(void **state)
+{
+	static const char *const good[] = {"{}", "[1,-2.5e+3,true,false,null]", "\"\\u00e9\\ud83d\\ude00\\n\"",
+		"\"\xc3\xa9\xf0\x9f\x98\x80\"", "{\"a\":{\"b\":[ ]}}", "0", "-0.1", " 1e9 "};
+	static const char *const bad[] = {"nope", "[1,]", "{\"a\":1,}", "{\"a\"}", "{a:1}", "01", "+1", "1.", "1e", ".5",
+		"-", "tru", "\"\x01\"", "\"\\x\"", "\"\\u12g4\"", "\"\\ud83d\"", "\"\\ude00\"", "\"\\u0000\"", "\"\xff\"",
+		"\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\xf5\x80\x80\x80\"", "\"\xe2\x82\"", "[1 2]", "{\"a\":1 \"b\":2}", "'a'",
+		"NaN", ""};
+	for (int is_bad = 0; is_bad < 2; is_bad++) {
+		size_t count = is_bad ? sizeof(bad) / sizeof(*bad) : sizeof(good) / sizeof(*good);
+		for (size_t i = 0; i < count; i++) {
+			auto_free char *text = str_format(
+				"{\"kind\":\"Pod\",\"spec\":{\"ignored\":%s,\"nodeName\":\"n\"}}", is_bad ? bad[i] : good[i]);
+			auto_free char *copy = mem_dup(text, strlen(text));
+			struct body_item item = {copy, strlen(text)};
+			json_t *json = NULL;
+			struct error e = {0};
+			if (!!body_item_parse(&item, "", &json, &e) != is_bad)
+				fail_msg("%s: %s", text, is_bad ? "passes" : e.detail);
+			const json_t *spec = json_object_get(json, "spec");
+			if (json && (json_object_size(spec) != 1 || !json_object_get(spec, "nodeName")))
+				fail_msg("%s: not left out, or too much", text);
+			json_decref(json);
+		}
+	}
+}
+
+/* A PATCH's delete entry has a kind, too, and is no object. */
+static void top_level_is_kept(void **state)
+{
+	static const char text[] = "{\"kind\":\"Pod\",\"namespace\":\"a\",\"name\":\"b\",\"more\":[{\"x\":1}]}";
+	struct body_item item = {text, strlen(text)};
+	json_t *json = NULL, *whole = json_loads(text, 0, NULL);
+	assert_int_equal(body_item_parse(&item, "", &json, NULL), 0);
+	assert_true(json_equal(json, whole));
+	json_decref(json);
+	json_decref(whole);
+}
+
 static void whole(void **state)
 {
 	static const char *const good[] = {"{}", " {\"a\":[1]} \n", "[1]", "5", "\"x\""};
@@ -243,6 +290,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(good_bodies), cmocka_unit_test(bad_bodies),
 		cmocka_unit_test(nesting), cmocka_unit_test(object_size), cmocka_unit_test(members),
-		cmocka_unit_test(item_syntax), cmocka_unit_test(whole), cmocka_unit_test(cut_off)};
+		cmocka_unit_test(item_syntax), cmocka_unit_test(ignored_is_checked), cmocka_unit_test(top_level_is_kept),
+		cmocka_unit_test(whole), cmocka_unit_test(cut_off)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

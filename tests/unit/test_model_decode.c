@@ -376,6 +376,31 @@ static void errors_are_counted(void **state)
 	json_decref(json);
 }
 
+/* Quadratic looks for doubles would take minutes here. */
+static void long_lists_are_cheap(void **state)
+{
+	static const char *const shapes[] = {OURS("Workload", "{'ips':[]}"),
+		OURS("Workload", "{'ips':['10.0.0.1'],'ports':[]}"), POD(",'status':{'podIPs':[]}")};
+	static const char *const paths[][2] = {{"spec", "ips"}, {"spec", "ports"}, {"status", "podIPs"}};
+	for (size_t shape = 0; shape < sizeof(shapes) / sizeof(*shapes); shape++) {
+		json_t *json = json_of(shapes[shape]);
+		json_t *list = json_object_get(json_object_get(json, paths[shape][0]), paths[shape][1]);
+		for (int i = 0; i < 100000; i++) {
+			char text[32];
+			snprintf(text, sizeof(text), "10.%d.%d.%d", i >> 16, i >> 8 & 255, i & 255);
+			json_array_append_new(list, shape == 0   ? json_string(text)
+										: shape == 1 ? json_pack("{s:s,s:i}", "name", "http", "port", 1)
+													 : json_pack("{s:s}", "ip", text));
+		}
+		struct errors errors = {0};
+		struct object *object = NULL;
+		assert_int_not_equal(object_decode(json, "", &object, NULL, &errors), 0);
+		assert_int_equal(errors.total, 1);
+		errors_clear(&errors);
+		json_decref(json);
+	}
+}
+
 static void partial_isolates(void **state)
 {
 	static const struct {
@@ -586,8 +611,8 @@ int main(void)
 		cmocka_unit_test(node_filter), cmocka_unit_test(pod), cmocka_unit_test(pod_states), cmocka_unit_test(workload),
 		cmocka_unit_test(node_and_proxy), cmocka_unit_test(namespace_label), cmocka_unit_test(pointers_have_the_prefix),
 		cmocka_unit_test(long_names_are_cut), cmocka_unit_test(errors_are_counted), cmocka_unit_test(partial_isolates),
-		cmocka_unit_test(same_object_same_text), cmocka_unit_test(encode_adds_the_owner), cmocka_unit_test(references),
-		cmocka_unit_test(order), cmocka_unit_test(kinds_by_name), cmocka_unit_test(keys),
-		cmocka_unit_test(conformance)};
+		cmocka_unit_test(long_lists_are_cheap), cmocka_unit_test(same_object_same_text),
+		cmocka_unit_test(encode_adds_the_owner), cmocka_unit_test(references), cmocka_unit_test(order),
+		cmocka_unit_test(kinds_by_name), cmocka_unit_test(keys), cmocka_unit_test(conformance)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
