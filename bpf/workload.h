@@ -449,7 +449,8 @@ static __always_inline bool unclaimed_passes(
 	struct __sk_buff *skb, struct work *w, const struct ps_conn *conn, bool from)
 {
 	if (from)
-		return conn && conn->flags & PS_CONN_NODE && conn_reply(conn, w->packet.high);
+		return conn && conn->flags & PS_CONN_NODE && conn_reply(conn, w->packet.high) &&
+			   !(w->packet.traits & PACKET_STARTS);
 	if (skb->ingress_ifindex || !allow_local_host)
 		return false;
 	party_find(&w->source, &w->packet.source, w->packet.v4, w->side);
