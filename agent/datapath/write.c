@@ -95,8 +95,11 @@ int delete_entries(enum table_id id, int fd, const void *keys, size_t count, str
 		if (result < 0 && result != -ENOENT)
 			return write_failed(e, -result, map_name(id, name), "deleted");
 	}
+	/* A look-up in a trie would find the wider prefix: there, nothing left to delete is the proof. */
+	bool trie = table_infos[id].type == TABLE_LPM;
 	for (size_t i = 0; i < count; i++)
-		if (bpf_map_lookup_elem(fd, key + i * key_size, value) != -ENOENT)
+		if ((trie ? bpf_map_delete_elem(fd, key + i * key_size) : bpf_map_lookup_elem(fd, key + i * key_size, value)) !=
+			-ENOENT)
 			return error_set(e, ERROR_SYSTEM, EIO, NULL, "map %s: a deleted entry is still there", map_name(id, name));
 	return 0;
 }
