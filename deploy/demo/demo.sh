@@ -231,7 +231,7 @@ on batch 'curl -sS --max-time 2 http://203.0.113.9:443/' || true
 says 'hello from provider, you are 10.77.0.3' 'batch is not selected: it goes straight there, from its own address'
 
 step 'The metrics that count them'
-on node "curl -sS http://127.0.0.1:7642/metrics | grep -E '^penstock_(packets_total.*(Policy|Isolated|Intercept)|rule_hits|intercepted|revision)'" || true
+on node "curl -sS http://127.0.0.1:7642/metrics | grep -E '^penstock_(packets_total.*(Policy|Isolated|Intercept)|rule_hits|intercepted|revision)' | grep -v ' 0$'" || true
 says 'reason="Policy"' 'the allowed packets'
 says 'reason="Isolated"' 'the dropped ones, with the isolation as the reason'
 says 'penstock_intercepted_connections_total{' 'the connection that was handed over'

@@ -134,7 +134,7 @@ def retransmits(space):
 
 def test_rewritten_under_traffic(lab):
     a, b, c, d = (lab.pod(name) for name in "abcd")
-    agent = lab.agent(log={"level": "warning"})
+    agent = lab.agent(log={"level": "warn"})
     first, second = sets(a, b, c, d)
     agent.api.put_state(first)
     lab.prober.listen(b, BOTH_ALLOW)

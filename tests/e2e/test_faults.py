@@ -211,13 +211,14 @@ def test_kill_at_random_points_of_writing(pair):
                     return
         writer = threading.Thread(target=write)
         writer.start()
-        time.sleep(0.05 + 0.037 * round_number)
+        eventually(lambda: answered[0])
+        time.sleep(0.037 * round_number)
         agent.kill9()
         stopped[0] = True
         writer.join()
         agent.start()
         state = agent.api.state()
-        assert answered[0] and state["revision"] >= answered[0][0], "an answered write was lost"
+        assert state["revision"] >= answered[0][0], "an answered write was lost"
         have = next(i for i in state["items"] if i["kind"] == "NetworkPolicy")
         if state["revision"] == answered[0][0]:
             assert have["spec"].get("ingress") == answered[0][1]["spec"]["ingress"]

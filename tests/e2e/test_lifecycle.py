@@ -47,11 +47,21 @@ def test_an_object_that_appears_after_its_interface(how, bridge):
         made = {"named": lambda: member("b", b, interface=b.interface),
                 "workload by route": lambda: member("b", b),
                 "pod by route": lambda: pod("s", "b", b.ips, NODE_NAME, {"name": "b"})}[how]()
+        if bridge:  # which port an address is behind is known once the node has spoken with it, as the kubelet does
+            assert results(lab, lab.node, b) == [ALLOW] * 4
         agent.api.put_state([namespace("s"), made, deny_all("s")])
-        if bridge:  # a port is known by the address behind it: somebody has to have spoken
-            eventually(lambda: DENY in results(lab, a, b, protocols=("TCP",)))
         assert results(lab, a, b) == [DENY] * 4
         assert results(lab, lab.node, b) == [ALLOW] * 4, "the node may always reach its workloads"
+
+
+def test_a_bridge_port_is_found_when_its_address_speaks():
+    with Lab(bridge=True) as lab:
+        a, b = lab.pod("a"), lab.pod("b")
+        serve(lab, b)
+        agent = lab.agent()
+        agent.api.put_state([namespace("s"), pod("s", "b", b.ips, NODE_NAME, {"name": "b"}), deny_all("s")])
+        assert results(lab, lab.node, b) == [ALLOW] * 4
+        eventually(lambda: results(lab, a, b, protocols=("TCP",)) == [DENY] * 2)
 
 
 def test_an_interface_that_goes_and_comes_back(pair):
