@@ -204,7 +204,6 @@ static void prefix_emit(struct compiler *c, struct prefix *prefix)
 		tables_put(&c->tables, table, key, &prefix->class->id);
 	else
 		tables_delete(&c->tables, table, key);
-	prefix->class_id = prefix->class ? prefix->class->id : NUMBER_NONE;
 }
 
 void classes_emit(struct compiler *c)
@@ -261,10 +260,9 @@ void classes_init(struct compiler *c)
 
 void classes_free(struct compiler *c)
 {
+	size_t at = 0;
 	struct interned *item;
-	while (c->classes.count) {
-		size_t at = 0;
-		item = intern_next(&c->classes, &at, NULL);
+	while ((item = intern_first(&c->classes, &at))) {
 		intern_remove(&c->classes, item);
 		class_free(OWNER_OF(item, struct class, interned));
 	}

@@ -371,10 +371,9 @@ void addresses_emit(struct compiler *c)
 
 void holders_free(struct compiler *c)
 {
-	while (c->holders.count) {
-		size_t at = 0;
-		struct interned *item = intern_next(&c->holders, &at, NULL);
+	size_t at = 0;
+	struct interned *item;
+	while ((item = intern_first(&c->holders, &at)))
 		holder_remove(c, OWNER_OF(item, struct holder, interned));
-	}
 	intern_clear(&c->holders);
 }

@@ -51,16 +51,11 @@ void intern_remove(struct intern *intern, struct interned *item)
 	intern->count--;
 }
 
-struct interned *intern_next(const struct intern *intern, size_t *at, const struct interned *item)
+struct interned *intern_first(const struct intern *intern, size_t *at)
 {
-	if (item && item->next)
-		return item->next;
-	while (*at < intern->size) {
-		struct interned *first = intern->buckets[(*at)++];
-		if (first)
-			return first;
-	}
-	return NULL;
+	while (*at < intern->size && !intern->buckets[*at])
+		++*at;
+	return *at < intern->size ? intern->buckets[*at] : NULL;
 }
 
 void intern_clear(struct intern *intern)

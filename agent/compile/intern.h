@@ -20,9 +20,8 @@ struct interned *intern_find(const struct intern *intern, uint64_t hash,
 	bool (*same)(const struct interned *item, const void *key), const void *key);
 void intern_add(struct intern *intern, struct interned *item, uint64_t hash);
 void intern_remove(struct intern *intern, struct interned *item);
-/* Walk: size_t at = 0; struct interned *item = NULL; while ((item = intern_next(intern, &at, item))) … ; the current
- * item stays valid and in the table while the walk goes on. */
-struct interned *intern_next(const struct intern *intern, size_t *at, const struct interned *item);
+/* To take all out: size_t at = 0; while ((item = intern_first(intern, &at))) intern_remove(intern, item) … */
+struct interned *intern_first(const struct intern *intern, size_t *at);
 void intern_clear(struct intern *intern); /* the members are the caller's */
 
 /* A growing array of ids. */

@@ -39,7 +39,6 @@ static struct prefix *prefix_new(struct compiler *c, const struct cidr *cidr, st
 	struct prefix *prefix = mem_alloc(sizeof(*prefix));
 	prefix->cidr = *cidr;
 	prefix->parent = parent;
-	prefix->class_id = NUMBER_NONE;
 	link_init(&prefix->crossings);
 	link_init(&prefix->touched);
 	link_init(&prefix->ended);

@@ -22,8 +22,7 @@ struct prefix {
 	bool used;               /* adds or cuts, or the root; otherwise only a fork of the tree */
 	struct term_set *set;    /* NULL until it is first computed */
 	struct link crossings;
-	struct class *class; /* of the addresses that nobody holds; NULL unless emitted */
-	uint32_t class_id;
+	struct class *class; /* of the addresses that nobody holds; NULL: no entry */
 	struct link touched, ended, dirty;
 };
 

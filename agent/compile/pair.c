@@ -258,6 +258,8 @@ static void case_free(struct compiler *c, struct profile_side *side, struct peer
 
 /* ---- pairs ---- */
 
+#define PAIRS_KEPT 4096 /* a full compile's list is given back */
+
 static void pair_add(struct compiler *c, struct profile_side *side, struct class *class, struct words *scratch)
 {
 	struct case_key key = {.words = scratch};
@@ -328,10 +330,10 @@ static void class_unpair(struct compiler *c, struct class *class, struct words *
 
 static void side_unpair(struct compiler *c, struct profile_side *side)
 {
-	while (side->cases.count) {
-		size_t at = 0;
-		case_free(c, side, OWNER_OF(intern_next(&side->cases, &at, NULL), struct peer_case, interned));
-	}
+	size_t at = 0;
+	struct interned *item;
+	while ((item = intern_first(&side->cases, &at)))
+		case_free(c, side, OWNER_OF(item, struct peer_case, interned));
 }
 
 void pairs_refresh(struct compiler *c)
