@@ -338,12 +338,15 @@ PS_STATIC_ASSERT(sizeof(struct ps_key_row) == 16, "ps_key_row");
 PS_STATIC_ASSERT(sizeof(struct ps_verdict) == 16, "ps_verdict");
 PS_STATIC_ASSERT(sizeof(struct ps_key_cell) == 12, "ps_key_cell");
 PS_STATIC_ASSERT(sizeof(struct ps_proxy) == 8, "ps_proxy");
+PS_STATIC_ASSERT(sizeof(struct ps_control) == 8, "ps_control");
+PS_STATIC_ASSERT(sizeof(struct ps_side) == 8, "ps_side");
 PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
 PS_STATIC_ASSERT(sizeof(struct ps_conn) == 104, "ps_conn");
 PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 120, "ps_conn_live");
 PS_STATIC_ASSERT(sizeof(struct ps_key_fragment) == 40, "ps_key_fragment");
+PS_STATIC_ASSERT(sizeof(struct ps_fragment) == 8, "ps_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_count) == 16, "ps_count");
 
 #endif
