@@ -48,8 +48,10 @@ static const struct {
 
 int problem_status(const struct errors *errors)
 {
+	if (!errors)
+		return 500;
 	for (size_t at = 0; at < sizeof(severities) / sizeof(severities[0]); at++)
-		for (size_t i = 0; i < errors->count; i++)
+		for (size_t i = 0; errors && i < errors->count; i++)
 			if (errors->list[i].kind == severities[at].kind)
 				return severities[at].status;
 	return 500;
