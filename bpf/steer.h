@@ -40,7 +40,9 @@ static __always_inline const struct ps_proxy *proxy_find(__u32 number, __u32 sid
 
 /*
  * In this order:
- *  1. the socket of this very connection; but not TIME_WAIT for a SYN: assigning that costs the client a retransmission
+ *  1. the socket of this very connection. For a SYN that may be TIME_WAIT: it answers with an ACK, the client resets
+ *     that, and the SYN that it sends again (some 10 ms later) finds the listener. Past it the kernel lets no request
+ *     of the listener into its table: the connection would never open.
  *  2. for a SYN the proxy's listener, on 127.0.0.1 or the wildcard; with the client's address, so that the sockets of a
  *     REUSEPORT group share the work
  */
@@ -64,7 +66,7 @@ PS_APART int steer_tcp4(struct __sk_buff *skb, __u32 number)
 	tuple.ipv4.dport = bpf_htons(p->destination_port);
 	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0); /* 1 */
 	if (sk) {
-		if (sk->state != BPF_TCP_LISTEN && !(syn && sk->state == BPF_TCP_TIME_WAIT))
+		if (sk->state != BPF_TCP_LISTEN)
 			goto assign;
 		bpf_sk_release(sk);
 	}

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handing over to a proxy: decisions under test runs, and the real thing between two namespaces."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+
+import kernel
+from world import (A, B, DENY, ESTABLISHED, INGRESS, INTERCEPTED, MARK, MARK_MASK, NEW, PROFILE_A, PROFILE_B, PROXY,
+                   PROXY_BYPASS, PROXY_BYPASSED, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, ROW_INTERCEPT_BYPASS, ROW_ISOLATED,
+                   RULE_ALLOW, RULE_DENY, RULE_INTERCEPT)
+
+A4, B4, FAR4, A6, FAR6 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "fd00::1", "2001:db8::9"
+NO_LISTENER = (False, "DROPPED", "NO_LISTENER")
+ASSIGN_FAIL = 3
+IP_TRANSPARENT = 19
+
+
+def syn(source=A4, destination=FAR4, flags="S", sport=40000):
+    return Ether() / IP(src=source, dst=destination) / TCP(sport=sport, dport=443, flags=flags)
+
+
+def test_nobody_listens(world):
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    world.proxy(PROXY, 15001)
+    assert world.send(A, syn()) == NO_LISTENER
+    assert world.conns() == {} and world.hits(RULE_INTERCEPT) == 1
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT_BYPASS)
+    world.proxy(PROXY_BYPASSED, 15001, PROXY_BYPASS)
+    assert world.send(A, syn()) == (True, "FORWARDED", "POLICY")
+    assert not world.conn().flags & INTERCEPTED, "and stays with where it was going"
+
+
+def test_proxy_that_is_not_there(world):
+    world.array("proxy", PROXY, bytes(8))
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    assert world.send(A, syn()) == NO_LISTENER
+
+
+def test_what_cannot_be_handed_over(world):
+    """As a proxy that is not available: refused, or with Bypass on its way."""
+    for packet in (Ether() / IPv6(src=A6, dst=FAR6) / TCP(dport=443, flags="S"),
+                   Ether() / IP(src=A4, dst=FAR4) / UDP(dport=443)):
+        world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+        assert world.send(A, packet) == NO_LISTENER
+        world.profile(PROFILE_A, egress=ROW_INTERCEPT_BYPASS)
+        assert world.send(A, packet) == (True, "FORWARDED", "POLICY")
+
+
+def test_midstream_is_never_intercepted(world):
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    assert world.send(A, syn(flags="A")) == (True, "FORWARDED", "POLICY")
+    assert world.result.mark == 0 and not world.conn().flags & INTERCEPTED
+
+
+def test_running_connection_is_not_taken_over(world):
+    assert world.send(A, syn())[0]
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT, side=1 - world.side)
+    world.flip()
+    assert world.send(A, syn(flags="A")) == (True, "FORWARDED", "POLICY")
+    assert world.result.mark == 0
+
+
+def test_local_destination_must_allow(world):
+    """The proxy stands before the last hook: both directions are judged before."""
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    world.profile(PROFILE_B, ingress=ROW_DENY)
+    assert world.send(A, syn(destination=B4)) == (False, "DROPPED", "POLICY")
+    assert world.hits(RULE_DENY) == 1 and world.conns() == {}
+    world.profile(PROFILE_B, ingress=ROW_ALLOW)
+    assert world.send(A, syn(destination=B4)) == NO_LISTENER
+
+
+def test_socket_that_cannot_be_assigned(world):
+    """A test run is no ingress: the helper refuses, which is counted."""
+    failed = world.stat(ASSIGN_FAIL)
+    with listener() as server:
+        world.proxy(PROXY, server.getsockname()[1])
+        world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+        assert world.send(A, syn()) == NO_LISTENER
+    assert world.stat(ASSIGN_FAIL) == failed + 1
+
+
+# ---- real traffic ----
+
+@contextlib.contextmanager
+def listener(address="127.0.0.1", port=0):
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        server.bind((address, port))
+        server.listen()
+        server.settimeout(3)
+        yield server
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True)
+
+
+class Client:
+    """A's namespace: runs functions in a thread that lives there."""
+
+    def __init__(self):
+        def make():
+            os.close(kernel.namespace_new())
+            self.namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        self._thread(make)
+
+    @staticmethod
+    def _thread(function):
+        outcome = []
+
+        def body():
+            try:
+                outcome.append((function(), None))
+            except BaseException as error:  # noqa: B902: handed to the caller
+                outcome.append((None, error))
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        value, error = outcome[0]
+        if error:
+            raise error
+        return value
+
+    def run(self, function):
+        def there():
+            kernel.namespace_enter(self.namespace)
+            return function()
+        return self._thread(there)
+
+    def connect(self, destination=(FAR4, 443), source=None, timeout=3):
+        def body():
+            client = socket.socket()
+            client.settimeout(timeout)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if source:
+                client.bind(source)
+            try:
+                client.connect(destination)
+            except OSError:
+                client.close()
+                raise
+            return client
+        return self.run(body)
+
+
+@pytest.fixture(scope="module")
+def client(interfaces):
+    client = Client()
+    ip("link", "add", "bpf-c", "type", "veth", "peer", "name", "bpf-ceth")
+    ip("link", "set", "bpf-ceth", "netns", f"/proc/{os.getpid()}/fd/{client.namespace}")
+    ip("link", "set", "bpf-c", "up")
+    ip("addr", "add", "10.0.0.254/32", "dev", "bpf-c")
+    ip("route", "add", A4 + "/32", "dev", "bpf-c")
+    ip("rule", "add", "fwmark", f"{MARK:#x}/{MARK_MASK:#x}", "lookup", "7641")
+    ip("route", "add", "local", "default", "dev", "lo", "table", "7641")
+
+    def configure():
+        ip("link", "set", "lo", "up")
+        ip("link", "set", "bpf-ceth", "up")
+        ip("addr", "add", A4 + "/24", "dev", "bpf-ceth")
+        ip("route", "add", "default", "via", "10.0.0.254")
+    client.run(configure)
+    yield client
+    os.close(client.namespace)
+    ip("rule", "del", "fwmark", f"{MARK:#x}/{MARK_MASK:#x}", "lookup", "7641")
+    ip("route", "flush", "table", "7641")
+
+
+@pytest.fixture
+def attached(world, client):
+    """The programs on A's real interface, everything to be intercepted."""
+    index = socket.if_nametoindex("bpf-c")
+    world.iface(index, A)
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    links = [world.object.attach(name, index) for name in ("from_workload", "to_workload")]
+    yield world
+    for link in links:
+        os.close(link)
+
+
+@pytest.mark.parametrize("address", ("127.0.0.1", "0.0.0.0"))
+def test_connection_reaches_the_proxy(attached, client, address):
+    """Both addresses intact, bytes both ways, and every packet of it goes there."""
+    with listener(address) as server:
+        attached.proxy(PROXY, server.getsockname()[1])
+        with client.connect() as there:
+            here, peer = server.accept()
+            with here:
+                here.settimeout(3)
+                assert peer == there.getsockname() and peer[0] == A4
+                assert here.getsockname() == (FAR4, 443)
+                there.sendall(b"x" * 200000)
+                got = 0
+                while got < 200000:
+                    got += len(here.recv(65536))
+                here.sendall(b"answer")
+                assert there.recv(100) == b"answer"
+                conn = attached.conn()
+                assert conn.live and conn.state == ESTABLISHED and conn.flags & INTERCEPTED and conn.proxy == PROXY
+                assert conn.intercept_rule == RULE_INTERCEPT and conn.packets[0] > 2 and conn.packets[1] > 2
+                attached.flip()
+                there.sendall(b"after the flip")
+                assert here.recv(100) == b"after the flip", "stays with the proxy"
+    assert attached.hits(RULE_INTERCEPT) == 1
+    packets, _ = attached.counts(0)["INTERCEPTED", "INTERCEPT"]
+    assert packets >= 4
+
+
+def test_stays_with_the_proxy_while_policy_allows(attached, client):
+    with listener() as server:
+        attached.proxy(PROXY, server.getsockname()[1])
+        with client.connect() as there, server.accept()[0] as here:
+            here.settimeout(1)
+            attached.profile(PROFILE_A, egress=ROW_ALLOW, side=1 - attached.side)
+            attached.flip()
+            there.sendall(b"no rule any more")
+            assert here.recv(100) == b"no rule any more"
+            attached.profile(PROFILE_A, egress=ROW_DENY, side=1 - attached.side)
+            attached.flip()
+            there.sendall(b"denied")
+            with pytest.raises(TimeoutError):
+                here.recv(100)
+
+
+def test_no_listener_then_one(attached, client):
+    """Refused while nobody listens; the retransmitted SYN finds the proxy that has come up."""
+    with listener() as server:
+        port = server.getsockname()[1]
+    attached.proxy(PROXY, port)
+    with pytest.raises(TimeoutError):
+        client.connect(timeout=0.5)
+    with listener(port=port) as server:
+        with client.connect() as there, server.accept()[0]:
+            assert there.getpeername() == (FAR4, 443)
+
+
+def test_listener_of_the_destination_port_is_not_the_proxy(attached, client):
+    """Somebody else on the node listens on 443: not what was meant."""
+    with listener() as server, listener("0.0.0.0", 443) as other:
+        attached.proxy(PROXY, server.getsockname()[1])
+        with client.connect(), server.accept()[0]:
+            other.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                other.accept()
+
+
+def test_port_reused_after_the_proxy_closed_first(attached, client):
+    """The SYN meets the proxy's TIME_WAIT socket."""
+    with listener() as server:
+        attached.proxy(PROXY, server.getsockname()[1])
+        there = client.connect(source=(A4, 50001))
+        here, _ = server.accept()
+        here.close()
+        assert there.recv(1) == b""
+        there.close()
+        with client.connect(source=(A4, 50001)) as there, server.accept()[0] as here:
+            there.sendall(b"again")
+            here.settimeout(3)
+            assert here.recv(10) == b"again"
+
+
+def test_reset_when_the_proxy_dies(attached, client):
+    with listener() as server:
+        attached.proxy(PROXY, server.getsockname()[1])
+        there = client.connect()
+        here, _ = server.accept()
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        here.close()
+        with there, pytest.raises(ConnectionResetError):
+            there.recv(1)
+
+
+def test_group_of_listeners_shares(attached, client):
+    """SO_REUSEPORT: connections spread over the group."""
+    with contextlib.ExitStack() as stack:
+        group = []
+        for _ in range(4):
+            server = stack.enter_context(socket.socket())
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            server.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+            server.bind(("127.0.0.1", group[0].getsockname()[1] if group else 0))
+            server.listen()
+            server.setblocking(False)
+            group.append(server)
+        attached.proxy(PROXY, group[0].getsockname()[1])
+        for _ in range(40):
+            stack.enter_context(client.connect())
+        taken = []
+        for server in group:
+            taken.append(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    stack.enter_context(server.accept()[0])
+                    taken[-1] += 1
+        assert sum(taken) == 40 and taken.count(0) == 0, taken
