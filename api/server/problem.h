@@ -9,7 +9,7 @@
 struct answer;
 struct request;
 
-/* The status of the most severe of these errors; 500 when there is none. */
+/* The status of the most severe of these errors (may be NULL); 500 when there is none. */
 int problem_status(const struct errors *errors);
 /* The document for these errors (may be none); detail NULL: made from the errors. */
 void problem_render(struct buffer *out, int status, const char *detail, const struct errors *errors);

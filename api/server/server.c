@@ -25,8 +25,9 @@
 #define API_THREADS 4u
 #define API_MEMORY (32u << 10) /* a connection: headers, and the window in which bodies are read */
 #define METRICS_MEMORY (8u << 10)
-#define DISCARD_MAX (64u << 20) /* beyond body_max; a client that sends more of a refused body is cut off */
-#define STOP_MILLISECONDS 1000  /* for answers that are on their way */
+#define DISCARD_MAX (64u << 20)   /* beyond body_max; a client that sends more of a refused body is cut off */
+#define BUDGET_BEYOND (64u << 20) /* beyond one largest body, for all bodies together */
+#define STOP_MILLISECONDS 1000    /* for answers that are on their way */
 
 /* ---- one request ---- */
 
@@ -234,22 +235,23 @@ int server_start(const struct server_options *options, struct server **ret, stru
 	server->options.metrics_listen = str_dup(options->metrics_listen ? options->metrics_listen : "");
 	server->api = (struct listener){server, NULL, -1, false};
 	server->metrics = (struct listener){server, NULL, -1, true};
-	server->budget = options->body_max + DISCARD_MAX;
+	server->budget = options->body_max + BUDGET_BEYOND;
 	server->counters.routes = mem_array((size_t)route_label_count(), sizeof(*server->counters.routes));
 	TAILQ_INIT(&server->followers);
 	pthread_mutex_init(&server->follow_lock, NULL);
 	int result = queue_start(server);
 	if (!result)
 		result = connections_start(&server->connections, server);
-	if (result < 0)
+	if (result < 0) {
 		error_system(e, -result, "cannot start the HTTP server");
-	else
+	} else {
+		board_watch(options->board, follow_changed, server);
 		result = listeners_start(server, e);
+	}
 	if (result < 0) {
 		server_stop(server);
 		return result;
 	}
-	board_watch(options->board, follow_changed, server);
 	*ret = server;
 	return 0;
 }
@@ -276,8 +278,7 @@ void server_stop(struct server *server)
 {
 	const struct timespec pause = {0, 5000000};
 	atomic_store(&server->stopping, true);
-	if (server->api.daemon)
-		board_watch(server->options.board, NULL, NULL);
+	board_watch(server->options.board, NULL, NULL);
 	socket_file_remove(server);
 	listener_quiesce(&server->api);
 	listener_quiesce(&server->metrics);

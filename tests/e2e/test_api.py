@@ -19,6 +19,14 @@ SERVER = os.path.join(BUILD, "tools", "server")
 METRICS = ("127.0.0.1", 17643)
 
 
+def connect(path, data=b"", timeout=10):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    connection.connect(path)
+    connection.sendall(data)
+    return connection
+
+
 class Server:
     def __init__(self, directory, **options):
         assert os.path.exists(SERVER), f"{SERVER} is not built"
@@ -49,11 +57,7 @@ class Server:
             return file.read()
 
     def connect(self, data=b"", timeout=10):
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout)
-        connection.connect(self.socket)
-        connection.sendall(data)
-        return connection
+        return connect(self.socket, data, timeout)
 
     def stop(self, number=signal.SIGTERM):
         if self.process.poll() is None:
@@ -510,15 +514,23 @@ def test_readers_that_leave_in_the_middle(server):
 # ---- the status stream ----
 
 class Follower:
-    def __init__(self, server):
-        self.connection = server.connect(b"GET /v1/status?follow=true HTTP/1.0\r\n\r\n")
+    def __init__(self, path):
+        self.connection = connect(path, b"GET /v1/status?follow=true HTTP/1.0\r\n\r\n")
         self.file = self.connection.makefile("rb")
         while self.file.readline().strip():
             pass
 
     def line(self):
+        """The next one; None at the end."""
         text = self.file.readline()
         return json.loads(text) if text else None
+
+    def last(self):
+        """None when the stream has ended, after whatever was still to come."""
+        line = self.line()
+        while line is not None:
+            line = self.line()
+        return line
 
     def close(self):
         self.file.close()
@@ -526,7 +538,7 @@ class Follower:
 
 
 def test_follow(server):
-    followers = [Follower(server) for _ in range(20)]
+    followers = [Follower(server.socket) for _ in range(20)]
     assert [f.line() for f in followers] == [{"revision": 0}] * 20
     for revision in range(1, 5):
         server.api.put_state([namespace(f"n{revision}")])
@@ -541,7 +553,7 @@ def test_follow(server):
 
 
 def test_followers_that_leave_are_noticed(server):
-    followers = [Follower(server) for _ in range(50)]
+    followers = [Follower(server.socket) for _ in range(50)]
     assert [f.line() for f in followers] == [{"revision": 0}] * 50 and descriptors(server) >= 50
     for follower in followers:
         follower.close()

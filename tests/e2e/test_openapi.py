@@ -13,7 +13,7 @@ import yaml
 
 from api import CLUSTER, NAMESPACED, path_of_object
 from lab import BUILD, REPOSITORY, Lab
-from test_api import SERVER, Server
+from test_api import SERVER, Follower, Server
 
 sys.path.insert(0, os.path.join(REPOSITORY, "api"))
 import openapi_embed  # noqa: E402
@@ -344,6 +344,27 @@ def test_status_is_as_described(lab):
     assert status["maps"] and all(m["entries"] <= m["capacity"] for m in status["maps"])
     problem = api.request("PUT", "/v1/state", {"items": [wrong]})
     validate(problem.json, schema_of("Problem"))
+
+
+def test_the_stream_of_the_status_is_as_described(lab):
+    agent = lab.agent()
+    follower = Follower(agent.socket)
+    assert follower.line()["revision"] == 0
+    pod = lab.pod("chat", attach=False)
+    one = example("workload")
+    one["spec"].update(ips=pod.ips, interface=pod.interface)
+    agent.api.put_state([one])
+    seen = follower.line()
+    while seen["revision"] == 0 or not seen["workloads"]:
+        seen = follower.line()
+    assert [w["state"] for w in seen["workloads"]] == ["pending"]
+    lab.attach(pod)
+    while seen["workloads"][0]["state"] == "pending":
+        seen = follower.line()
+        validate(seen, schema_of("Status"))
+    agent.stop()
+    assert follower.last() is None
+    follower.close()
 
 
 @pytest.mark.pure
