@@ -142,9 +142,9 @@ enum claim_rank { CLAIM_NONE, CLAIM_HOME, CLAIM_FOUND, CLAIM_NAMED };
 struct claim { /* by endpoint id */
 	const struct workload *workload;
 	uint32_t ifindex, born; /* 0: no interface */
+	uint32_t told;          /* `born` as last told; 0: not bound */
 	uint32_t seen;          /* round */
 	uint8_t rank;
-	bool bound;    /* as last told */
 	bool conflict; /* found one that another endpoint has */
 	bool queued;
 };
@@ -191,6 +191,8 @@ static inline unsigned int side_live(const struct datapath *d)
 	return d->generation & 1;
 }
 
+/* Until no program that began before is still running. */
+void grace_wait(void);
 int revision_read(struct datapath *d, struct error *e);
 int rules_take_over(struct datapath *d, struct error *e);
 void rules_leave(struct datapath *d); /* counters of rules that no live table names */

@@ -2,24 +2,9 @@
 /* Left-right: stage the idle side, flip one word, wait for a grace period, repeat on the other side. */
 #include <bpf/bpf.h>
 #include <errno.h>
-#include <linux/membarrier.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #include "agent/base/log.h"
 #include "agent/datapath/private.h"
-
-#define GRACE_FALLBACK_US 100000
-
-/* Programs run inside an RCU read-side section: when every CPU has passed a quiescent state, none still holds the old
- * generation. */
-static void grace_wait(void)
-{
-	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) == 0)
-		return;
-	/* With nohz_full the kernel refuses. No packet takes this long. */
-	usleep(GRACE_FALLBACK_US);
-}
 
 void datapath_resync(struct datapath *datapath)
 {
