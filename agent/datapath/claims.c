@@ -166,7 +166,7 @@ static void walk(struct pass *p, bool relook)
 		if (relook || claim->conflict || claim->workload != endpoint->workload)
 			queue(p, endpoint->id);
 		claim->workload = endpoint->workload;
-		if (endpoint->bound != claim->bound)
+		if (endpoint->bound != (claim->told != 0))
 			map_put(p->moved, &endpoint->id, NULL);
 	}
 	for (uint32_t id = 0; seen < d->claims_used && id < d->claims_size; id++) {

@@ -226,10 +226,10 @@ static void tell(struct datapath *d, const struct compiler *compiler, const stru
 			continue;
 		struct claim *claim = &d->claims[id];
 		const struct attachment *attachment = claim->ifindex ? map_get(&d->attachments, &claim->ifindex) : NULL;
-		bool now = attachment && attachment->attached,
-			 moved_on = now && attachment->kernel.endpoint[side_live(d)] != id;
-		claim->bound = now;
-		if (now != endpoint->bound || moved_on)
+		bool now = attachment && attachment->attached;
+		uint32_t told = claim->told;
+		claim->told = now ? claim->born : 0;
+		if (now != endpoint->bound || (now && told != claim->told))
 			bound(context, id, now);
 	}
 }

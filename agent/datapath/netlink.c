@@ -357,6 +357,7 @@ int monitor_read(struct monitor *monitor, struct net *net, struct error *e)
 		if (length < 0 && errno == EINTR)
 			continue;
 		if (length < 0 && errno == ENOBUFS) {
+			log_debug(ROOM, "netlink had more news than it could queue");
 			net->stale = true;
 			continue;
 		}

@@ -102,6 +102,17 @@ static void fill(uint32_t from, uint32_t count, uint32_t class)
 	}
 }
 
+/* The address belongs to the endpoint. */
+static void address_put(const char *text, uint32_t endpoint)
+{
+	struct ip ip;
+	if (ip_parse(text, &ip) < 0 || ip.family != 4)
+		return;
+	struct ps_key_addr4 key = {.addr = ip_v4(&ip)};
+	struct ps_addr value = {.endpoint = endpoint};
+	tables_put(&tables, TABLE_addr4, &key, &value);
+}
+
 static void fill_none(uint32_t from, uint32_t count)
 {
 	for (uint32_t i = from; i < from + count; i++) {
@@ -207,6 +218,8 @@ static int run(char *line, struct error *e)
 		return fill(atoi(word[1]), atoi(word[2]), atoi(word[3])), 0;
 	if (strcmp(verb, "fillnone") == 0)
 		return fill_none(atoi(word[1]), atoi(word[2])), 0;
+	if (strcmp(verb, "address") == 0)
+		return address_put(word[1], atoi(word[2])), 0;
 	if (strcmp(verb, "rebuild") == 0)
 		return rebuild(), datapath_resync(datapath), 0;
 	if (strcmp(verb, "rule") == 0) {
