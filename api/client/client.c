@@ -7,7 +7,7 @@
 #include "agent/base/buffer.h"
 #include "agent/base/mem.h"
 
-/* Follows no answer for ever: an apply of a full state takes seconds, a hung agent longer. */
+/* Applying a full state takes seconds; an agent that hangs must not hold its user for ever. */
 #define TIMEOUT_S 300L
 
 struct client {
@@ -52,7 +52,6 @@ static int explain(const struct client *client, CURLcode code, struct error *e)
 	curl_easy_getinfo(client->curl, CURLINFO_OS_ERRNO, &errnum);
 	if (code == CURLE_COULDNT_CONNECT) {
 		char reason[64];
-		/* curl does not pass on why, but connecting to the path again would. */
 		const char *why = errnum ? strerror_r((int)errnum, reason, sizeof reason) : "nobody listens there";
 		return error_set(
 			e, ERROR_BUSY, ECONNREFUSED, NULL, "cannot reach the agent at %s: %s", client->socket_path, why);
