@@ -245,12 +245,13 @@ def test_stops_with_connections_open(world):
     relay = start()
     server = listen(lab.outside)
     client = connect(pod, lab.outside.ip4)
-    server.accept()
+    onward, _ = server.accept()
     relay.process.send_signal(signal.SIGTERM)
     assert relay.process.wait(5) == 0
     assert relay.lines()[0][5] == "stopped"
-    with pytest.raises(ConnectionResetError):
-        client.recv(1)
+    for sock in (client, onward):
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
 
 
 @pytest.mark.parametrize("arguments,message", [
