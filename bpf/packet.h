@@ -38,6 +38,7 @@ enum packet_kind {
 #define PACKET_FIRST 32u   /* first of several fragments */
 #define PACKET_LATER 64u   /* its ports are those of the first fragment */
 #define PACKET_ANSWER 128u /* ICMP reply: never begins anything */
+#define PACKET_ALONE 256u  /* whatever entry has its addresses and ports is about something else */
 
 struct address {
 	union {
@@ -59,9 +60,9 @@ struct packet {
 	__u32 fragment_id;
 	__u16 source_port, destination_port; /* ICMP requests and replies: the identifier, twice */
 	__u16 embedded;
+	__u16 traits;           /* PACKET_* */
 	__u8 fragment_protocol; /* what the fragment's own header says comes next */
 	__u8 protocol;
-	__u8 traits;
 	__u8 v4;
 	__u8 high; /* the source is the key's second address */
 	__u8 hops; /* hop limit, TTL */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The usual packet: TCP or UDP over Ethernet without options, tags or fragments, in the middle of an established
- * connection that this revision allows. Read in place, one lookup, nothing else. Whatever is not exactly that goes the
+ * The usual packet: TCP or UDP over Ethernet without options, tags or fragments, in the middle of a connection
+ * that this revision allows. Read in place, one lookup, nothing else. Whatever is not exactly that goes the
  * long way (workload.h), which reads the packet again from its first byte.
  */
 #ifndef PENSTOCK_USUAL_H
@@ -49,6 +49,14 @@ static __always_inline bool usual_pass(struct __sk_buff *skb, struct ps_conn *co
 	return true;
 }
 
+/* An embryonic entry that this packet moves nowhere: one more from whoever spoke last. A stream that is never answered
+ * stays on the short way. */
+static __always_inline bool usual_waits(const struct ps_conn *conn, bool high)
+{
+	return conn && conn->state == (conn_reply(conn, high) ? PS_CONN_REPLIED : PS_CONN_NEW) &&
+		   (__s64)(coarse_now() - conn->seen) < (__s64)EMBRYONIC_TIMEOUT;
+}
+
 /* `segment` bytes are left for the transport header and what follows. FIN, SYN and RST change states. */
 static __always_inline bool usual_ports(
 	const void *transport, const void *end, __u8 protocol, __u32 segment, __u16 *source, __u16 *destination)
@@ -84,6 +92,7 @@ static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr
 	__u32 total = bpf_ntohs(ip->tot_len);
 	__u16 source, destination;
 	struct ps_conn_live *live;
+	struct ps_conn *conn;
 	struct ps_key_conn4 key;
 	bool high;
 
@@ -98,7 +107,10 @@ static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr
 	key.protocol = ip->protocol;
 	key.pad[0] = key.pad[1] = key.pad[2] = 0;
 	live = bpf_map_lookup_elem(&ps_conn4, &key);
-	return live && usual_pass(skb, &live->conn, high, total, from);
+	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new4, &key);
+	if (!live && !usual_waits(conn, high))
+		return false;
+	return usual_pass(skb, conn, high, total, from);
 }
 
 static __always_inline bool usual_ipv6(struct __sk_buff *skb, const struct ipv6hdr *ip, const void *end, bool from)
@@ -107,6 +119,7 @@ static __always_inline bool usual_ipv6(struct __sk_buff *skb, const struct ipv6h
 	__u32 payload = bpf_ntohs(ip->payload_len);
 	__u16 source, destination;
 	struct ps_conn_live *live;
+	struct ps_conn *conn;
 	struct ps_key_conn6 key __attribute__((aligned(8)));
 	bool high;
 
@@ -123,7 +136,10 @@ static __always_inline bool usual_ipv6(struct __sk_buff *skb, const struct ipv6h
 	key.protocol = ip->nexthdr;
 	key.pad[0] = key.pad[1] = key.pad[2] = 0;
 	live = bpf_map_lookup_elem(&ps_conn6, &key);
-	return live && usual_pass(skb, &live->conn, high, payload + sizeof(*ip), from);
+	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new6, &key);
+	if (!live && !usual_waits(conn, high))
+		return false;
+	return usual_pass(skb, conn, high, payload + sizeof(*ip), from);
 }
 
 static __always_inline bool usual_packet(struct __sk_buff *skb, bool from)

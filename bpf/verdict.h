@@ -102,8 +102,8 @@ static __always_inline bool link_local(const struct address *address)
 	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
-/* May the endpoint behind the interface send from this address? */
-static __always_inline bool source_own(struct work *w, const struct address *address, __u32 owner)
+/* May the endpoint behind the interface use this address? */
+static __always_inline bool address_own(const struct work *w, const struct address *address, __u32 owner)
 {
 	if (owner == w->endpoint)
 		return true;

@@ -339,7 +339,7 @@ static __always_inline int work_new(
 {
 	const struct packet *p = &w->packet;
 	bool midstream = p->protocol == IPPROTO_TCP && !(p->traits & PACKET_STARTS);
-	bool lonely = p->traits & (PACKET_LONELY | PACKET_ANSWER | PACKET_LATER);
+	bool lonely = p->traits & (PACKET_LONELY | PACKET_ANSWER | PACKET_LATER | PACKET_ALONE);
 	bool reverse = false;
 	int denied;
 
@@ -393,7 +393,7 @@ static __noinline bool work_related(struct __sk_buff *skb, struct work *w, bool 
 	if (from) {
 		/* Only the workload that the packet was sent to may complain about it. */
 		party_find(&inner, &p->source, p->v4, w->side);
-		if (w->endpoint != PS_ENDPOINT_NONE && !source_own(w, &p->source, inner.endpoint))
+		if (w->endpoint != PS_ENDPOINT_NONE && !address_own(w, &p->source, inner.endpoint))
 			goto unrelated;
 	}
 	conn = conn_find(p, &live, w->now);
@@ -441,7 +441,25 @@ static __noinline bool source_proved(struct work *w)
 {
 	party_find(&w->source, &w->packet.source, w->packet.v4, w->side);
 	w->known |= WORK_SOURCE;
-	return source_own(w, &w->packet.source, w->source.endpoint);
+	return address_own(w, &w->packet.source, w->source.endpoint);
+}
+
+/*
+ * Is what is about to be delivered here for this workload? Multicast, and what a bridge floods, is not: it is judged,
+ * but its entry, if it has one, is about somebody else, and must not learn this interface as the end of a connection.
+ */
+static __noinline bool destination_own(struct work *w)
+{
+	if (!(w->known & WORK_DESTINATION))
+		party_find(&w->destination, &w->packet.destination, w->packet.v4, w->side);
+	w->known |= WORK_DESTINATION;
+	return address_own(w, &w->packet.destination, w->destination.endpoint);
+}
+
+/* Does the entry know this interface as the end that the packet goes to? */
+static __always_inline bool conn_ends_here(const struct ps_conn *conn, const struct work *w)
+{
+	return (conn_reply(conn, w->packet.high) ? conn->ifindex[0] : conn->ifindex[1]) == w->ifindex;
 }
 
 /* 4: on an interface that nobody claims yet and that denies. */
@@ -476,11 +494,15 @@ static __always_inline int work_judged(struct __sk_buff *skb, struct work *w, bo
 	}
 	if (p->traits & PACKET_ERROR && work_related(skb, w, from)) /* 6 */
 		return work_pass(w, PS_VERDICT_FORWARDED, PS_REASON_RELATED);
+	if (!from && !(conn && conn_ends_here(conn, w)) && !destination_own(w)) {
+		w->packet.traits |= PACKET_ALONE;
+		return work_new(skb, w, NULL, NULL, from);
+	}
 	if (!conn || conn_reopened(p, conn))
 		return work_new(skb, w, conn, live, from); /* 8 */
 	/* The node's connection is the node's: an address of its own does not make somebody else the node. */
 	if (!from && conn->flags & PS_CONN_NODE && skb->ingress_ifindex && !conn_reply(conn, p->high)) {
-		w->packet.traits |= PACKET_LATER; /* judged, but changes nothing */
+		w->packet.traits |= PACKET_ALONE;
 		return work_new(skb, w, NULL, NULL, from);
 	}
 	return work_known(skb, w, conn, live, from); /* 7 */

@@ -71,7 +71,8 @@ class Map:
         return value.raw
 
     def put(self, key, value, flags=0):
-        assert len(key) == self.key_size and len(value) * (self.cpus or 1) == self.value_size * (self.cpus or 1)
+        """Of a per-CPU map the same value for each CPU."""
+        assert len(key) == self.key_size and len(value) == self.value_size, "not the map's layout"
         buffer = ctypes.create_string_buffer(value * (self.cpus or 1), len(value) * (self.cpus or 1))
         bpf(MAP_UPDATE, self._attributes(key, buffer, flags))
 
@@ -106,7 +107,7 @@ class Result:
 
 
 class Object:
-    """`constants`: name → (offset, format, value) is found by symbol; `entries`: map → max_entries."""
+    """`constants`: what the agent writes into .rodata, by name; `entries`: map → max_entries."""
 
     def __init__(self, constants=None, entries=None):
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)

@@ -507,3 +507,38 @@ def test_workload_that_becomes_local(world):
     assert world.conn().judged[INGRESS] & NOT_LOCAL
     world.profile(PROFILE_B, ingress=ROW_ISOLATED)
     assert world.deliver(B, talk.there("S"), ingress=A) == (False, "DROPPED", "ISOLATED")
+
+
+# ---- packets for somebody else ----
+
+def test_multicast_is_judged_for_each_receiver(world):
+    """One sender, many receivers: none's verdict is another's."""
+    packet = frame("10.0.0.1", "239.1.1.1", UDP(sport=1, dport=2))
+    world.profile(PROFILE_B, ingress=ROW_ISOLATED)
+    world.iface(world.unclaimed, 3)
+    world.endpoint(3, PROFILE_A, 3)
+    for _ in range(2):
+        assert world.send(A, packet)[0]
+        assert world.deliver(world.unclaimed, packet, ingress=A) == (True, "FORWARDED", "POLICY")
+        assert world.deliver(B, packet, ingress=A) == (False, "DROPPED", "ISOLATED")
+    assert world.conn().ifindex == [world.a, 0]
+
+
+@FAMILIES
+def test_flooded_packet_teaches_nothing(world, family):
+    """A bridge floods B's packet to a third port: that one does not become B."""
+    a, b, *_ = ADDRESS[family]
+    talk = Talk(a, b)
+    world.iface(world.unclaimed, 3)
+    world.endpoint(3, PROFILE_A, 3)
+    for step in range(2):
+        assert world.deliver(world.unclaimed, talk.there("S"), ingress=A)[0]
+        assert len(world.conns()) == step
+        assert world.send(world.unclaimed, talk.back("SA")) == (False, "DROPPED", "SPOOFED")
+        assert world.send(A, talk.there("S"))[0]
+    assert through(world, talk.there("S"), A, B)[0]
+    assert world.deliver(world.unclaimed, talk.there("S"), ingress=A)[0]
+    assert world.conn().ifindex == [world.a, world.b]
+    world.endpoint(3, PROFILE_B, 3)
+    world.profile(PROFILE_B, ingress=ROW_ISOLATED)
+    assert world.deliver(world.unclaimed, talk.there("S"), ingress=A) == (False, "DROPPED", "ISOLATED")
