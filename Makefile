@@ -101,6 +101,7 @@ $(B)/api/openapi.o: $(B)/api/openapi.c
 # ---- tests ----
 
 # A unit test links the pure rooms, the state, the configuration and the client; never libbpf.
+$(B)/unit/discover: $(B)/agent/datapath/discover.o
 $(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT)
 	@mkdir -p $(@D)
 	$(say) LINK $@

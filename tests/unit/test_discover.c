@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which interface an address is behind, from what netlink would have told. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <net/if_arp.h>
+#include <string.h>
+#include "agent/datapath/discover.h"
+
+static struct net net;
+
+static int setup(void **state)
+{
+	net_init(&net);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	net_clear(&net);
+	return 0;
+}
+
+static void link_add(uint32_t ifindex, const char *name, const char *kind, uint32_t master, uint32_t lower)
+{
+	struct net_link link = {.ifindex = ifindex, .master = master, .lower = lower, .type = ARPHRD_ETHER, .up = true};
+	strcpy(link.name, name);
+	strcpy(link.kind, kind);
+	if (strcmp(name, "lo") == 0)
+		link.type = ARPHRD_LOOPBACK;
+	if (strcmp(kind, "tun") == 0 && strncmp(name, "tun", 3) == 0)
+		link.type = ARPHRD_NONE;
+	net_link_put(&net, &link);
+}
+
+static struct ip address(const char *text)
+{
+	struct ip ip;
+	assert_int_equal(ip_parse(text, &ip), 0);
+	return ip;
+}
+
+static void route(const char *text, uint32_t ifindex, bool there)
+{
+	struct net_route route = {.table = 254, .ifindex = ifindex};
+	if (strcmp(text, "default") == 0)
+		route.ip = ip_from_v4(0);
+	else {
+		route.ip = address(text);
+		route.length = route.ip.family == 4 ? 32 : 128;
+	}
+	net_route(&net, &route, there);
+}
+
+static void neighbour(const char *text, uint32_t ifindex, uint8_t mac, bool there)
+{
+	struct net_neighbour neighbour = {.ip = address(text), .ifindex = ifindex, .mac = {2, 0, 0, 0, 0, mac}};
+	net_neighbour(&net, &neighbour, there);
+}
+
+static void station(uint32_t bridge, uint8_t mac, uint32_t port, bool there)
+{
+	struct net_station station = {.bridge = bridge, .port = port, .mac = {2, 0, 0, 0, 0, mac}};
+	net_station(&net, &station, there);
+}
+
+static uint32_t find(const char *text)
+{
+	struct ip ip = address(text);
+	return net_find(&net, &ip);
+}
+
+static void test_host_route(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	assert_int_equal(find("10.0.0.2"), 0);
+	route("10.0.0.2", 2, true);
+	route("fd00::2", 2, true);
+	assert_int_equal(find("10.0.0.2"), 2);
+	assert_int_equal(find("fd00::2"), 2);
+	assert_int_equal(find("10.0.0.3"), 0);
+	route("10.0.0.2", 2, false);
+	assert_int_equal(find("10.0.0.2"), 0);
+	assert_int_equal(find("fd00::2"), 2);
+}
+
+static void test_route_through_a_gateway_says_nothing(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	struct net_route remote = {.ip = address("10.0.0.2"), .length = 32, .ifindex = 2, .gateway = true};
+	net_route(&net, &remote, true);
+	assert_int_equal(find("10.0.0.2"), 0);
+}
+
+static void test_wider_routes_say_nothing(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	struct net_route wide = {.ip = address("10.0.0.0"), .length = 24, .ifindex = 2};
+	net_route(&net, &wide, true);
+	net.changed = false;
+	net_route(&net, &wide, true);
+	assert_false(net.changed);
+	assert_int_equal(find("10.0.0.0"), 0);
+}
+
+static void test_two_routes_to_one_address(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	link_add(3, "v1", "veth", 0, 0);
+	struct net_route other = {.ip = address("10.0.0.2"), .length = 32, .ifindex = 2, .table = 7};
+	route("10.0.0.2", 2, true);
+	net_route(&net, &other, true);
+	route("10.0.0.2", 3, true);
+	route("10.0.0.2", 2, false);
+	assert_int_equal(find("10.0.0.2"), 2); /* the one of table 7 is still there */
+	net_route(&net, &other, false);
+	assert_int_equal(find("10.0.0.2"), 3);
+}
+
+static void test_told_twice_is_once(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	route("10.0.0.2", 2, true);
+	net.changed = false;
+	route("10.0.0.2", 2, true);
+	assert_false(net.changed);
+	route("10.0.0.2", 2, false);
+	assert_true(net.changed);
+	assert_int_equal(find("10.0.0.2"), 0);
+	route("10.0.0.2", 2, false);
+	assert_int_equal(net.by_route.count, 0);
+}
+
+static void test_never_these(void **state)
+{
+	static const struct {
+		const char *name, *kind;
+		bool eligible;
+	} cases[] = {{"lo", "", false}, {"vxlan0", "vxlan", false}, {"gre1", "gre", false}, {"wg0", "wireguard", false},
+		{"tunl0", "ipip", false}, {"tun0", "tun", false}, {"tap0", "tun", true}, {"br0", "bridge", false},
+		{"v0", "veth", true}, {"nk0", "netkit", true}, {"eth1", "", true}};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		link_add(10 + i, cases[i].name, cases[i].kind, 0, 0);
+		route("10.0.0.2", 10 + i, true);
+		assert_int_equal(net_eligible(&net, net_link(&net, 10 + i)), cases[i].eligible);
+		assert_int_equal(find("10.0.0.2"), cases[i].eligible ? 10 + i : 0);
+		route("10.0.0.2", 10 + i, false);
+	}
+}
+
+static void test_uplinks(void **state)
+{
+	link_add(2, "eth0", "", 0, 0);
+	link_add(3, "eth0.7", "vlan", 0, 2);
+	link_add(4, "bond0", "bond", 0, 0);
+	link_add(5, "eth1", "", 4, 0);
+	link_add(6, "br0", "bridge", 0, 0);
+	link_add(7, "eth2", "", 6, 0);
+	link_add(8, "v0", "veth", 6, 2); /* its peer, elsewhere, happens to be number 2 */
+	link_add(9, "v1", "veth", 0, 2);
+	for (uint32_t i = 2; i <= 9; i++)
+		assert_int_equal(net_eligible(&net, net_link(&net, i)), i != 6);
+	route("default", 3, true);
+	assert_false(net_eligible(&net, net_link(&net, 3)));
+	assert_false(net_eligible(&net, net_link(&net, 2))); /* it carries the VLAN */
+	assert_true(net_eligible(&net, net_link(&net, 9)));
+	route("default", 3, false);
+	route("default", 4, true);
+	assert_true(net_eligible(&net, net_link(&net, 2)));
+	assert_false(net_eligible(&net, net_link(&net, 5)));
+	route("default", 4, false);
+	route("default", 6, true);
+	assert_false(net_eligible(&net, net_link(&net, 7))); /* to the wire */
+	assert_true(net_eligible(&net, net_link(&net, 8)));  /* to a workload */
+	assert_true(map_get(&net.touched, &(uint32_t){7}) != NULL);
+}
+
+static void test_neighbour(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	neighbour("10.0.0.2", 2, 5, true);
+	assert_int_equal(find("10.0.0.2"), 2);
+	net.changed = false;
+	neighbour("10.0.0.2", 2, 5, true);
+	assert_false(net.changed);
+	neighbour("10.0.0.2", 2, 0, false);
+	assert_int_equal(find("10.0.0.2"), 0);
+}
+
+static void test_route_before_neighbour(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	link_add(3, "v1", "veth", 0, 0);
+	neighbour("10.0.0.2", 2, 5, true);
+	route("10.0.0.2", 3, true);
+	assert_int_equal(find("10.0.0.2"), 3);
+}
+
+static void test_bridge(void **state)
+{
+	link_add(2, "br0", "bridge", 0, 0);
+	link_add(3, "v0", "veth", 2, 0);
+	link_add(4, "v1", "veth", 2, 0);
+	link_add(5, "br0.7", "vlan", 0, 2);
+	link_add(6, "vxlan0", "vxlan", 2, 0);
+	neighbour("10.0.0.2", 2, 5, true);
+	assert_int_equal(find("10.0.0.2"), 0);
+	station(2, 5, 3, true);
+	assert_int_equal(find("10.0.0.2"), 3);
+	station(2, 5, 4, true); /* moves: told as new, then gone from the old port */
+	station(2, 5, 3, false);
+	assert_int_equal(find("10.0.0.2"), 4);
+	station(2, 5, 4, false);
+	assert_int_equal(find("10.0.0.2"), 0);
+	neighbour("10.0.7.2", 5, 6, true);
+	station(2, 6, 3, true);
+	assert_int_equal(find("10.0.7.2"), 3); /* behind a VLAN on the bridge */
+	station(2, 5, 6, true);
+	assert_int_equal(find("10.0.0.2"), 0); /* on another node */
+}
+
+static void test_gone_and_back(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	route("10.0.0.2", 2, true);
+	neighbour("10.0.0.3", 2, 5, true);
+	uint32_t born = net_link(&net, 2)->born;
+	net_link_delete(&net, 2);
+	assert_null(net_link_named(&net, "v0"));
+	link_add(2, "v9", "veth", 0, 0);
+	assert_int_not_equal(net_link(&net, 2)->born, born);
+	assert_int_equal(find("10.0.0.2"), 0); /* nothing of the old one speaks for the new one */
+	assert_int_equal(find("10.0.0.3"), 0);
+	assert_int_equal(net_link_named(&net, "v9")->ifindex, 2);
+}
+
+static void test_down_takes_routes_along(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	route("10.0.0.2", 2, true);
+	route("default", 2, true);
+	struct net_link down = *net_link(&net, 2);
+	down.up = false;
+	net_link_put(&net, &down);
+	assert_int_equal(net.routes.count, 0);
+	assert_int_equal(net.defaults.count, 0);
+}
+
+static void test_renamed(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	uint32_t born = net_link(&net, 2)->born;
+	link_add(2, "cali1", "veth", 0, 0);
+	assert_null(net_link_named(&net, "v0"));
+	assert_int_equal(net_link_named(&net, "cali1")->born, born);
+	assert_null(net_link_named(&net, "a-name-that-is-too-long"));
+}
+
+static void test_forget_keeps_births(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	route("10.0.0.2", 2, true);
+	uint32_t born = net_link(&net, 2)->born;
+	map_clear(&net.touched);
+	net_forget(&net);
+	assert_int_equal(find("10.0.0.2"), 0);
+	assert_non_null(map_get(&net.touched, &(uint32_t){2}));
+	link_add(2, "v0", "veth", 0, 0);
+	assert_int_equal(net_link(&net, 2)->born, born);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {TEST(test_host_route), TEST(test_route_through_a_gateway_says_nothing),
+		TEST(test_wider_routes_say_nothing), TEST(test_two_routes_to_one_address), TEST(test_told_twice_is_once),
+		TEST(test_never_these), TEST(test_uplinks), TEST(test_neighbour), TEST(test_route_before_neighbour),
+		TEST(test_bridge), TEST(test_gone_and_back), TEST(test_down_takes_routes_along), TEST(test_renamed),
+		TEST(test_forget_keeps_births)};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
