@@ -12,6 +12,7 @@
 
 /* While the start has not succeeded it is tried again this often. */
 #define RETRY_MS 1000
+#define CALLS_TOGETHER 64
 
 static void signal_set(sigset_t *set)
 {
@@ -43,15 +44,22 @@ static bool signal_read(struct loop *loop, int fd)
 	return false;
 }
 
-/* The old side is brought up to date right after the answer, before the next call is looked at: its client is not kept
- * waiting by it. */
+/*
+ * All calls that wait now. The old side is brought up to date right after the answers, before the next calls are looked
+ * at: their clients are not kept waiting by it.
+ */
 static void calls_take(struct loop *loop)
 {
-	struct call *call;
-	while ((call = server_next(loop->server))) {
-		reconcile_call(loop->reconciler, call);
-		reconcile_settle(loop->reconciler);
-	}
+	struct call *calls[CALLS_TOGETHER];
+	size_t count;
+	do {
+		for (count = 0; count < CALLS_TOGETHER && (calls[count] = server_next(loop->server)); count++)
+			;
+		if (count) {
+			reconcile_calls(loop->reconciler, calls, count);
+			reconcile_settle(loop->reconciler);
+		}
+	} while (count);
 }
 
 int loop_run(struct loop *loop, struct error *e)

@@ -146,7 +146,6 @@ static int candidate_apply(
 			datapath_interfaces(r->rooms.datapath, r->compiler, !r->started, endpoint_bound, r, e));
 	began = seconds_now();
 	if (result == 0) {
-		pending_warn(r, candidate->differences, candidate->difference_count, warnings);
 		result = datapath_rules(r->rooms.datapath, r->book, e);
 		if (result == 0)
 			result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), e);
@@ -218,10 +217,8 @@ static void disk_restore(struct reconciler *r, const struct candidate *candidate
 }
 
 static int candidate_enforce(
-	struct reconciler *r, struct candidate *candidate, bool dry_run, struct errors *warnings, struct error *e)
+	struct reconciler *r, struct candidate *candidate, struct errors *warnings, struct error *e)
 {
-	if (dry_run)
-		return candidate_try(r, candidate, warnings, e);
 	if (!candidate->changes) {
 		int result = candidate->durable ? candidate_remember(r, candidate, e) : 0;
 		if (result == 0)
@@ -241,34 +238,142 @@ static int candidate_enforce(
 	r->started = true;
 	r->waiting_for_state = false;
 	current_replace(r, snapshot_get(candidate->snapshot));
+	facts_publish(r);
 	return 0;
 }
 
-void reconcile_call(struct reconciler *r, struct call *call)
+/* ---- calls ---- */
+
+/* One call on its way to its answer. */
+struct write {
+	struct call *call;
+	struct candidate candidate;
+	struct reply reply;
+	bool counts; /* its candidate is to be enforced */
+};
+
+static void write_read(struct reconciler *r, struct write *w, const struct snapshot *base)
 {
-	struct candidate candidate = {0};
-	struct reply reply = {.dry_run = call->dry_run};
 	struct error e = {0};
 	double began = seconds_now();
+	if (r->waiting_for_state ? w->call->verb != CALL_PUT_STATE : !r->started) {
+		errors_add(&w->reply.errors, ERROR_BUSY, "", "%s", r->why_not_ready);
+		return;
+	}
+	int result = stage_done(r, APPLY_DECODE, began,
+		intake_read(w->call, base, r->rooms.config->api.body_max, time(NULL), &w->candidate, &w->reply.errors));
+	if (result == 0 && w->call->dry_run && candidate_try(r, &w->candidate, &w->reply.warnings, &e) < 0)
+		errors_add_error(&w->reply.errors, &e);
+	w->counts = result == 0 && !w->call->dry_run;
+}
 
-	if (r->waiting_for_state ? call->verb != CALL_PUT_STATE : !r->started) {
-		errors_add(&reply.errors, ERROR_BUSY, "", "%s", r->why_not_ready);
-	} else if (stage_done(r, APPLY_DECODE, began,
-				   intake_read(
-					   call, r->current, r->rooms.config->api.body_max, time(NULL), &candidate, &reply.errors)) == 0) {
-		if (candidate_enforce(r, &candidate, call->dry_run, &reply.warnings, &e) < 0)
-			errors_add_error(&reply.errors, &e);
-		else if (candidate.changes && !call->dry_run)
-			facts_publish(r);
+static void write_answer(struct reconciler *r, struct write *w)
+{
+	struct reply *reply = &w->reply;
+	if (!reply->errors.total) {
+		reply->status = 200;
+		reply->dry_run = w->call->dry_run;
+		reply->revision = w->call->dry_run ? r->current->revision : w->candidate.snapshot->revision;
+		reply->etag_revision = w->call->dry_run ? 0 : w->candidate.etag;
+		reply->quarantined = steal_pointer(&w->candidate.set_aside);
 	}
-	if (!reply.errors.total) {
-		reply.status = 200;
-		reply.revision = call->dry_run ? r->current->revision : candidate.snapshot->revision;
-		reply.etag_revision = call->dry_run ? 0 : candidate.etag;
-		reply.quarantined = steal_pointer(&candidate.set_aside);
+	candidate_clear(&w->candidate);
+	call_reply(w->call, reply);
+	w->call = NULL;
+}
+
+/* What lies between two snapshots: both are sorted, and what is the same is the same object. */
+static void snapshots_compare(const struct snapshot *from, const struct snapshot *to, struct candidate *ret)
+{
+	size_t capacity = 0, a = 0, b = 0;
+	while (a < from->object_count || b < to->object_count) {
+		const struct object *old = a < from->object_count ? from->objects[a] : NULL;
+		const struct object *new = b < to->object_count ? to->objects[b] : NULL;
+		int order = !old ? 1 : !new ? -1 : old == new ? 0 : object_compare(old, new);
+		a += order <= 0;
+		b += order >= 0;
+		if (old == new)
+			continue;
+		ret->differences = list_room(ret->differences, ret->difference_count, &capacity, sizeof(*ret->differences));
+		ret->differences[ret->difference_count++] =
+			(struct difference){order <= 0 ? old : NULL, order >= 0 ? new : NULL};
 	}
-	candidate_clear(&candidate);
-	call_reply(call, &reply);
+}
+
+/* Writes that waited together share one flip: each was read on top of the one before. */
+static int writes_enforce(struct reconciler *r, struct write *writes, size_t count, struct error *e)
+{
+	struct candidate together = {0};
+	struct errors warnings = {0};
+	const struct write *last = NULL;
+	for (size_t i = 0; i < count; i++) {
+		if (!writes[i].counts)
+			continue;
+		last = &writes[i];
+		together.changes |= last->candidate.changes;
+		together.durable |= last->candidate.durable;
+	}
+	if (!last)
+		return 0;
+	together.snapshot = snapshot_get(last->candidate.snapshot);
+	snapshots_compare(r->current, together.snapshot, &together);
+	int result = candidate_enforce(r, &together, &warnings, e);
+	for (size_t i = 0; result == 0 && i < count; i++) {
+		struct write *w = &writes[i];
+		if (!w->counts)
+			continue;
+		for (size_t n = 0; n < warnings.count; n++)
+			errors_add_error(&w->reply.warnings, &warnings.list[n]);
+		pending_warn(r, w->candidate.differences, w->candidate.difference_count, &w->reply.warnings);
+	}
+	errors_clear(&warnings);
+	candidate_clear(&together);
+	return result;
+}
+
+static void write_reset(struct write *w)
+{
+	candidate_clear(&w->candidate);
+	errors_clear(&w->reply.errors);
+	errors_clear(&w->reply.warnings);
+	*w = (struct write){.call = w->call};
+}
+
+static void write_alone(struct reconciler *r, struct write *w)
+{
+	struct error e = {0};
+	write_read(r, w, r->current);
+	if (writes_enforce(r, w, 1, &e) < 0)
+		errors_add_error(&w->reply.errors, &e);
+	write_answer(r, w);
+}
+
+void reconcile_calls(struct reconciler *r, struct call **calls, size_t count)
+{
+	struct write *writes = mem_array(count, sizeof(*writes));
+	struct error e = {0};
+	for (size_t i = 0; i < count; i++)
+		writes[i].call = calls[i];
+	bool together = count > 1 && r->started;
+	const struct snapshot *head = r->current;
+	for (size_t i = 0; together && i < count; i++) {
+		write_read(r, &writes[i], head);
+		if (writes[i].counts)
+			head = writes[i].candidate.snapshot;
+	}
+	if (together && writes_enforce(r, writes, count, &e) < 0) {
+		/* One of them does not fit or the system failed: each for itself then, so that only the culprit is refused. */
+		together = false;
+		for (size_t i = 0; i < count; i++)
+			write_reset(&writes[i]);
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (together)
+			write_answer(r, &writes[i]);
+		else
+			write_alone(r, &writes[i]);
+	}
+	free(writes);
 }
 
 /* ---- events ---- */

@@ -29,8 +29,9 @@ void reconcile_free(struct reconciler *r);
 /* Bring the kernel to what the database says. Call again after a failure; readiness follows. */
 int reconcile_start(struct reconciler *r);
 bool reconcile_started(const struct reconciler *r);
-/* Answers the call. */
-void reconcile_call(struct reconciler *r, struct call *call);
+/* Answers the calls, in order. Those that waited together share one flip; each has its own revision and its own fate.
+ */
+void reconcile_calls(struct reconciler *r, struct call **calls, size_t count);
 /* Netlink has news. */
 void reconcile_interfaces(struct reconciler *r);
 /* The old side, after an answer. */
