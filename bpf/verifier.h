@@ -10,9 +10,8 @@
  */
 
 /*
- * PS_RETURN_ZERO: a void function that is not inlined leaves in R0 what happened to be there,
- * and clang makes a function void whose result nobody uses. Complaint: "cannot return stack pointer to the caller". All
- * kernels.
+ * PS_RETURN_ZERO: a void function that is not inlined leaves in R0 what happened to be there, and clang
+ * makes a function void whose result nobody uses. Complaint: "cannot return stack pointer to the caller". All kernels.
  */
 #define PS_RETURN_ZERO                   \
 	do {                                 \

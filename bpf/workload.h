@@ -8,8 +8,10 @@
  *  4. on an unclaimed interface that denies only the node's own connections pass
  *  5. a source that is not the workload's is dropped
  *  6. an ICMP error about a connection that is allowed passes
- *  7. a packet of a known connection passes if the connection is allowed in this revision; else it is judged anew
- *  8. anything else begins a connection, and is judged
+ *  7. what is delivered here but addressed to somebody else (multicast, flooded frames), or only looks like a packet of
+ *     the node's connection, is judged by itself
+ *  8. a packet of a known connection passes if the connection is allowed in this revision; else it is judged anew
+ *  9. anything else begins a connection, and is judged
  *
  * The last hook (to workload) judges both directions under the revision that it reads itself, and takes the first
  * hook's egress verdict only when it is of that revision.
@@ -182,7 +184,7 @@ static __noinline void conn_turn(struct ps_conn *conn)
 	PS_RETURN_ZERO;
 }
 
-/* ---- 7: a known connection ---- */
+/* ---- 8: a known connection ---- */
 
 static __always_inline bool word_current(__u64 word, __u32 generation)
 {
@@ -303,7 +305,7 @@ static __always_inline int work_known(
 	return PS_PASS;
 }
 
-/* ---- 8: a new connection ---- */
+/* ---- 9: a new connection ---- */
 
 /*
  * Policy allows it, and an InterceptPolicy wants it. PS_DROP: refused; else `w->code` tells whether a proxy has it or,
@@ -496,16 +498,16 @@ static __always_inline int work_judged(struct __sk_buff *skb, struct work *w, bo
 		return work_pass(w, PS_VERDICT_FORWARDED, PS_REASON_RELATED);
 	if (!from && !(conn && conn_ends_here(conn, w)) && !destination_own(w)) {
 		w->packet.traits |= PACKET_ALONE;
-		return work_new(skb, w, NULL, NULL, from);
+		return work_new(skb, w, NULL, NULL, from); /* 7 */
 	}
 	if (!conn || conn_reopened(p, conn))
-		return work_new(skb, w, conn, live, from); /* 8 */
+		return work_new(skb, w, conn, live, from); /* 9 */
 	/* The node's connection is the node's: an address of its own does not make somebody else the node. */
 	if (!from && conn->flags & PS_CONN_NODE && skb->ingress_ifindex && !conn_reply(conn, p->high)) {
 		w->packet.traits |= PACKET_ALONE;
-		return work_new(skb, w, NULL, NULL, from);
+		return work_new(skb, w, NULL, NULL, from); /* 7 */
 	}
-	return work_known(skb, w, conn, live, from); /* 7 */
+	return work_known(skb, w, conn, live, from); /* 8 */
 }
 
 static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
@@ -538,6 +540,8 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 		action = work_drop(w, PS_REASON_FRAGMENT); /* 2 */
 		break;
 	case PACKET_UNJUDGED:
+		if (from)
+			mark_clear(skb);
 		action = work_pass(w, PS_VERDICT_FORWARDED, PS_REASON_UNJUDGED); /* 3 */
 		break;
 	case PACKET_FOREIGN:

@@ -13,8 +13,8 @@ from scapy.layers.ipsec import AH
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 
-from world import (A, B, CLASS_B, EGRESS, IFACE_DENY, IFACE_L3, INTERCEPTED, NODE, PROFILE_A, PROFILE_B, ROW_ALLOW,
-                   ROW_DENY, ROW_ISOLATED, SOURCES, USED)
+from world import (A, B, CLASS_B, EGRESS, IFACE_DENY, IFACE_L3, PROFILE_A, PROFILE_B, ROW_ALLOW, ROW_DENY,
+                   ROW_ISOLATED, SOURCES, USED)
 
 A4, A6, B4, B6, FAR4, FAR6, NODE4 = ("10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2", "192.0.2.9", "2001:db8::9",
                                      "192.0.2.1")
@@ -450,7 +450,7 @@ def test_spoofing_into_an_established_connection(world):
 
 
 def test_address_that_moves_is_proved_anew(world):
-    from test_conntrack import Talk, handshake
+    from test_conntrack import Talk
     talk = Talk(A4, FAR4)
     assert world.send(A, talk.there("S"))[0]
     world.addr(A4, 2, B, PROFILE_B, 1, side=1 - world.side)
@@ -513,6 +513,8 @@ def test_marks(world):
     world.send(A, SHAPES["tcp"], mark=0x60000123)
     assert world.result.mark == 0x123
     world.send(A, SHAPES["tcp"], mark=0x60000123)
+    assert world.result.mark == 0x123
+    world.send(A, Ether() / ARP(), mark=0x60000123)
     assert world.result.mark == 0x123
     world.deliver(B, SHAPES["tcp"], ingress=A, mark=0x20000123)
     assert world.result.mark == 0x20000123
