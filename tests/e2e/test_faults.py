@@ -278,3 +278,19 @@ def test_a_bad_configuration_names_its_line(lab):
     done = lab.node.run(agent.binary, "--config", agent.config_path, check=False)
     assert done.returncode != 0
     assert f"{agent.config_path}:4: datapath.conectionsMax: " in done.stderr + done.stdout, done
+
+
+def test_what_does_not_fit_is_refused_whole(pair):
+    """More source networks than the table has room for: 507 with what is needed and what there is, and nothing changed."""
+    lab, agent = pair, pair.running
+    before = agent.api.state()
+    sources = [f"172.{16 + n // 65536}.{n // 256 % 256}.{n % 256}/32" for n in range(17000)]
+    large = member("large", lab.a, allowedSources=sources)
+    large["spec"]["ips"] = ["10.77.99.99"]
+    answer = agent.api.request("PUT", "/v1/state", {"items": lab.items + [large]}, timeout=60)
+    assert answer.status == 507, answer
+    assert "16384" in answer.text and "17000" in answer.text, answer
+    assert agent.api.state() == before and enforced(lab)
+    large["spec"]["allowedSources"] = sources[:16000]
+    agent.api.put_state(lab.items + [large])
+    assert enforced(lab)
