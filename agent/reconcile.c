@@ -221,8 +221,10 @@ static int candidate_enforce(
 {
 	if (!candidate->changes) {
 		int result = candidate->durable ? candidate_remember(r, candidate, e) : 0;
-		if (result == 0)
+		if (result == 0) {
 			current_replace(r, snapshot_get(candidate->snapshot));
+			facts_publish(r);
+		}
 		return result;
 	}
 	bool committed = false;
