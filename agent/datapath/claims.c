@@ -7,6 +7,7 @@
  */
 #include <net/if_arp.h>
 #include <string.h>
+#include <time.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 #include "agent/datapath/private.h"
@@ -18,6 +19,8 @@ struct pass {
 	uint32_t *work; /* endpoint ids to look at */
 	size_t count, capacity;
 	bool released, conflict;
+	int64_t now; /* seconds */
+	size_t asked;
 };
 
 static struct claim *claim_of(struct datapath *d, uint32_t endpoint)
@@ -126,6 +129,24 @@ static void take(struct pass *p, const struct endpoint *endpoint, const struct n
 	map_put(p->moved, &endpoint->id, NULL);
 }
 
+/*
+ * An idle workload on a bridge is in nobody's tables: the host may never have spoken to it. Asked for at most once a
+ * second each, and so many at once.
+ */
+#define ASK_MAX 128
+static void ask(struct pass *p, const struct workload *workload, struct claim *claim)
+{
+	uint32_t devices[4];
+	if (claim->asked == p->now || p->asked >= ASK_MAX)
+		return;
+	claim->asked = p->now;
+	for (size_t i = 0; i < workload->ip_count; i++) {
+		size_t count = net_suspects(&p->d->net, &workload->ips[i], devices, sizeof(devices) / sizeof(devices[0]));
+		for (size_t device = 0; device < count; device++, p->asked++)
+			neighbour_ask(&p->d->monitor, &workload->ips[i], devices[device]);
+	}
+}
+
 static void look(struct pass *p, uint32_t id)
 {
 	struct claim *claim = claim_of(p->d, id);
@@ -135,6 +156,8 @@ static void look(struct pass *p, uint32_t id)
 		return;
 	enum claim_rank rank;
 	const struct net_link *link = locate(p->d, endpoint->workload, &rank);
+	if (!link && rank != CLAIM_NAMED)
+		ask(p, endpoint->workload, claim);
 	if (link && rank == CLAIM_FOUND)
 		remember(p->d, endpoint->workload, link);
 	if (!link || claim->ifindex != link->ifindex || claim->born != link->born) {
@@ -181,7 +204,9 @@ static void walk(struct pass *p, bool relook)
 
 void claims_update(struct datapath *d, const struct compiler *compiler, bool relook, struct map *moved)
 {
-	struct pass p = {.d = d, .compiler = compiler, .moved = moved};
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	struct pass p = {.d = d, .compiler = compiler, .moved = moved, .now = now.tv_sec};
 	if (++d->round == 0) /* 0 is "never seen" */
 		d->round = 1;
 	walk(&p, relook);

@@ -29,6 +29,7 @@ void net_init(struct net *net)
 	map_init(&net->links, sizeof(uint32_t), sizeof(struct net_link));
 	map_init(&net->names, NET_NAME_MAX, sizeof(uint32_t));
 	map_init(&net->routes, sizeof(struct route_key), 0);
+	map_init(&net->prefixes, sizeof(struct route_key), 0);
 	map_init(&net->neighbours, sizeof(struct neighbour_key), 8);
 	map_init(&net->stations, sizeof(struct station_key), sizeof(uint32_t));
 	map_init(&net->by_route, 16, sizeof(struct places));
@@ -40,6 +41,7 @@ void net_init(struct net *net)
 static void net_forget_addresses(struct net *net)
 {
 	map_clear(&net->routes);
+	map_clear(&net->prefixes);
 	map_clear(&net->neighbours);
 	map_clear(&net->stations);
 	map_clear(&net->by_route);
@@ -116,15 +118,30 @@ static void places_change(struct map *map, const uint8_t ip[16], uint32_t ifinde
 		places_remove(map, ip, ifindex);
 }
 
+static void net_prefix(struct net *net, const struct route_key *key, bool there)
+{
+	if ((map_get(&net->prefixes, key) != NULL) == there)
+		return;
+	if (there)
+		map_put(&net->prefixes, key, NULL);
+	else
+		map_delete(&net->prefixes, key);
+	net->changed = true;
+}
+
 void net_route(struct net *net, const struct net_route *route, bool there)
 {
-	if (route->length != 0 && route->length != (route->ip.family == 4 ? 32 : 128))
-		return;
+	uint8_t bits = route->ip.family == 4 ? 32 : 128;
 	if (route->length != 0 && route->gateway)
 		return;
 	struct route_key key = {
 		.table = route->table, .metric = route->metric, .ifindex = route->ifindex, .length = route->length};
 	memcpy(key.ip, route->ip.bytes, sizeof(key.ip));
+	if (route->length != 0 && route->length != bits) {
+		key.length += 128 - bits; /* of the 16 bytes */
+		net_prefix(net, &key, there);
+		return;
+	}
 	if ((map_get(&net->routes, &key) != NULL) == there)
 		return;
 	if (there)
@@ -205,6 +222,10 @@ static void net_drop_routes(struct net *net, uint32_t ifindex)
 		gone.ip.family = route->length == 32 ? 4 : 6;
 		net_route(net, &gone, false);
 	}
+	at = 0;
+	while (map_next(&net->prefixes, &at, &key, &value))
+		if (((const struct route_key *)key)->ifindex == ifindex)
+			map_delete(&net->prefixes, key);
 }
 
 static void net_drop_neighbours(struct net *net, uint32_t ifindex)
@@ -394,4 +415,27 @@ uint32_t net_find(const struct net *net, const struct ip *ip)
 			return found;
 	}
 	return 0;
+}
+
+static bool prefix_holds(const struct route_key *prefix, const struct ip *ip)
+{
+	unsigned int bytes = prefix->length / 8, bits = prefix->length % 8;
+	if (memcmp(prefix->ip, ip->bytes, bytes) != 0)
+		return false;
+	return !bits || (prefix->ip[bytes] ^ ip->bytes[bytes]) >> (8 - bits) == 0;
+}
+
+size_t net_suspects(const struct net *net, const struct ip *ip, uint32_t *ret, size_t max)
+{
+	size_t at = 0, count = 0;
+	const void *key;
+	void *value;
+	while (count < max && map_next(&net->prefixes, &at, &key, &value)) {
+		const struct route_key *prefix = key;
+		const struct net_link *link = prefix_holds(prefix, ip) ? net_link(net, prefix->ifindex) : NULL;
+		const struct net_link *lower = link && link_stacked(link) ? net_link(net, link->lower) : NULL;
+		if (link && link->up && (link_bridge(link) || (lower && link_bridge(lower)) || net_eligible(net, link)))
+			ret[count++] = link->ifindex;
+	}
+	return count;
 }

@@ -28,7 +28,7 @@ struct net_link {
 struct net_route {
 	struct ip ip;
 	uint32_t table, metric, ifindex;
-	uint8_t length; /* only 0, 32 (IPv4) and 128 (IPv6) matter */
+	uint8_t length; /* 0: an uplink; all bits: a host route; else, without gateway: who may be asked */
 	bool gateway;   /* through somebody else: says nothing about where the address is */
 };
 
@@ -47,6 +47,7 @@ struct net {
 	struct map links;                  /* ifindex → struct net_link */
 	struct map names;                  /* name → ifindex */
 	struct map routes;                 /* set */
+	struct map prefixes;               /* set: networks that are on a link */
 	struct map neighbours;             /* (ip, ifindex) → mac */
 	struct map stations;               /* (bridge, mac) → port */
 	struct map by_route, by_neighbour; /* ip → where */
@@ -76,5 +77,10 @@ bool net_link_l3(const struct net_link *link);
 /* The interface behind which an address is: host routes first, then neighbours, through bridges to their port. 0: not
  * known. */
 uint32_t net_find(const struct net *net, const struct ip *ip);
+/*
+ * The devices on whose link the address must be, if it is anywhere: whoever asks there for its neighbour finds it. At
+ * most `max`; returns how many.
+ */
+size_t net_suspects(const struct net *net, const struct ip *ip, uint32_t *ret, size_t max);
 
 #endif

@@ -143,8 +143,6 @@ static void read_route(const struct nlmsghdr *message, struct net *net)
 		route.ip = ip_from_v6((const uint8_t[16]){0});
 	else
 		return;
-	if (route.length != 0 && route.length != (rt->rtm_family == AF_INET ? 32 : 128))
-		return;
 	struct nlattr *attribute;
 	mnl_attr_for_each(attribute, message, sizeof(*rt))
 	{
@@ -316,6 +314,29 @@ int monitor_dump(struct net *net, struct error *e)
 	}
 	net->stale = false;
 	return 0;
+}
+
+/* ---- asking ---- */
+
+void neighbour_ask(struct monitor *monitor, const struct ip *ip, uint32_t ifindex)
+{
+	char buffer[NETLINK_REQUEST_MAX];
+	struct nlmsghdr *request = mnl_nlmsg_put_header(buffer);
+	request->nlmsg_type = RTM_NEWNEIGH;
+	request->nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE;
+	struct ndmsg *nd = mnl_nlmsg_put_extra_header(request, sizeof(*nd));
+	nd->ndm_family = ip->family == 4 ? AF_INET : AF_INET6;
+	nd->ndm_ifindex = ifindex;
+	nd->ndm_state = NUD_NONE;
+	nd->ndm_flags = NTF_USE;
+	if (ip->family == 4) {
+		uint32_t word = ip_v4(ip);
+		mnl_attr_put(request, NDA_DST, sizeof(word), &word);
+	} else {
+		mnl_attr_put(request, NDA_DST, sizeof(ip->bytes), ip->bytes);
+	}
+	if (mnl_socket_sendto(monitor->socket, request, request->nlmsg_len) < 0)
+		log_debug(ROOM, "a neighbour cannot be asked for: %s", strerror(errno));
 }
 
 /* ---- the monitor ---- */

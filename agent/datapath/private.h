@@ -118,6 +118,8 @@ void monitor_close(struct monitor *monitor);
 /* Everything from the kernel into net. */
 int monitor_dump(struct net *net, struct error *e);
 /* What has arrived. */
+/* The kernel asks the link who has the address; the answer comes as news. */
+void neighbour_ask(struct monitor *monitor, const struct ip *ip, uint32_t ifindex);
 int monitor_read(struct monitor *monitor, struct net *net, struct error *e);
 
 /* ---- rules and routes (routes.c) ---- */
@@ -144,6 +146,7 @@ struct claim { /* by endpoint id */
 	uint32_t ifindex, born; /* 0: no interface */
 	uint32_t told;          /* `born` as last told; 0: not bound */
 	uint32_t seen;          /* round */
+	int64_t asked;          /* seconds, CLOCK_MONOTONIC: its neighbours were asked for */
 	uint8_t rank;
 	bool conflict; /* found one that another endpoint has */
 	bool queued;

@@ -12,8 +12,8 @@ import pytest
 
 from netns import BPFFS, Namespace, mount_bpffs, run
 
-B = os.environ.get("B", os.path.join(os.path.dirname(__file__), "../../build"))
-DRIVER = os.path.abspath(os.path.join(B, "tools/datapath"))
+BUILD = os.environ.get("PENSTOCK_BUILD") or os.path.join(os.path.dirname(__file__), "../../build")
+DRIVER = os.path.abspath(os.path.join(BUILD, "tools/datapath"))
 BPFTOOL = shutil.which("bpftool") or "/usr/sbin/bpftool"
 BUSY, NO_SPACE = 7, 8  # enum error_kind
 _number = itertools.count(1)
@@ -116,7 +116,7 @@ class Bench:
 @pytest.fixture
 def bench(request):
     if not os.access(DRIVER, os.X_OK):
-        pytest.fail(f"{DRIVER} is not built: make {os.path.relpath(B)}/tools/datapath")
+        pytest.fail(f"{DRIVER} is not built: make {os.path.relpath(BUILD)}/tools/datapath")
     made = Bench()
     yield made
     made.close()
@@ -296,7 +296,7 @@ def test_neighbour_finds_the_interface_and_is_not_forgotten(bench):
     bench.node.ip("addr add 10.77.0.1/24 dev v0")
     driver("endpoint 3 10.77.0.2")
     assert driver("interfaces all") == ""
-    bench.node.ip("neigh add 10.77.0.2 lladdr 02:00:00:00:00:02 dev v0 nud stale")
+    bench.node.ip("neigh replace 10.77.0.2 lladdr 02:00:00:00:00:02 dev v0 nud stale")
     assert driver("wait 30") == "3=1"
     driver.enforce(1)
     bench.node.ip("neigh del 10.77.0.2 dev v0")
@@ -308,7 +308,7 @@ def test_neighbour_finds_the_interface_and_is_not_forgotten(bench):
 def test_idle_workload_stays_enforced_over_a_restart(bench):
     driver = bench.open()
     veth(bench, "v0")
-    bench.node.ip("addr add 10.128.0.1/24 dev v0", "neigh add 10.128.0.5 lladdr 02:00:00:00:00:02 dev v0")
+    bench.node.ip("addr add 10.128.0.1/24 dev v0", "neigh replace 10.128.0.5 lladdr 02:00:00:00:00:02 dev v0")
     driver("endpoint 7 10.128.0.5")
     assert driver("interfaces all") == "7=1"
     driver("address 10.128.0.5 7")
@@ -328,7 +328,7 @@ def test_bridge_port(bench):
         bench.node.ip(f"link set {name} master br0")
     driver("endpoint 3 10.77.0.2")
     assert driver("interfaces all") == ""
-    bench.node.ip("neigh add 10.77.0.2 lladdr 02:00:00:00:00:02 dev br0")
+    bench.node.ip("neigh replace 10.77.0.2 lladdr 02:00:00:00:00:02 dev br0")
     assert driver("wait 30") == "", "a bridge itself is no workload's interface"
     bench.node.run("bridge", "fdb", "add", "02:00:00:00:00:02", "dev", "v1", "master", "static")
     assert driver("wait 30") == "3=1"
@@ -338,6 +338,27 @@ def test_bridge_port(bench):
     assert "v0:3:" in driver("status"), "it moved"
     driver.enforce(1)
     assert list(bench.rows()) == [bench.node.ifindex("v0")], "the port that it left is let go"
+
+
+def test_idle_workload_on_a_bridge_is_asked_for(bench):
+    """Nobody has spoken to it: it is in no neighbour and no bridge table until the kernel asks."""
+    bench.node.ip("link add br0 type bridge", "link set br0 up", "addr add 10.77.0.1/24 dev br0",
+                  "addr add fd00:77::1/64 dev br0 nodad")
+    pod = Namespace(f"{bench.name}-pod")
+    bench.spaces.append(pod)
+    bench.node.ip(f"link add v0 type veth peer name eth0 netns {pod.name}", "link set v0 master br0 up")
+    pod.ip("link set eth0 up", "addr add 10.77.0.2/24 dev eth0", "addr add fd00:77::2/64 dev eth0 nodad")
+    time.sleep(0.2)
+    bench.node.ip("neigh flush all")
+    driver = bench.open()
+    driver("endpoint 3 10.77.0.2")
+    driver("interfaces all")
+    assert driver("wait 500").endswith("3=1") or "v0:3:" in driver("status")
+    driver("endpoint 4 fd00:77::2")
+    driver("unendpoint 3")
+    driver("interfaces")
+    driver("wait 500")
+    assert "v0:4:" in driver("status")
 
 
 def test_two_endpoints_behind_one_interface(bench):

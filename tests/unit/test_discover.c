@@ -94,15 +94,28 @@ static void test_route_through_a_gateway_says_nothing(void **state)
 	assert_int_equal(find("10.0.0.2"), 0);
 }
 
-static void test_wider_routes_say_nothing(void **state)
+static void test_wider_routes_say_whom_to_ask(void **state)
 {
-	link_add(2, "v0", "veth", 0, 0);
-	struct net_route wide = {.ip = address("10.0.0.0"), .length = 24, .ifindex = 2};
+	uint32_t found[4];
+	struct ip inside = address("10.0.1.77"), outside = address("10.0.2.77"), inside6 = address("fd00::1:2");
+	struct net_route wide = {.ip = address("10.0.0.0"), .length = 23, .ifindex = 2};
+	struct net_route wide6 = {.ip = address("fd00::"), .length = 64, .ifindex = 2};
+	struct net_route uplink = {.ip = address("10.0.0.0"), .length = 16, .ifindex = 3};
+	link_add(2, "br0", "bridge", 0, 0);
+	link_add(3, "eth0", "", 0, 0);
+	route("default", 3, true);
 	net_route(&net, &wide, true);
-	net.changed = false;
-	net_route(&net, &wide, true);
-	assert_false(net.changed);
-	assert_int_equal(find("10.0.0.0"), 0);
+	net_route(&net, &wide6, true);
+	net_route(&net, &uplink, true);
+	assert_int_equal(find("10.0.1.77"), 0);
+	assert_int_equal(net_suspects(&net, &inside, found, 4), 1);
+	assert_int_equal(found[0], 2);
+	assert_int_equal(net_suspects(&net, &inside6, found, 4), 1);
+	assert_int_equal(net_suspects(&net, &outside, found, 4), 0);
+	net_route(&net, &wide, false);
+	assert_int_equal(net_suspects(&net, &inside, found, 4), 0);
+	net_link_delete(&net, 2);
+	assert_int_equal(net_suspects(&net, &inside6, found, 4), 0);
 }
 
 static void test_two_routes_to_one_address(void **state)
@@ -275,7 +288,7 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {TEST(test_host_route), TEST(test_route_through_a_gateway_says_nothing),
-		TEST(test_wider_routes_say_nothing), TEST(test_two_routes_to_one_address), TEST(test_told_twice_is_once),
+		TEST(test_wider_routes_say_whom_to_ask), TEST(test_two_routes_to_one_address), TEST(test_told_twice_is_once),
 		TEST(test_never_these), TEST(test_uplinks), TEST(test_neighbour), TEST(test_route_before_neighbour),
 		TEST(test_bridge), TEST(test_gone_and_back), TEST(test_down_takes_routes_along), TEST(test_renamed),
 		TEST(test_forget_keeps_births)};
