@@ -233,12 +233,15 @@ static void address_warn(struct compiler *c, const struct address *address, cons
 {
 	char text[ADDR_TEXT_MAX];
 	const struct object *has = address->owner->object, *lost = loser->object;
+	const char *why = has->kind != lost->kind        ? kinds[has->kind].kind
+					  : has->created > lost->created ? "the younger"
+													 : "the first by name";
 	if (!c->warnings || lost->kind == KIND_NODE)
 		return;
 	ip_format(&address->ip, text);
-	errors_add(c->warnings, ERROR_CONFLICT, "", "%s is an address of %s %s/%s and of %s %s/%s: %s %s/%s has it", text,
+	errors_add(c->warnings, ERROR_CONFLICT, "", "%s is an address of %s %s/%s and of %s %s/%s: %s/%s has it (%s)", text,
 		kinds[has->kind].kind, has->namespace, has->name, kinds[lost->kind].kind, lost->namespace, lost->name,
-		has->kind == lost->kind ? "the younger one," : "the Workload,", has->namespace, has->name);
+		has->namespace, has->name, why);
 }
 
 static void address_choose(struct compiler *c, struct address *address)

@@ -78,18 +78,21 @@ static bool class_same(const struct interned *item, const void *context)
 	return class->count == words->count && !memcmp(class->terms, words->list, class->count * sizeof(*class->terms));
 }
 
-static struct port_class *port_class_take(struct compiler *c, const struct words *words)
+static struct port_class *port_class_take(struct compiler *c, const struct words *words, int proto, uint32_t port)
 {
 	uint64_t hash = hash_bytes(words->list, words->count * sizeof(*words->list), 0);
 	struct interned *found = intern_find(&c->port_classes, hash, class_same, words);
 	if (found) {
 		struct port_class *class = OWNER_OF(found, struct port_class, interned);
 		class->references++;
+		class->port = port;
 		return class;
 	}
 	struct port_class *class = mem_alloc(sizeof(*class));
 	class->id = NUMBER_NONE;
 	class->references = 1;
+	class->proto = proto;
+	class->port = port;
 	class->count = words->count;
 	class->terms = mem_dup(words->list, words->count * sizeof(*words->list));
 	class->links = mem_array(words->count, sizeof(*class->links));
@@ -167,7 +170,7 @@ static struct port_layout *layout_make(struct compiler *c, int proto)
 			break;
 		if (at)
 			layout->list[layout->count++].first = at;
-		layout->list[layout->count - 1].class = active.count ? port_class_take(c, &active) : NULL;
+		layout->list[layout->count - 1].class = active.count ? port_class_take(c, &active, proto, at) : NULL;
 	}
 	words_free(&active);
 	return layout;

@@ -12,7 +12,6 @@ struct port_term {
 	uint8_t proto; /* enum ps_port_proto */
 	uint16_t first, last;
 	struct link classes, in_all;
-	uint64_t stamp;
 	uint64_t touched; /* the stamp under which its classes changed last */
 };
 struct port_class_link {
@@ -23,6 +22,8 @@ struct port_class {
 	struct interned interned;
 	uint32_t id;
 	unsigned references; /* segments */
+	int proto;
+	uint32_t port; /* one that it holds now, for all of them */
 	uint32_t count;
 	uint32_t *terms;
 	struct port_class_link *links;

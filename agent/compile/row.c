@@ -4,19 +4,24 @@
 #include "agent/base/mem.h"
 #include "agent/compile/port.h"
 
-#define STAMP_NONE UINT64_MAX
-
 /* ---- which step decides ---- */
 
-static bool step_covers(const struct compiler *c, const struct step *step, uint64_t stamp)
+/* A port, standing for its whole class: a term covers all of it or none. proto -1: what has no port. */
+struct place {
+	int proto;
+	uint32_t port;
+};
+
+static bool step_covers(const struct compiler *c, const struct step *step, struct place place)
 {
 	if (step->port == PORT_ANY)
 		return true;
-	return ((const struct port_term *)slots_get(&c->port_term_by_id, step->port))->stamp == stamp;
+	const struct port_term *term = slots_get(&c->port_term_by_id, step->port);
+	return term->proto == place.proto && term->first <= place.port && place.port <= term->last;
 }
 
 /*
- * For the port whose terms carry the stamp, the first step that covers it in each stage:
+ * The first step that covers the port in each stage:
  *
  * 1 Admin tier; Pass goes on to 2
  * 2 NetworkPolicy: allowed by a rule, else isolated when a policy selects the workload
@@ -24,20 +29,19 @@ static bool step_covers(const struct compiler *c, const struct step *step, uint6
  * 4 allowed by default
  * 5 interception of what is allowed
  */
-static struct ps_verdict steps_judge(
-	const struct compiler *c, const struct step *steps, size_t count, uint64_t stamp, bool audit)
+static struct ps_verdict steps_judge(const struct compiler *c, const struct row *row, struct place place, bool audit)
 {
 	struct ps_verdict verdict = {.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT}; /* 4 */
 	bool decided = false;
 	int passed = -1;
-	for (size_t i = 0; i < count; i++) {
-		const struct step *step = &steps[i];
+	for (size_t i = 0; i < row->step_count; i++) {
+		const struct step *step = &row->steps[i];
 		bool intercept = step->stage == STAGE_INTERCEPT;
 		if ((step->flags & STEP_AUDIT && !audit) || (!intercept && (decided || step->stage == passed)))
 			continue;
 		if (intercept && verdict.action == PS_ACTION_DENY)
 			break;
-		if (!step_covers(c, step, stamp))
+		if (!step_covers(c, step, place))
 			continue;
 		switch ((enum rule_action)step->action) {
 		case RULE_PASS: /* 1, 3 */
@@ -61,15 +65,12 @@ static struct ps_verdict steps_judge(
 }
 
 /* A policy in audit mode changes nothing that is enforced; where it would have refused or intercepted, that is said. */
-static struct ps_verdict row_judge(const struct compiler *c, const struct step *steps, size_t count, uint64_t stamp)
+static struct ps_verdict row_judge(const struct compiler *c, const struct row *row, struct place place)
 {
-	bool audited = false;
-	for (size_t i = 0; i < count; i++)
-		audited |= steps[i].flags & STEP_AUDIT;
-	struct ps_verdict enforced = steps_judge(c, steps, count, stamp, false);
-	if (!audited || enforced.action != PS_ACTION_ALLOW)
+	struct ps_verdict enforced = steps_judge(c, row, place, false);
+	if (!row->audited || enforced.action != PS_ACTION_ALLOW)
 		return enforced;
-	struct ps_verdict with = steps_judge(c, steps, count, stamp, true);
+	struct ps_verdict with = steps_judge(c, row, place, true);
 	if (with.action == PS_ACTION_ALLOW)
 		return enforced;
 	with.flags |= PS_VERDICT_AUDIT;
@@ -108,7 +109,9 @@ struct row *row_take(struct compiler *c, const struct steps *steps)
 	row->references = 1;
 	row->steps = mem_dup(steps->list, steps->count * sizeof(*steps->list));
 	row->step_count = steps->count;
-	row->base = row_judge(c, row->steps, row->step_count, STAMP_NONE);
+	for (size_t i = 0; i < row->step_count; i++)
+		row->audited |= row->steps[i].flags & STEP_AUDIT;
+	row->base = row_judge(c, row, (struct place){.proto = -1});
 	row->fresh = true;
 	link_init(&row->waiting);
 	link_add(&c->fresh_rows, &row->waiting);
@@ -185,10 +188,7 @@ static struct row_cell *cells_make(struct compiler *c, const struct row *row, si
 			if (class->ended || class->stamp == walk)
 				continue;
 			class->stamp = walk;
-			uint64_t mark = ++c->stamp;
-			for (uint32_t j = 0; j < class->count; j++)
-				((struct port_term *)slots_get(&c->port_term_by_id, class->terms[j]))->stamp = mark;
-			struct ps_verdict verdict = row_judge(c, row->steps, row->step_count, mark);
+			struct ps_verdict verdict = row_judge(c, row, (struct place){class->proto, class->port});
 			c->work.cells++;
 			if (!memcmp(&verdict, &row->base, sizeof(verdict)))
 				continue;

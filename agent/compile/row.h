@@ -35,6 +35,7 @@ struct row {
 	unsigned references; /* peer cases */
 	struct step *steps;
 	size_t step_count;
+	bool audited; /* some step is of a policy in audit mode */
 	struct ps_verdict base;
 	struct row_cell *cells; /* as emitted */
 	size_t cell_count;

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What one change costs, counted instead of timed: a change among 10,000 pods may not do more than a hundredth of what
+ * a full compile does. And what does not fit is refused.
+ */
+#include "tests/unit/compile_lab.h"
+
+#include <errno.h>
+#include "tests/tools/compile_cluster.h"
+
+static const struct cluster_shape shape = {
+	.pods = 10000, .policies = 1000, .namespaces = 100, .nodes = 99, .unique = false};
+
+/* Everything that was counted; each is about as dear as the other. */
+static uint64_t effort(const struct work *work)
+{
+	return work->groups_matched + work->terms_matched + work->profiles + work->classes + work->pairs + work->rows +
+		   work->cells + work->addresses;
+}
+
+struct cluster_lab {
+	struct cluster cluster;
+	struct rulebook *book;
+	struct compiler *c;
+	uint64_t full;
+};
+
+static int cluster_open(void **state)
+{
+	struct cluster_lab *lab = mem_alloc(sizeof(*lab));
+	lab->cluster = cluster_make(shape);
+	lab->book = rulebook_new(1);
+	lab->c = compiler_new("node-0", lab->book);
+	cluster_compile(&lab->cluster, lab->c);
+	lab->full = effort(compiler_work(lab->c));
+	*state = lab;
+	return 0;
+}
+
+static int cluster_close(void **state)
+{
+	struct cluster_lab *lab = *state;
+	compiler_free(lab->c);
+	rulebook_free(lab->book);
+	cluster_free(&lab->cluster);
+	free(lab);
+	return 0;
+}
+
+static uint64_t effort_since(const struct cluster_lab *lab, uint64_t before)
+{
+	return effort(compiler_work(lab->c)) - before;
+}
+
+static void one_changed_pod_costs_a_hundredth(void **state)
+{
+	struct cluster_lab *lab = *state;
+	assert_true(lab->full > 50000);
+	for (unsigned number = 0; number < 20; number++) { /* the first is local, the others are not */
+		for (unsigned version = 1; version < 3; version++) {
+			uint64_t before = effort(compiler_work(lab->c));
+			cluster_change(lab->c, &lab->cluster.pods[number], cluster_pod(&shape, number, version % 2));
+			assert_in_range(effort_since(lab, before), 1, lab->full / 100);
+		}
+	}
+}
+
+static void a_pod_that_comes_like_others_is_one_entry(void **state)
+{
+	struct cluster_lab *lab = *state;
+	struct object *pod = lab->cluster.pods[777];
+	struct change goes = {.old = pod}, comes = {.new = pod};
+	for (int id = 0; id < TABLE_COUNT; id++)
+		map_clear(&compiler_tables(lab->c)->table[id].pending[0]);
+	compiler_update(lab->c, &goes, 1, NULL);
+	uint64_t before = effort(compiler_work(lab->c));
+	compiler_update(lab->c, &comes, 1, NULL);
+	assert_in_range(effort_since(lab, before), 1, 8);
+	size_t pending = 0;
+	for (int id = 0; id < TABLE_COUNT; id++)
+		pending += compiler_tables(lab->c)->table[id].pending[0].count;
+	assert_int_equal(pending, 2); /* one an address */
+}
+
+static void one_changed_policy_costs_a_hundredth(void **state)
+{
+	struct cluster_lab *lab = *state;
+	for (unsigned number = 0; number < 20; number++) {
+		for (unsigned version = 1; version < 3; version++) {
+			uint64_t before = effort(compiler_work(lab->c));
+			unsigned port = version % 2 ? 7777 : 8000 + number % 50;
+			cluster_change(lab->c, &lab->cluster.policies[number * 13], cluster_policy(&shape, number * 13, port));
+			assert_in_range(effort_since(lab, before), 0, lab->full / 100);
+		}
+	}
+}
+
+static void a_policy_for_nobody_here_costs_nothing(void **state)
+{
+	struct cluster_lab *lab = *state;
+	uint64_t before = effort(compiler_work(lab->c));
+	struct object *policy = object_of(LAB_POLICY("p", "elsewhere", "'podSelector':{},'ingress':[{}]"));
+	struct change change = {.new = policy};
+	compiler_update(lab->c, &change, 1, NULL);
+	assert_int_equal(effort_since(lab, before), 0);
+	object_put(policy);
+}
+
+static void a_relabelled_namespace_costs_its_share(void **state)
+{
+	struct cluster_lab *lab = *state;
+	uint64_t before = effort(compiler_work(lab->c));
+	cluster_change(lab->c, &lab->cluster.namespaces[3], cluster_namespace(3, "t9"));
+	assert_in_range(effort_since(lab, before), 1, lab->full / 30);
+}
+
+/* ---- capacity ---- */
+
+static void what_fits_is_accepted(void **state)
+{
+	struct cluster_lab *lab = *state;
+	assert_int_equal(compiler_fits(lab->c, NULL), 0);
+}
+
+/* More workloads than endpoints there can be: counted, never written out of bounds, refused with the numbers. */
+static void too_many_endpoints_are_refused(void **state)
+{
+	enum { COUNT = 16390 };
+	struct rulebook *book = rulebook_new(1);
+	struct compiler *c = compiler_new("here", book);
+	struct change *changes = mem_array(COUNT, sizeof(*changes));
+	struct error error = {0};
+	for (int i = 0; i < COUNT; i++)
+		changes[i].new =
+			cluster_object(str_format("{'apiVersion':'penstock.dev/v1alpha1','kind':'Workload','metadata':{'name':"
+									  "'w%d','namespace':'s'},'spec':{'ips':['10.1.%d.%d']}}",
+				i, i / 256, i % 256));
+	compiler_update(c, changes, 16383, NULL);
+	assert_int_equal(compiler_fits(c, &error), 0);
+	compiler_update(c, changes + 16383, COUNT - 16383, NULL);
+	assert_int_equal(compiler_fits(c, &error), -ENOSPC);
+	assert_int_equal(error.kind, ERROR_NO_SPACE);
+	assert_string_equal(error.detail, "table endpoint: 16391 entries are needed, there is room for 16384");
+	for (int i = 0; i < COUNT; i++) {
+		struct change gone = {.old = changes[i].new};
+		compiler_update(c, &gone, 1, NULL);
+		object_put(changes[i].new);
+	}
+	assert_int_equal(compiler_fits(c, &error), 0);
+	free(changes);
+	compiler_free(c);
+	rulebook_free(book);
+}
+
+/* One network and ever more ports a rule: as many rows as port classes, and half of their product as cells. */
+static void cells_add(struct lab *lab, int first, int end)
+{
+	struct change *changes = mem_array((size_t)(end - first), sizeof(*changes));
+	for (int i = first; i < end; i++)
+		changes[i - first].new = cluster_object(str_format(
+			"{'apiVersion':'networking.k8s.io/v1','kind':'NetworkPolicy','metadata':{'name':'p%d','namespace':'s'},"
+			"'spec':{'podSelector':{},'ingress':[{'from':[{'ipBlock':{'cidr':'10.%d.%d.0/24'}}],'ports':[{'port':1,"
+			"'endPort':%d}]}]}}",
+			i, 100 + i / 256, i % 256, i + 2));
+	compiler_update(lab->c, changes, (size_t)(end - first), NULL);
+	for (int i = first; i < end; i++)
+		object_put(changes[i - first].new);
+	free(changes);
+}
+
+static void too_many_cells_are_refused(void **state)
+{
+	struct lab lab;
+	struct error error = {0};
+	lab_open(&lab);
+	lab_put(&lab, LAB_POD("a", "s", "'app':'a'", "here", "10.0.0.1"));
+	cells_add(&lab, 0, 600);
+	assert_int_equal(compiler_fits(lab.c, &error), 0);
+	assert_int_equal(compiler_tables(lab.c)->table[TABLE_cell].wanted.count, 600 * 601 / 2);
+	cells_add(&lab, 600, 725);
+	assert_int_equal(compiler_fits(lab.c, &error), -ENOSPC);
+	assert_string_equal(error.detail, "table cell: 263175 entries are needed, there is room for 262144");
+	lab_close(&lab);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(one_changed_pod_costs_a_hundredth),
+		cmocka_unit_test(a_pod_that_comes_like_others_is_one_entry),
+		cmocka_unit_test(one_changed_policy_costs_a_hundredth),
+		cmocka_unit_test(a_policy_for_nobody_here_costs_nothing),
+		cmocka_unit_test(a_relabelled_namespace_costs_its_share),
+		cmocka_unit_test(what_fits_is_accepted),
+		cmocka_unit_test(too_many_endpoints_are_refused),
+		cmocka_unit_test(too_many_cells_are_refused),
+	};
+	return cmocka_run_group_tests_name("compile: work", tests, cluster_open, cluster_close);
+}
