@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Random sequences of changes. After each, three must say the same: the tables that were changed step by step, tables
+ * compiled from nothing, and an evaluator that looks at every object for every packet. The tables must also have
+ * equally many entries, and the kernel's side, brought up to date from what is pending alone, the same ones.
+ *
+ * PENSTOCK_SEED repeats a run; PENSTOCK_ROUNDS makes it longer.
+ */
+#include "tests/unit/compile_lab.h"
+
+#include <time.h>
+#include "agent/base/buffer.h"
+
+#define ROUNDS 12
+#define STEPS 25
+#define QUESTIONS 120
+
+/* ---- chance ---- */
+
+static uint64_t chance_state;
+
+static unsigned chance(unsigned below)
+{
+	chance_state ^= chance_state << 13;
+	chance_state ^= chance_state >> 7;
+	chance_state ^= chance_state << 17;
+	return (unsigned)(chance_state >> 11) % below;
+}
+
+static bool one_in(unsigned count)
+{
+	return !chance(count);
+}
+
+#define PICK(list) (list)[chance(sizeof(list) / sizeof((list)[0]))]
+
+static const char *const spaces[] = {"n0", "n1", "n2"};
+static const char *const apps[] = {"a", "b", "c"};
+static const char *const port_names[] = {"http", "dns", "admin"};
+static const char *const protocols[] = {"TCP", "UDP", "SCTP"};
+static const unsigned ports[] = {0, 53, 80, 81, 443, 8080, 65535};
+static const char *const networks[] = {"0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/28", "10.0.0.4/30",
+	"10.0.0.5/32", "192.0.2.0/24", "::/0", "fd00::/16", "fd00::4/126", "2001:db8::/32"};
+static const char *const strangers[] = {"192.0.2.1", "8.8.8.8", "10.200.0.1", "2001:db8::1", "2a00::1"};
+
+/* ---- random objects, as JSON ---- */
+
+static void make_selector(struct buffer *b, const char *key, const char *const *values, unsigned count)
+{
+	static const char *const operators[] = {"In", "NotIn", "Exists", "DoesNotExist"};
+	if (one_in(4)) {
+		buffer_puts(b, "{}");
+	} else if (one_in(2)) {
+		buffer_printf(b, "{'matchLabels':{'%s':'%s'}}", key, values[chance(count)]);
+	} else {
+		unsigned operator= chance(4);
+		buffer_printf(b, "{'matchExpressions':[{'key':'%s','operator':'%s'", key, operators[operator]);
+		if (operator<2)
+			buffer_printf(b, ",'values':['%s','%s']", values[chance(count)], values[chance(count)]);
+		buffer_puts(b, "}]}");
+	}
+}
+
+static void make_pod_selector(struct buffer *b)
+{
+	make_selector(b, "app", apps, 3);
+}
+
+static void make_space_selector(struct buffer *b)
+{
+	static const char *const teams[] = {"red", "blue"};
+	if (one_in(3))
+		make_selector(b, "kubernetes.io/metadata.name", spaces, 3);
+	else
+		make_selector(b, "team", teams, 2);
+}
+
+static void make_peer(struct buffer *b)
+{
+	unsigned kind = chance(4), family = chance(11);
+	if (!kind) {
+		buffer_printf(b, "{'ipBlock':{'cidr':'%s'", networks[family]);
+		if (family == 0 || family == 1)
+			buffer_printf(b, ",'except':['%s']", networks[2 + chance(4)]);
+		else if (family == 7)
+			buffer_printf(b, ",'except':['%s','%s']", networks[8 + chance(3)], networks[9]);
+		buffer_puts(b, "}}");
+		return;
+	}
+	buffer_puts(b, "{");
+	if (kind != 1) {
+		buffer_puts(b, "'namespaceSelector':");
+		make_space_selector(b);
+	}
+	if (kind != 2) {
+		buffer_puts(b, kind == 1 ? "'podSelector':" : ",'podSelector':");
+		make_pod_selector(b);
+	}
+	buffer_puts(b, "}");
+}
+
+static void make_port(struct buffer *b)
+{
+	buffer_printf(b, "{'protocol':'%s'", PICK(protocols));
+	unsigned kind = chance(4), at = 1 + chance(5);
+	if (kind == 1)
+		buffer_printf(b, ",'port':'%s'", PICK(port_names));
+	else if (kind == 2)
+		buffer_printf(b, ",'port':%u,'endPort':%u", ports[at], ports[at + 1]);
+	else if (kind)
+		buffer_printf(b, ",'port':%u", ports[at]);
+	buffer_puts(b, "}");
+}
+
+static void make_list(struct buffer *b, const char *name, void (*make)(struct buffer *b), unsigned most)
+{
+	buffer_printf(b, "'%s':[", name);
+	for (unsigned i = chance(most + 1); i > 0; i--) {
+		make(b);
+		buffer_puts(b, i > 1 ? "," : "");
+	}
+	buffer_puts(b, "]");
+}
+
+static void make_rule_in(struct buffer *b)
+{
+	buffer_puts(b, "{");
+	make_list(b, "from", make_peer, 2);
+	buffer_puts(b, ",");
+	make_list(b, "ports", make_port, 2);
+	buffer_puts(b, "}");
+}
+
+static void make_rule_out(struct buffer *b)
+{
+	buffer_puts(b, "{");
+	make_list(b, "to", make_peer, 2);
+	buffer_puts(b, ",");
+	make_list(b, "ports", make_port, 2);
+	buffer_puts(b, "}");
+}
+
+static struct object *finish(struct buffer *b)
+{
+	auto_free char *text = buffer_take(b);
+	return object_of(text);
+}
+
+static struct object *make_policy(unsigned number)
+{
+	static const char *const types[] = {"'Ingress'", "'Egress'", "'Ingress','Egress'"};
+	struct buffer b = {0};
+	buffer_printf(&b,
+		"{'apiVersion':'networking.k8s.io/v1','kind':'NetworkPolicy','metadata':{'name':'p%u','namespace':'%s'},"
+		"'spec':{'policyTypes':[%s],'podSelector':",
+		number, spaces[number % 3], PICK(types));
+	make_pod_selector(&b);
+	buffer_puts(&b, ",");
+	make_list(&b, "ingress", make_rule_in, 2);
+	buffer_puts(&b, ",");
+	make_list(&b, "egress", make_rule_out, 2);
+	buffer_puts(&b, "}}");
+	return finish(&b);
+}
+
+static struct object *make_pod(unsigned number)
+{
+	static const char *const phases[] = {"Running", "Running", "Running", "Succeeded"};
+	struct buffer b = {0};
+	buffer_printf(&b,
+		"{'apiVersion':'v1','kind':'Pod','metadata':{'name':'w%u','namespace':'%s','creationTimestamp':"
+		"'2026-01-0%uT00:00:00Z','labels':{",
+		number, spaces[number % 3], 1 + chance(9));
+	if (!one_in(4))
+		buffer_printf(&b, "'app':'%s'", PICK(apps));
+	buffer_printf(&b, "}},'spec':{'nodeName':'%s','containers':[{'name':'c','ports':[", number < 8 ? "here" : "there");
+	if (one_in(2))
+		buffer_printf(&b, "{'name':'%s','containerPort':%u,'protocol':'%s'}", PICK(port_names), ports[1 + chance(6)],
+			PICK(protocols));
+	/* Now and then two have the same address. */
+	unsigned ip = one_in(10) ? chance(16) : number;
+	buffer_printf(
+		&b, "]}]},'status':{'phase':'%s','podIPs':[{'ip':'10.0.0.%u'},{'ip':'fd00::%x'}]}}", PICK(phases), ip, number);
+	return finish(&b);
+}
+
+static struct object *make_namespace(unsigned number)
+{
+	static const char *const labels[] = {"", "'team':'red'", "'team':'blue'"};
+	struct buffer b = {0};
+	buffer_printf(&b, "{'apiVersion':'v1','kind':'Namespace','metadata':{'name':'%s','labels':{%s}}}",
+		spaces[number % 3], PICK(labels));
+	return finish(&b);
+}
+
+/* ---- the world: at most so many of each, present or not ---- */
+
+enum { PODS = 16, POLICIES = 12, SPACES = 3, ALL = PODS + POLICIES + SPACES };
+
+struct world {
+	struct object *objects[ALL];
+};
+
+static struct object *make_any(unsigned slot)
+{
+	if (slot < PODS)
+		return make_pod(slot);
+	if (slot < PODS + POLICIES)
+		return make_policy(slot - PODS);
+	return make_namespace(slot - PODS - POLICIES);
+}
+
+static struct change world_change(struct world *world, unsigned slot)
+{
+	struct change change = {.old = world->objects[slot]};
+	world->objects[slot] = change.old && one_in(3) ? NULL : make_any(slot);
+	change.new = world->objects[slot];
+	return change;
+}
+
+/* ---- the naive evaluator ---- */
+
+static const struct object *world_namespace(const struct world *world, const char *name)
+{
+	for (unsigned i = PODS + POLICIES; i < ALL; i++)
+		if (world->objects[i] && !strcmp(world->objects[i]->name, name))
+			return world->objects[i];
+	return NULL;
+}
+
+static bool older(const struct object *a, const struct object *b)
+{
+	if (a->created != b->created)
+		return a->created < b->created;
+	int order = strcmp(a->namespace, b->namespace);
+	return order ? order > 0 : strcmp(a->name, b->name) > 0;
+}
+
+static const struct object *world_pod(const struct world *world, const struct ip *ip)
+{
+	const struct object *best = NULL;
+	for (unsigned i = 0; i < PODS; i++) {
+		const struct object *pod = world->objects[i];
+		for (size_t j = 0; pod && !pod->workload->ended && j < pod->workload->ip_count; j++)
+			if (ip_equal(&pod->workload->ips[j], ip) && (!best || older(best, pod)))
+				best = pod;
+	}
+	return best;
+}
+
+static bool space_fits(const struct world *world, const struct selector *selector, const char *name)
+{
+	const struct object *object = world_namespace(world, name);
+	struct label list[8] = {{(char *)"kubernetes.io/metadata.name", (char *)name}};
+	struct labels labels = {list, 1};
+	for (size_t i = 0; object && i < object->labels.count; i++)
+		list[labels.count++] = object->labels.list[i]; /* "team" sorts behind */
+	return selector_matches(selector, &labels);
+}
+
+static bool peer_fits(const struct world *world, const struct peer *peer, const struct object *policy,
+	const struct object *pod, const struct ip *ip)
+{
+	if (peer->type == PEER_NETWORK) {
+		if (!cidr_contains_ip(&peer->cidr, ip))
+			return false;
+		for (size_t i = 0; i < peer->except_count; i++)
+			if (cidr_contains_ip(&peer->except[i], ip))
+				return false;
+		return true;
+	}
+	if (!pod)
+		return false;
+	if (peer->namespaces ? !space_fits(world, peer->namespaces, pod->namespace)
+						 : strcmp(policy->namespace, pod->namespace) != 0)
+		return false;
+	return !peer->pods || selector_matches(peer->pods, &pod->labels);
+}
+
+static bool port_fits(const struct port_match *match, const struct object *destination, uint8_t protocol, uint16_t port)
+{
+	if (match->protocol != protocol)
+		return false;
+	if (!match->name)
+		return match->first <= port && port <= match->last;
+	for (size_t i = 0; destination && i < destination->workload->port_count; i++) {
+		const struct named_port *named = &destination->workload->ports[i];
+		if (!strcmp(named->name, match->name) && named->protocol == protocol && named->port == port)
+			return true;
+	}
+	return false;
+}
+
+struct expected {
+	bool local;
+	enum ps_action action;
+	const struct object *policy;
+	int index;
+};
+
+static bool rule_fits(const struct world *world, const struct rule *rule, const struct object *policy,
+	const struct object *peer, const struct ip *peer_ip, const struct object *destination,
+	const struct judge_query *query)
+{
+	bool met = rule->any_peer, open = rule->any_port;
+	for (size_t i = 0; i < rule->peer_count && !met; i++)
+		met = peer_fits(world, &rule->peers[i], policy, peer, peer_ip);
+	for (size_t i = 0; i < rule->port_count && !open; i++)
+		open = port_fits(&rule->ports[i], destination, query->protocol, query->port);
+	return met && open;
+}
+
+static int policy_order(const struct object *a, const struct object *b)
+{
+	int order = strcmp(a->namespace, b->namespace);
+	return order ? order : strcmp(a->name, b->name);
+}
+
+static struct expected expect(const struct world *world, enum direction direction, const struct judge_query *query)
+{
+	const struct ip *own = direction == EGRESS ? &query->source : &query->destination;
+	const struct ip *other = direction == EGRESS ? &query->destination : &query->source;
+	const struct object *subject = world_pod(world, own), *peer = world_pod(world, other);
+	const struct object *destination = direction == EGRESS ? peer : subject;
+	const struct object *isolation = NULL;
+	struct expected best = {.local = subject && !strcmp(subject->workload->node, "here")};
+	for (unsigned i = PODS; best.local && i < PODS + POLICIES; i++) {
+		const struct object *policy = world->objects[i];
+		if (!policy || !policy->policy->isolates[direction] || strcmp(policy->namespace, subject->namespace) ||
+			(policy->policy->pods && !selector_matches(policy->policy->pods, &subject->labels)))
+			continue;
+		if (!isolation || policy_order(policy, isolation) < 0)
+			isolation = policy;
+		for (size_t j = 0; j < policy->policy->rule_count[direction]; j++) {
+			if (!rule_fits(world, &policy->policy->rules[direction][j], policy, peer, other, destination, query))
+				continue;
+			if (!best.policy || policy_order(policy, best.policy) < 0) {
+				best.policy = policy;
+				best.index = (int)j;
+			}
+			break;
+		}
+	}
+	if (isolation && !best.policy)
+		best = (struct expected){true, PS_ACTION_DENY, isolation, -1};
+	return best;
+}
+
+/* ---- comparison ---- */
+
+static void assert_expected(
+	const struct rulebook *book, const struct expected *expected, bool local, const struct ps_verdict *verdict)
+{
+	assert_int_equal(expected->local, local);
+	if (!local)
+		return;
+	assert_int_equal(expected->action, verdict->action);
+	const struct rule_identity *rule = rulebook_find(book, verdict->rule);
+	assert_int_equal(!rule, !expected->policy);
+	if (!rule)
+		return;
+	assert_string_equal(rule->name, expected->policy->name);
+	assert_string_equal(rule->namespace, expected->policy->namespace);
+	assert_int_equal(rule->index, expected->index);
+	assert_true(rule->live);
+}
+
+static void question(struct judge_query *ret)
+{
+	struct ip *ends[] = {&ret->source, &ret->destination};
+	*ret = (struct judge_query){.port = (uint16_t)PICK(ports)};
+	ret->protocol = one_in(8) ? ICMP : PICK(((uint8_t[]){PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_SCTP}));
+	for (int i = 0; i < 2; i++) {
+		char text[32];
+		snprintf(text, sizeof(text), chance(2) ? "10.0.0.%u" : "fd00::%x", chance(PODS));
+		assert_int_equal(ip_parse(one_in(5) ? PICK(strangers) : text, ends[i]), 0);
+	}
+}
+
+static void bind_all(struct compiler *c)
+{
+	size_t at = 0;
+	const struct endpoint *endpoint;
+	while ((endpoint = compiler_endpoint_next(c, &at)))
+		compiler_bind(c, endpoint->id, true);
+}
+
+/* Brings one side up to date as the datapath does: only what is pending. */
+static void kernel_follow(struct tables *tables, struct map kernel[TABLE_COUNT], int side)
+{
+	for (int id = 0; id < TABLE_COUNT; id++) {
+		struct table *table = &tables->table[id];
+		size_t at = 0;
+		const void *key;
+		void *value;
+		while (map_next(&table->pending[side], &at, &key, &value)) {
+			const void *wanted = map_get(&table->wanted, key);
+			if (wanted)
+				map_put(&kernel[id], key, wanted);
+			else
+				map_delete(&kernel[id], key);
+		}
+		map_clear(&table->pending[side]);
+		assert_int_equal(kernel[id].count, table->wanted.count);
+		for (at = 0; map_next(&table->wanted, &at, &key, &value);) {
+			const void *there = map_get(&kernel[id], key);
+			assert_non_null(there);
+			assert_memory_equal(there, value, table_infos[id].value_size);
+		}
+	}
+}
+
+static void world_check(const struct world *world, struct compiler *c, const struct rulebook *book)
+{
+	struct rulebook *fresh_book = rulebook_new(1);
+	struct compiler *fresh = compiler_new("here", fresh_book);
+	struct change changes[ALL];
+	size_t count = 0;
+	for (unsigned i = 0; i < ALL; i++)
+		if (world->objects[ALL - 1 - i])
+			changes[count++] = (struct change){NULL, world->objects[ALL - 1 - i]};
+	compiler_update(fresh, changes, count, NULL);
+	bind_all(fresh);
+	for (int id = 0; id < TABLE_COUNT; id++)
+		assert_int_equal(compiler_tables(fresh)->table[id].wanted.count, compiler_tables(c)->table[id].wanted.count);
+	assert_int_equal(fresh->classes.count, c->classes.count);
+	assert_int_equal(fresh->rows.count, c->rows.count);
+	for (int i = 0; i < QUESTIONS; i++) {
+		struct judge_query query;
+		struct judge_answer answer;
+		question(&query);
+		struct expected out = expect(world, EGRESS, &query), in = expect(world, INGRESS, &query);
+		tables_judge(compiler_tables(c), &query, &answer);
+		assert_expected(book, &out, answer.egress_local, &answer.egress);
+		assert_expected(book, &in, answer.ingress_local, &answer.ingress);
+		tables_judge(compiler_tables(fresh), &query, &answer);
+		assert_expected(fresh_book, &out, answer.egress_local, &answer.egress);
+		assert_expected(fresh_book, &in, answer.ingress_local, &answer.ingress);
+	}
+	compiler_free(fresh);
+	rulebook_free(fresh_book);
+}
+
+static void run_round(void)
+{
+	struct world world = {0};
+	struct map kernel[2][TABLE_COUNT];
+	struct rulebook *book = rulebook_new(1);
+	struct compiler *c = compiler_new("here", book);
+	for (int side = 0; side < 2; side++)
+		for (int id = 0; id < TABLE_COUNT; id++)
+			map_init(&kernel[side][id], table_infos[id].key_size, table_infos[id].value_size);
+	for (int step = 0; step < STEPS; step++) {
+		struct change changes[ALL];
+		bool used[ALL] = {0};
+		size_t count = 0;
+		for (unsigned i = step ? 1 + chance(4) : ALL; i > 0; i--) {
+			unsigned slot = chance(ALL);
+			if (used[slot])
+				continue;
+			used[slot] = true;
+			changes[count++] = world_change(&world, slot);
+		}
+		compiler_update(c, changes, count, NULL);
+		for (size_t i = 0; i < count; i++)
+			object_put(changes[i].old);
+		bind_all(c);
+		world_check(&world, c, book);
+		if (one_in(2))
+			kernel_follow(compiler_tables(c), kernel[step % 2], step % 2);
+	}
+	for (int side = 0; side < 2; side++)
+		for (int id = 0; id < TABLE_COUNT; id++)
+			map_clear(&kernel[side][id]);
+	compiler_free(c);
+	rulebook_free(book);
+	for (unsigned i = 0; i < ALL; i++)
+		object_put(world.objects[i]);
+}
+
+static void changes_and_a_fresh_compile_agree_with_the_evaluator(void **state)
+{
+	const char *text = getenv("PENSTOCK_SEED"), *rounds = getenv("PENSTOCK_ROUNDS");
+	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+	for (int i = 0; i < (rounds ? atoi(rounds) : ROUNDS); i++) {
+		chance_state = (seed + (uint64_t)i) * 0x9e3779b97f4a7c15ull | 1;
+		printf("PENSTOCK_SEED=%llu PENSTOCK_ROUNDS=1\n", (unsigned long long)seed + (unsigned)i);
+		run_round();
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(changes_and_a_fresh_compile_agree_with_the_evaluator),
+	};
+	return cmocka_run_group_tests_name("compile: property", tests, NULL, NULL);
+}
