@@ -27,17 +27,6 @@ static void free_patterns(struct datapath *d)
 	free((void *)d->options.workload_interfaces);
 }
 
-/* lo may still be down in a namespace that is just being made; its news bring us back. */
-static int set_routes(struct datapath *d, struct error *e)
-{
-	int result = routes_set(&d->options, e);
-	d->routes_set = result == 0;
-	if (result != -ENETDOWN)
-		return result;
-	log_warn(ROOM, "%s; tried again when interfaces change", e->detail);
-	return 0;
-}
-
 static int open_steps(struct datapath *d, const struct datapath_options *options, struct error *e)
 {
 	int result = pins_lock(options->pin_directory, &d->pins, e);
@@ -58,7 +47,7 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	if (result == 0)
 		result = interfaces_take_over(d, e);
 	if (result == 0)
-		result = set_routes(d, e);
+		result = routes_set(&d->options, e);
 	return result;
 }
 

@@ -205,6 +205,39 @@ void net_station(struct net *net, const struct net_station *station, bool there)
 	net->changed = true;
 }
 
+static struct net_route route_of(const struct route_key *key)
+{
+	struct net_route route = {
+		.table = key->table, .metric = key->metric, .ifindex = key->ifindex, .length = key->length};
+	memcpy(route.ip.bytes, key->ip, 16);
+	route.ip.family = key->length == 32 ? 4 : 6;
+	return route;
+}
+
+void net_route_replaces(struct net *net, const struct net_route *route)
+{
+	struct map *maps[] = {&net->routes, &net->prefixes};
+	uint8_t bits = route->ip.family == 4 ? 32 : 128;
+	for (size_t i = 0; i < 2; i++) {
+		uint32_t length = route->length + (i == 1 ? 128u - bits : 0);
+		size_t at = 0;
+		const void *key;
+		void *value;
+		while (map_next(maps[i], &at, &key, &value)) {
+			struct route_key old;
+			memcpy(&old, key, sizeof(old));
+			if (old.length != length || old.table != route->table || old.metric != route->metric ||
+				old.ifindex == route->ifindex || memcmp(old.ip, route->ip.bytes, 16) != 0)
+				continue;
+			struct net_route gone = route_of(&old);
+			if (i == 0)
+				net_route(net, &gone, false);
+			else
+				net_prefix(net, &old, false);
+		}
+	}
+}
+
 /* The kernel drops an interface's IPv4 routes without a word when it goes down; neighbours and stations go with the
  * device. */
 static void net_drop_routes(struct net *net, uint32_t ifindex)
@@ -216,10 +249,7 @@ static void net_drop_routes(struct net *net, uint32_t ifindex)
 		const struct route_key *route = key;
 		if (route->ifindex != ifindex)
 			continue;
-		struct net_route gone = {
-			.table = route->table, .metric = route->metric, .ifindex = ifindex, .length = route->length};
-		memcpy(gone.ip.bytes, route->ip, 16);
-		gone.ip.family = route->length == 32 ? 4 : 6;
+		struct net_route gone = route_of(route);
 		net_route(net, &gone, false);
 	}
 	at = 0;

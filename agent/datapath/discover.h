@@ -65,6 +65,8 @@ void net_forget(struct net *net);
 void net_link_put(struct net *net, const struct net_link *link);
 void net_link_delete(struct net *net, uint32_t ifindex);
 void net_route(struct net *net, const struct net_route *route, bool there);
+/* Before a route that took the place of others of its destination, table and metric: which, netlink does not tell. */
+void net_route_replaces(struct net *net, const struct net_route *route);
 void net_neighbour(struct net *net, const struct net_neighbour *neighbour, bool there);
 void net_station(struct net *net, const struct net_station *station, bool there);
 

@@ -12,6 +12,8 @@
 #include "agent/base/mem.h"
 #include "agent/datapath/private.h"
 
+#define LOOPBACK_IFINDEX 1 /* in every network namespace */
+
 struct attachment *attachment_get(struct datapath *d, uint32_t ifindex)
 {
 	struct attachment *attachment = map_get(&d->attachments, &ifindex);
@@ -206,10 +208,9 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 	if (!d->looked)
 		claims_take_over(d);
 	d->looked = true;
-	if (!d->routes_set && d->net.changed) {
-		struct error ignored;
-		d->routes_set = routes_set(&d->options, &ignored) == 0;
-	}
+	/* Somebody may have deleted them; lo takes IPv6's along when it goes down. */
+	if (whole || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX}))
+		return routes_set(&d->options, e);
 	return 0;
 }
 

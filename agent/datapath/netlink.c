@@ -169,9 +169,8 @@ static void read_route(const struct nlmsghdr *message, struct net *net)
 			break;
 		}
 	}
-	/* What it replaces is not told. */
 	if (there && message->nlmsg_flags & NLM_F_REPLACE)
-		net->stale = true;
+		net_route_replaces(net, &route);
 	if (multipath)
 		read_multipath(multipath, &route, net, there);
 	else if (route.ifindex)

@@ -179,8 +179,7 @@ struct datapath {
 
 	struct monitor monitor;
 	struct net net;
-	bool looked; /* net holds a whole look */
-	bool routes_set;
+	bool looked;                 /* net holds a whole look */
 	struct map attachments;      /* ifindex → struct attachment */
 	struct map iface_pending[2]; /* ifindexes whose endpoint[side] is to be written */
 	struct claim *claims;        /* by endpoint id */

@@ -207,7 +207,7 @@ int routes_set(const struct datapath_options *options, struct error *e)
 			continue;
 		if (families[i] == AF_INET)
 			return error_system(e, -result, "the route and rules that lead to proxies cannot be set");
-		log_debug(ROOM, "no IPv6 rules: %s", strerror(-result)); /* IPv6 is switched off */
+		log_debug(ROOM, "no IPv6 rules: %s", strerror(-result)); /* IPv6 is switched off, or lo is down yet */
 	}
 	return 0;
 }

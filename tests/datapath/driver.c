@@ -268,5 +268,6 @@ int main(int argc, char **argv)
 		printf(" (%.3f ms)\n", now_ms() - began);
 		fflush(stdout);
 	}
+	free(line);
 	return 0;
 }

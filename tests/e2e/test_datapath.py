@@ -290,6 +290,48 @@ def test_host_route_finds_the_interface_and_an_uplink_is_never_found(bench):
     assert driver("interfaces") == "5=1"
 
 
+def test_deleted_rules_and_routes_come_back(bench):
+    driver = bench.open()
+    before = bench.node.run("ip", "rule").stdout
+    bench.node.ip("rule del pref 5", "rule del pref 4", "route flush table 7641")
+    assert bench.node.run("ip", "rule").stdout != before
+    driver("interfaces all")
+    assert bench.node.run("ip", "rule").stdout == before
+    assert "local default" in bench.node.run("ip", "route", "show", "table", "7641").stdout
+
+
+def test_foreign_rules_and_old_ones_of_ours(bench):
+    """Another mask was configured before: its rules go, what is not ours stays."""
+    bench.node.ip("rule add pref 3 fwmark 0x10/0x10 lookup 100", "rule add pref 6 fwmark 0x4/0x4 lookup 101 protocol 76")
+    driver = bench.open()
+    rules = bench.node.run("ip", "rule").stdout
+    assert "lookup 100" in rules and "lookup 101" not in rules and "lookup 7641" in rules
+    driver.kill()
+    bench.driver()("uninstall")
+    rules = bench.node.run("ip", "rule").stdout
+    assert "lookup 100" in rules and "proto 76" not in rules
+
+
+def test_loopback_that_goes_down_and_comes_back(bench):
+    table = lambda: bench.node.run("ip", "-6", "route", "show", "table", "7641", check=False).stdout  # noqa: E731
+    bench.node.ip("link set lo down")
+    driver = bench.open()
+    bench.node.ip("link set lo up")
+    driver("wait 30")
+    assert "local default" in table()
+    bench.node.ip("link set lo down")
+    assert "local default" not in table()
+    bench.node.ip("link set lo up")
+    driver("wait 30")
+    assert "local default" in table()
+
+
+def test_without_ipv6(bench):
+    bench.node.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
+    bench.open()
+    assert "local default" in bench.node.run("ip", "route", "show", "table", "7641").stdout
+
+
 def test_neighbour_finds_the_interface_and_is_not_forgotten(bench):
     driver = bench.open()
     index = veth(bench, "v0")

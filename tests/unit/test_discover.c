@@ -132,6 +132,31 @@ static void test_two_routes_to_one_address(void **state)
 	assert_int_equal(find("10.0.0.2"), 3);
 }
 
+static void test_replaced_route(void **state)
+{
+	link_add(2, "v0", "veth", 0, 0);
+	link_add(3, "v1", "veth", 0, 0);
+	route("10.0.0.2", 2, true);
+	route("default", 2, true);
+	struct net_route new = {.ip = address("10.0.0.2"), .length = 32, .ifindex = 3, .table = 254};
+	net_route_replaces(&net, &new);
+	net_route(&net, &new, true);
+	assert_int_equal(net.routes.count, 2);
+	route("default", 2, false);
+	assert_int_equal(find("10.0.0.2"), 3);
+	new.gateway = true; /* now through somebody else */
+	new.ifindex = 2;
+	net_route_replaces(&net, &new);
+	net_route(&net, &new, true);
+	assert_int_equal(find("10.0.0.2"), 0);
+	struct net_route uplink = {.ip = ip_from_v4(0), .ifindex = 3, .table = 254};
+	route("default", 2, true);
+	net_route_replaces(&net, &uplink);
+	net_route(&net, &uplink, true);
+	assert_true(net_eligible(&net, net_link(&net, 2)));
+	assert_false(net_eligible(&net, net_link(&net, 3)));
+}
+
 static void test_told_twice_is_once(void **state)
 {
 	link_add(2, "v0", "veth", 0, 0);
@@ -288,9 +313,9 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {TEST(test_host_route), TEST(test_route_through_a_gateway_says_nothing),
-		TEST(test_wider_routes_say_whom_to_ask), TEST(test_two_routes_to_one_address), TEST(test_told_twice_is_once),
-		TEST(test_never_these), TEST(test_uplinks), TEST(test_neighbour), TEST(test_route_before_neighbour),
-		TEST(test_bridge), TEST(test_gone_and_back), TEST(test_down_takes_routes_along), TEST(test_renamed),
-		TEST(test_forget_keeps_births)};
+		TEST(test_wider_routes_say_whom_to_ask), TEST(test_two_routes_to_one_address), TEST(test_replaced_route),
+		TEST(test_told_twice_is_once), TEST(test_never_these), TEST(test_uplinks), TEST(test_neighbour),
+		TEST(test_route_before_neighbour), TEST(test_bridge), TEST(test_gone_and_back),
+		TEST(test_down_takes_routes_along), TEST(test_renamed), TEST(test_forget_keeps_births)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
