@@ -49,7 +49,12 @@ struct endpoint {
 	const struct workload *workload; /* addresses, wanted interface, sources */
 	bool bound;                      /* has an interface now: local */
 	bool selected;                   /* some policy selects it */
+	uint64_t lost[4];                /* a bit for each of the workload's addresses: somebody else has it */
 };
+static inline bool endpoint_lost(const struct endpoint *endpoint, size_t ip)
+{
+	return ip < 64 * sizeof(endpoint->lost) / sizeof(endpoint->lost[0]) && endpoint->lost[ip / 64] >> ip % 64 & 1;
+}
 
 struct compiler;
 /* node_name decides which Pods are this node's. The rulebook is borrowed. */

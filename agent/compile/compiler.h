@@ -55,7 +55,6 @@ struct compiler {
 	struct names pod_anchors, space_anchors;
 	struct link generic_terms, node_terms;
 	struct link fresh_terms, ended_terms;
-	size_t fresh_term_count;
 
 	/* network.h */
 	struct prefix *roots[2]; /* IPv4, IPv6 */

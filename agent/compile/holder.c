@@ -182,6 +182,8 @@ static void holder_change(struct compiler *c, struct holder *holder, const struc
 	if (!ips_equal(old, new)) {
 		claims_end(c, holder);
 		claims_make(c, holder);
+		if (holder->endpoint)
+			memset(holder->endpoint->public.lost, 0, sizeof(holder->endpoint->public.lost));
 	} else if (old->created != new->created) {
 		for (size_t i = 0; i < holder->claim_count; i++)
 			address_touch(c, holder->claims[i].address, ADDRESS_PLACE);
@@ -244,6 +246,20 @@ static void address_warn(struct compiler *c, const struct address *address, cons
 		has->namespace, has->name, why);
 }
 
+/* The datapath must not look for a workload where another one has its address. */
+static void lost_note(struct holder *holder, const struct ip *ip, bool lost)
+{
+	if (!holder->endpoint)
+		return;
+	struct endpoint *endpoint = &holder->endpoint->public;
+	size_t most = 64 * sizeof(endpoint->lost) / sizeof(endpoint->lost[0]);
+	for (size_t i = 0; i < endpoint->workload->ip_count && i < most; i++) {
+		uint64_t bit = UINT64_C(1) << i % 64;
+		if (ip_equal(&endpoint->workload->ips[i], ip))
+			endpoint->lost[i / 64] = lost ? endpoint->lost[i / 64] | bit : endpoint->lost[i / 64] & ~bit;
+	}
+}
+
 static void address_choose(struct compiler *c, struct address *address)
 {
 	struct holder *best = NULL, *before = address->owner;
@@ -258,6 +274,11 @@ static void address_choose(struct compiler *c, struct address *address)
 		address->touched |= ADDRESS_EMIT;
 		if (before && before->endpoint)
 			endpoint_touch(c, before->endpoint);
+	}
+	LINKS_EACH(at, &address->claims)
+	{
+		struct holder *holder = OWNER_OF(at, struct claim, in_address)->holder;
+		lost_note(holder, &address->ip, holder != best);
 	}
 	if (!(address->touched & ADDRESS_CLAIMED))
 		return;

@@ -7,8 +7,9 @@
 #include "agent/compile/network.h"
 #include "agent/compile/space.h"
 
-/* With more new terms than this at once, all groups look up all terms: that costs a few lookups a group. */
-#define FRESH_TERMS_SINGLE 16
+/* With more new terms than this that are not about one namespace, all groups look up all terms: that costs each group
+ * as much as some comparisons. */
+#define FRESH_TERMS_SINGLE 24
 
 /* Where a term is found by what the group must have. */
 struct term_anchor {
@@ -155,11 +156,8 @@ static struct term *term_new(struct compiler *c, enum term_type type, char *key)
 	link_init(&term->anchored);
 	link_init(&term->waiting);
 	names_put(&c->terms, key, term);
-	if (type != TERM_NETWORK) {
-		term->fresh = true;
-		c->fresh_term_count++;
+	if (type != TERM_NETWORK)
 		link_add(&c->fresh_terms, &term->waiting);
-	}
 	return term;
 }
 
@@ -223,8 +221,6 @@ void term_drop(struct compiler *c, struct term *term)
 		network_remove(c, term);
 	if (term->port_name)
 		term->port_name->term = NULL;
-	if (term->fresh)
-		c->fresh_term_count--;
 	link_remove(&term->waiting);
 	link_add(&c->ended_terms, &term->waiting);
 }
@@ -335,9 +331,17 @@ static void term_apply_all(struct compiler *c, struct term *term)
 			term_apply_space(c, term, space);
 }
 
+static size_t fresh_terms_wide(const struct compiler *c)
+{
+	size_t count = 0;
+	LINKS_EACH(at, &c->fresh_terms)
+	count += !OWNER_OF(at, struct term, waiting)->anchor_space;
+	return count;
+}
+
 void terms_refresh(struct compiler *c)
 {
-	if (c->fresh_term_count > FRESH_TERMS_SINGLE) {
+	if (fresh_terms_wide(c) > FRESH_TERMS_SINGLE) {
 		LINKS_EACH(at, &c->all_groups)
 		group_touch(c, OWNER_OF(at, struct group, in_all), GROUP_TERMS);
 	}
@@ -345,10 +349,8 @@ void terms_refresh(struct compiler *c)
 	{
 		struct term *term = OWNER_OF(at, struct term, waiting);
 		term_apply_all(c, term);
-		term->fresh = false;
 		link_remove(at);
 	}
-	c->fresh_term_count = 0;
 	LINKS_EACH(at, &c->ended_terms)
 	{
 		struct term *term = OWNER_OF(at, struct term, waiting);

@@ -28,7 +28,6 @@ struct term {
 	struct link classes; /* struct class_link */
 	struct link users;   /* struct side_link: profiles whose rules say it */
 	struct link anchored, waiting;
-	bool fresh;
 	uint64_t stamp;
 };
 

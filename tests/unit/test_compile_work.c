@@ -183,6 +183,26 @@ static void too_many_cells_are_refused(void **state)
 	lab_close(&lab);
 }
 
+/* Proxies that rules name need a number each, whether there is an object or not. */
+static void too_many_proxies_are_refused(void **state)
+{
+	struct lab lab;
+	struct error error = {0};
+	lab_open(&lab);
+	for (int i = 0; i < 255; i++)
+		lab_put_object(
+			&lab, cluster_object(str_format("{'apiVersion':'penstock.dev/v1alpha1','kind':'TransparentProxy',"
+											"'metadata':{'name':'t%d'},'spec':{'port':15001}}",
+					  i)));
+	assert_int_equal(compiler_fits(lab.c, &error), 0);
+	lab_put(&lab, LAB_GLOBAL("TransparentProxy", "one-more", "'port':15001"));
+	assert_int_equal(compiler_fits(lab.c, &error), -ENOSPC);
+	assert_string_equal(error.detail, "table proxy: 257 entries are needed, there is room for 256");
+	lab_delete(&lab, "TransparentProxy//one-more");
+	assert_int_equal(compiler_fits(lab.c, &error), 0);
+	lab_close(&lab);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -194,6 +214,7 @@ int main(void)
 		cmocka_unit_test(what_fits_is_accepted),
 		cmocka_unit_test(too_many_endpoints_are_refused),
 		cmocka_unit_test(too_many_cells_are_refused),
+		cmocka_unit_test(too_many_proxies_are_refused),
 	};
 	return cmocka_run_group_tests_name("compile: work", tests, cluster_open, cluster_close);
 }
