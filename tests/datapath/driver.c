@@ -249,8 +249,8 @@ static int run(char *line, struct error *e)
 
 int main(int argc, char **argv)
 {
-	char *line = NULL;
-	size_t size = 0;
+	static char *line; /* a room that ends the process would leave it behind */
+	static size_t size;
 	if (argc != 2) {
 		fprintf(stderr, "usage: datapath PIN-DIRECTORY < commands\n");
 		return 2;
