@@ -252,7 +252,8 @@ enum ps_conn_state {
 #define PS_CONN_INTERCEPTED 4u /* handed to `proxy`, and stays with it */
 #define PS_CONN_FIN_ORIGIN 8u
 #define PS_CONN_FIN_REPLY 16u
-#define PS_CONN_MIDSTREAM 32u /* first seen without SYN: never intercepted */
+#define PS_CONN_MIDSTREAM 32u /* first seen without SYN: intercepted only if a proxy has it already */
+#define PS_CONN_REWRITTEN 64u /* the originator's address was rewritten on this node: `origin` is what it was */
 /* In ifindex[]: the interface has no link-layer header. So tagged it equals no skb->ifindex, and proves nothing. */
 #define PS_CONN_L3 0x80000000u
 /* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
@@ -275,8 +276,10 @@ struct ps_conn {
 	__u8 proxy;
 	__u8 reason[PS_DIRECTION_COUNT];
 	__u8 pad[3];
-	__u32 entered; /* the workload interface by which it entered, when its source is no address of that workload */
-	__u32 pad2;
+	union {            /* who the originator was before this node rewrote its address */
+		__u32 entered; /* the workload interface by which it entered, when its source is no address of that workload */
+		__u8 origin[16]; /* PS_CONN_REWRITTEN: the address; IPv4 in the first four bytes, the rest zero */
+	};
 };
 /* Established: with the timer that ends it. User space sees the timer as two opaque words. */
 struct ps_conn_live {
@@ -343,8 +346,8 @@ PS_STATIC_ASSERT(sizeof(struct ps_side) == 8, "ps_side");
 PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
-PS_STATIC_ASSERT(sizeof(struct ps_conn) == 104, "ps_conn");
-PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 120, "ps_conn_live");
+PS_STATIC_ASSERT(sizeof(struct ps_conn) == 112, "ps_conn");
+PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 128, "ps_conn_live");
 PS_STATIC_ASSERT(sizeof(struct ps_key_fragment) == 40, "ps_key_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_fragment) == 8, "ps_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_count) == 16, "ps_count");

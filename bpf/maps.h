@@ -17,6 +17,8 @@ const volatile __u32 mark_intercept = 0x20000000; /* within mark_mask: to be del
 const volatile __u8 allow_local_host = 1;         /* sockets of this node always reach its workloads */
 const volatile __u8 unclaimed_deny = 0;           /* for an interface that has no row in ps_iface yet */
 const volatile __u8 have_timer = 1;               /* Linux 5.15: bpf_timer; without it the agent expires entries */
+const volatile __u32 nfct_offset = 0;             /* of sk_buff._nfct; 0: not known, and nothing is read */
+const volatile __u32 nfct_tuple_offset = 0;       /* of the original tuple in struct nf_conn */
 
 /* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
  *

@@ -10,6 +10,7 @@
 #include "bpf/account.h"
 #include "bpf/conntrack.h"
 #include "bpf/maps.h"
+#include "bpf/nfct.h"
 #include "bpf/packet.h"
 #include "bpf/steer.h"
 
@@ -19,7 +20,8 @@
  * The interface must be the one that the entry knows for its end. That proves the source at a workload's own interface
  * (only the long way writes it there), and that there is an Ethernet header (PS_CONN_L3 equals no interface).
  */
-static __always_inline bool usual_pass(struct __sk_buff *skb, struct ps_conn *conn, bool high, __u32 bytes, bool from)
+static __always_inline bool usual_pass(
+	struct __sk_buff *skb, struct ps_conn *conn, bool high, __u32 bytes, bool v4, bool from)
 {
 	bool reply = conn_reply(conn, high);
 	__u32 own = from == reply ? PS_INGRESS : PS_EGRESS;
@@ -42,6 +44,8 @@ static __always_inline bool usual_pass(struct __sk_buff *skb, struct ps_conn *co
 		if ((PS_READ_ONCE(conn->judged[!own]) & ~(__u64)PS_JUDGED_NOT_LOCAL) != allowed)
 			return false;
 		if (!reply && conn->flags & PS_CONN_NODE && skb->ingress_ifindex)
+			return false;
+		if (!reply && (conn->flags & PS_CONN_REWRITTEN || conn->entered) && !origin_same(skb, conn, v4))
 			return false;
 	}
 	conn_count(conn, reply, from, bytes, coarse_now());
@@ -110,7 +114,7 @@ static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr
 	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new4, &key);
 	if (!live && !usual_waits(conn, high))
 		return false;
-	return usual_pass(skb, conn, high, total, from);
+	return usual_pass(skb, conn, high, total, true, from);
 }
 
 static __always_inline bool usual_ipv6(struct __sk_buff *skb, const struct ipv6hdr *ip, const void *end, bool from)
@@ -139,7 +143,7 @@ static __always_inline bool usual_ipv6(struct __sk_buff *skb, const struct ipv6h
 	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new6, &key);
 	if (!live && !usual_waits(conn, high))
 		return false;
-	return usual_pass(skb, conn, high, payload + sizeof(*ip), from);
+	return usual_pass(skb, conn, high, payload + sizeof(*ip), false, from);
 }
 
 static __always_inline bool usual_packet(struct __sk_buff *skb, bool from)

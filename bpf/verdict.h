@@ -13,6 +13,7 @@
 
 #include "bpf/conntrack.h"
 #include "bpf/maps.h"
+#include "bpf/nfct.h"
 #include "bpf/work.h"
 
 /* VERDICT_DEFAULT is no static const: PS_NO_STATIC_CONST in verifier.h. */
@@ -125,22 +126,32 @@ static __always_inline void party_own(struct party *party, const struct work *w)
 
 /*
  * A workload whose packets entered by `ifindex`: its profile. Where the address is none of its own it was rewritten on
- * the way (masquerade): then its own class too.
+ * the way (masquerade): then its own class too. False: no workload is behind that interface.
  */
-static __noinline void party_entered(struct party *party, struct work *w, __u32 ifindex, const struct address *address)
+static __noinline bool party_entered(struct party *party, struct work *w, __u32 ifindex, const struct address *address)
 {
 	const struct ps_iface *iface = bpf_map_lookup_elem(&ps_iface, &ifindex);
 	__u32 endpoint = iface ? iface_endpoint(iface, w->side) : PS_ENDPOINT_NONE;
 	const struct ps_endpoint *e = endpoint_find(endpoint, w->side);
 
 	if (endpoint == PS_ENDPOINT_NONE || !e)
-		PS_RETURN_ZERO;
+		return false;
 	party->profile = e->profile;
 	party->local = 1;
 	if (party->endpoint == endpoint || endpoint_source(endpoint, w->side, address, w->packet.v4))
-		PS_RETURN_ZERO;
+		return true;
 	party->class_id = e->class_id;
 	w->entered = ifindex;
+	return true;
+}
+
+/* The originator as the connection knows it: what entered, or by which address. */
+static __noinline void party_remembered(struct party *party, struct work *w, const struct address *address)
+{
+	if (w->known & WORK_ORIGIN)
+		party_find(party, &w->origin, w->packet.v4, w->side);
+	else if (w->entered)
+		party_entered(party, w, w->entered, address);
 	PS_RETURN_ZERO;
 }
 
@@ -148,9 +159,10 @@ static __noinline void party_entered(struct party *party, struct work *w, __u32 
  * Fills both parties. Who judges the source at the last hook, in this order:
  *  1. a socket of this node sent it, and the source is no workload's: the node
  *  2. it entered by a claimed interface: the endpoint behind that
- *  3. its address
- * The connection, if there is one, knows by which interface its originator enters; replies and packets of the workload
- * itself are told by addresses alone.
+ *  3. this node rewrote its address: the address with which it entered
+ *  4. its address
+ * The connection, if there is one, remembers 2 and 3 of its originator for what shows neither: replies, and errors
+ * about the connection. Packets of the workload itself are told by addresses alone.
  */
 PS_APART int parties_find(struct __sk_buff *skb, bool from)
 {
@@ -165,17 +177,24 @@ PS_APART int parties_find(struct __sk_buff *skb, bool from)
 	w->known |= WORK_SOURCE | WORK_DESTINATION;
 	if (from) {
 		party_own(&w->source, w);
-		if (w->reply && w->entered)
-			party_entered(&w->destination, w, w->entered, &w->packet.destination);
+		if (w->reply)
+			party_remembered(&w->destination, w, &w->packet.destination);
 		return 0;
 	}
 	party_own(&w->destination, w);
 	if (w->reply)
 		return 0;
-	if (skb->ingress_ifindex)
-		party_entered(&w->source, w, skb->ingress_ifindex, &w->packet.source); /* 2, else 3 */
-	else if (allow_local_host && w->source.endpoint == PS_ENDPOINT_NONE)
+	if (w->known & WORK_RELATED) {
+		party_remembered(&w->source, w, &w->packet.source);
+	} else if (skb->ingress_ifindex) {
+		if (party_entered(&w->source, w, skb->ingress_ifindex, &w->packet.source)) /* 2 */
+			return 0;
+		origin_find(skb, w); /* 3, else 4 */
+		if (w->known & WORK_ORIGIN)
+			party_find(&w->source, &w->origin, w->packet.v4, w->side);
+	} else if (allow_local_host && w->source.endpoint == PS_ENDPOINT_NONE) {
 		w->known |= WORK_NODE; /* 1 */
+	}
 	return 0;
 }
 

@@ -17,11 +17,14 @@ struct party {
 
 #define WORK_SOURCE 1u /* the party is known */
 #define WORK_DESTINATION 2u
-#define WORK_NODE 4u /* the originator is a socket of this node */
+#define WORK_NODE 4u     /* the originator is a socket of this node */
+#define WORK_ORIGIN 8u   /* the originator's address was rewritten on this node, and was `origin` */
+#define WORK_RELATED 16u /* an error about the connection: who sent it says nothing about the originator */
 
 /* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */
 struct work {
 	struct packet packet;
+	struct address origin;
 	struct party source, destination;
 	struct ps_verdict verdict[PS_DIRECTION_COUNT]; /* of what was judged now */
 	__u64 now;

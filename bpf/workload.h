@@ -126,6 +126,28 @@ static __noinline void conn_judged(struct ps_conn *conn, const struct work *w)
 	PS_RETURN_ZERO;
 }
 
+/* What cannot be seen again at a reply: who the originator was. The address stands before the flag that says so. */
+static __always_inline void conn_remember(struct ps_conn *conn, const struct work *w)
+{
+	if (w->known & WORK_ORIGIN) {
+		__builtin_memcpy(conn->origin, w->origin.word, sizeof(conn->origin));
+		conn->flags |= PS_CONN_REWRITTEN;
+	} else {
+		conn->flags &= ~PS_CONN_REWRITTEN;
+		conn->entered = w->entered;
+	}
+}
+
+static __always_inline void conn_recall(const struct ps_conn *conn, struct work *w)
+{
+	if (conn->flags & PS_CONN_REWRITTEN) {
+		__builtin_memcpy(w->origin.word, conn->origin, sizeof(conn->origin));
+		w->known |= WORK_ORIGIN;
+	} else {
+		w->entered = conn->entered;
+	}
+}
+
 PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 {
 	const struct work *w = work_get(from);
@@ -152,7 +174,7 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 		conn.intercept_rule = w->verdict[PS_EGRESS].intercept_rule;
 	}
 	conn.flags = flags;
-	conn.entered = w->entered;
+	conn_remember(&conn, w);
 	if (from == reverse)
 		conn.ifindex[1] = w->ifindex;
 	else
@@ -171,7 +193,7 @@ static __noinline void conn_turn(struct ps_conn *conn)
 	__u64 packets = conn->packets[0], bytes = conn->bytes[0];
 	__u32 ifindex = conn->ifindex[0];
 
-	conn->flags ^= PS_CONN_ORIGIN_HIGH;
+	conn->flags = (conn->flags ^ PS_CONN_ORIGIN_HIGH) & ~PS_CONN_REWRITTEN;
 	conn->packets[0] = conn->packets[1];
 	conn->packets[1] = packets;
 	conn->bytes[0] = conn->bytes[1];
@@ -202,8 +224,9 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	bool both = !from || (!reply && conn->flags & PS_CONN_INTERCEPTED);
 	__u32 own = own_direction(from, reply);
 	__u64 mine = PS_READ_ONCE(conn->judged[own & 1]), other = PS_READ_ONCE(conn->judged[!own]);
-	bool ask_own = !word_current(mine, w->generation) || mine & PS_JUDGED_NOT_LOCAL;
-	bool ask_other = both && !word_current(other, w->generation);
+	bool other_end = !from && !reply && !(w->known & WORK_RELATED) && !origin_same(skb, conn, w->packet.v4);
+	bool ask_own = !word_current(mine, w->generation) || mine & PS_JUDGED_NOT_LOCAL || other_end;
+	bool ask_other = both && (!word_current(other, w->generation) || other_end);
 	int denied = NOT_DENIED;
 
 	w->judged = 0;
@@ -221,8 +244,10 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 		return NOT_DENIED;
 	}
 	w->reply = reply;
-	w->entered = from && reply ? conn->entered : 0;
-	if (conn->flags & PS_CONN_NODE && (from ? reply : !skb->ingress_ifindex))
+	w->entered = 0;
+	if (from ? reply : w->known & WORK_RELATED)
+		conn_recall(conn, w);
+	if (conn->flags & PS_CONN_NODE && (from ? reply : w->known & WORK_RELATED || !skb->ingress_ifindex))
 		w->known |= WORK_NODE;
 	parties_find(skb, from);
 	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
@@ -231,11 +256,12 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	if (ask_other)
 		judge(from, !own, reply);
 	denied = work_denied(w);
-	if (denied != NOT_DENIED && conn->flags & PS_CONN_MIDSTREAM) {
+	if (denied != NOT_DENIED && conn->flags & PS_CONN_MIDSTREAM && !(w->known & WORK_ORIGIN)) {
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
 
 		if (work_judge(from, !reply) == NOT_DENIED) {
 			conn_turn(conn);
+			reply = !reply;
 			own = !own;
 			denied = NOT_DENIED;
 		} else {
@@ -251,7 +277,7 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	if (w->known & WORK_NODE && !reply)
 		conn->flags |= PS_CONN_NODE;
 	if (!from && !reply)
-		conn->entered = w->entered;
+		conn_remember(conn, w);
 	conn_judged(conn, w);
 	judgment_count(w, denied);
 	if (denied == NOT_DENIED)
@@ -349,7 +375,7 @@ static __always_inline int work_new(
 	w->entered = 0;
 	parties_find(skb, from);
 	denied = work_judge(from, false);
-	if (denied != NOT_DENIED && midstream && !lonely) {
+	if (denied != NOT_DENIED && midstream && !lonely && !(w->known & WORK_ORIGIN)) {
 		/* Either orientation will do, its own first; a refusal is that of its own. */
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
 
@@ -399,7 +425,7 @@ static __noinline bool work_related(struct __sk_buff *skb, struct work *w, bool 
 			goto unrelated;
 	}
 	conn = conn_find(p, &live, w->now);
-	w->known = 0;
+	w->known = WORK_RELATED;
 	if (!conn || known_judge(skb, w, conn, from) != NOT_DENIED)
 		goto unrelated;
 	if (from && conn->flags & PS_CONN_INTERCEPTED && !conn_reply(conn, p->high))

@@ -10,6 +10,7 @@
 #include "agent/base/buffer.h"
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
+#include "agent/datapath/nfct.h"
 #include "agent/datapath/private.h"
 #include "bpf/penstock.skel.h"
 
@@ -55,6 +56,12 @@ static void print_complaints(void)
 }
 
 /* ---- pinned maps ---- */
+
+/* The others (.rodata, a program's notes) belong to one load: their layout may change with each build. */
+static bool outlives(const struct bpf_map *map)
+{
+	return !bpf_map__is_internal(map) && strncmp(bpf_map__name(map), "ps_", 3) == 0;
+}
 
 static bool connection_map(const char *name)
 {
@@ -115,7 +122,7 @@ static int reuse_maps(const struct pins *pins, struct bpf_object *object, uint32
 	bpf_object__for_each_map(map, object)
 	{
 		auto_close int fd = -1;
-		int result = bpf_map__is_internal(map) ? 0 : open_pinned(pins, map, connections, &fd, e);
+		int result = outlives(map) ? open_pinned(pins, map, connections, &fd, e) : 0;
 		if (result == 0 && fd >= 0)
 			result =
 				bpf_map__reuse_fd(map, fd) < 0 ? error_system(e, errno, "%s cannot be reused", bpf_map__name(map)) : 0;
@@ -132,7 +139,7 @@ static int pin_maps(const struct pins *pins, struct bpf_object *object, struct e
 	{
 		char path[PIN_PATH_MAX];
 		pins_path(pins, path, "maps", bpf_map__name(map));
-		if (bpf_map__is_internal(map) || access(path, F_OK) == 0)
+		if (!outlives(map) || access(path, F_OK) == 0)
 			continue;
 		int result = bpf_obj_pin(bpf_map__fd(map), path);
 		if (result < 0)
@@ -150,6 +157,11 @@ static void set_constants(struct penstock_bpf *skeleton, const struct datapath_o
 	skeleton->rodata->allow_local_host = options->allow_local_host;
 	skeleton->rodata->unclaimed_deny = options->unclaimed_deny;
 	skeleton->rodata->have_timer = libbpf_probe_bpf_helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init, NULL) == 1;
+	struct nfct_offsets nfct = {0};
+	if (nfct_find(&nfct)) {
+		skeleton->rodata->nfct_offset = nfct.skb;
+		skeleton->rodata->nfct_tuple_offset = nfct.tuple;
+	}
 	bpf_map__set_max_entries(skeleton->maps.ps_conn4, options->connections_max);
 	bpf_map__set_max_entries(skeleton->maps.ps_conn6, options->connections_max);
 }

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kernel's own connection tracking, which keeps what masquerade has rewritten: where programs find it. */
+#ifndef PENSTOCK_DATAPATH_NFCT_H
+#define PENSTOCK_DATAPATH_NFCT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct nfct_offsets {
+	uint32_t skb;   /* of _nfct in struct sk_buff */
+	uint32_t tuple; /* of the original direction's tuple in struct nf_conn */
+};
+/* False, with a line in the log that says why: programs are to read nothing of it. */
+bool nfct_find(struct nfct_offsets *ret);
+
+#endif
