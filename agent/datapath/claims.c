@@ -59,8 +59,10 @@ static const struct net_link *home_of(struct datapath *d, const struct ip *ip)
 	return link && net_eligible(&d->net, link) ? link : NULL;
 }
 
-static const struct net_link *locate(struct datapath *d, const struct workload *workload, enum claim_rank *rank)
+/* An address leads to whoever has it: of two Pods with one address the older is nowhere. */
+static const struct net_link *locate(struct datapath *d, const struct endpoint *endpoint, enum claim_rank *rank)
 {
+	const struct workload *workload = endpoint->workload;
 	const struct net_link *link = NULL;
 	if (workload->interface && workload->interface[0]) {
 		*rank = CLAIM_NAMED;
@@ -69,20 +71,24 @@ static const struct net_link *locate(struct datapath *d, const struct workload *
 	}
 	*rank = CLAIM_FOUND;
 	for (size_t i = 0; i < workload->ip_count && !link; i++)
-		link = net_link(&d->net, net_find(&d->net, &workload->ips[i]));
+		if (!endpoint_lost(endpoint, i))
+			link = net_link(&d->net, net_find(&d->net, &workload->ips[i]));
 	if (link)
 		return link;
 	*rank = CLAIM_HOME;
 	for (size_t i = 0; i < workload->ip_count && !link; i++)
-		link = home_of(d, &workload->ips[i]);
+		if (!endpoint_lost(endpoint, i))
+			link = home_of(d, &workload->ips[i]);
 	return link;
 }
 
-static void remember(struct datapath *d, const struct workload *workload, const struct net_link *link)
+static void remember(struct datapath *d, const struct endpoint *endpoint, const struct net_link *link)
 {
+	const struct workload *workload = endpoint->workload;
 	struct home home = {.ifindex = link->ifindex, .born = link->born};
 	for (size_t i = 0; i < workload->ip_count; i++)
-		map_put(&d->homes, workload->ips[i].bytes, &home);
+		if (!endpoint_lost(endpoint, i))
+			map_put(&d->homes, workload->ips[i].bytes, &home);
 }
 
 /* ---- taking and giving back ---- */
@@ -134,13 +140,16 @@ static void take(struct pass *p, const struct endpoint *endpoint, const struct n
  * second each, and so many at once.
  */
 #define ASK_MAX 128
-static void ask(struct pass *p, const struct workload *workload, struct claim *claim)
+static void ask(struct pass *p, const struct endpoint *endpoint, struct claim *claim)
 {
+	const struct workload *workload = endpoint->workload;
 	uint32_t devices[4];
 	if (claim->asked == p->now || p->asked >= ASK_MAX)
 		return;
 	claim->asked = p->now;
 	for (size_t i = 0; i < workload->ip_count; i++) {
+		if (endpoint_lost(endpoint, i))
+			continue;
 		size_t count = net_suspects(&p->d->net, &workload->ips[i], devices, sizeof(devices) / sizeof(devices[0]));
 		for (size_t device = 0; device < count; device++, p->asked++)
 			neighbour_ask(&p->d->monitor, &workload->ips[i], devices[device]);
@@ -155,11 +164,11 @@ static void look(struct pass *p, uint32_t id)
 	if (!endpoint)
 		return;
 	enum claim_rank rank;
-	const struct net_link *link = locate(p->d, endpoint->workload, &rank);
+	const struct net_link *link = locate(p->d, endpoint, &rank);
 	if (!link && rank != CLAIM_NAMED)
-		ask(p, endpoint->workload, claim);
+		ask(p, endpoint, claim);
 	if (link && rank == CLAIM_FOUND)
-		remember(p->d, endpoint->workload, link);
+		remember(p->d, endpoint, link);
 	if (!link || claim->ifindex != link->ifindex || claim->born != link->born) {
 		if (claim->ifindex)
 			release(p, id, claim);
@@ -186,9 +195,11 @@ static void walk(struct pass *p, bool relook)
 		seen++;
 		/* Objects are immutable, and the old one lives until the new one has been seen here: another object has another
 		 * address. */
-		if (relook || claim->conflict || claim->workload != endpoint->workload)
+		if (relook || claim->conflict || claim->workload != endpoint->workload ||
+			memcmp(claim->lost, endpoint->lost, sizeof(claim->lost)))
 			queue(p, endpoint->id);
 		claim->workload = endpoint->workload;
+		memcpy(claim->lost, endpoint->lost, sizeof(claim->lost));
 		if (endpoint->bound != (claim->told != 0))
 			map_put(p->moved, &endpoint->id, NULL);
 	}

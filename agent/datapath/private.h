@@ -147,6 +147,7 @@ struct claim { /* by endpoint id */
 	uint32_t told;          /* `born` as last told; 0: not bound */
 	uint32_t seen;          /* round */
 	int64_t asked;          /* seconds, CLOCK_MONOTONIC: its neighbours were asked for */
+	uint64_t lost[4];       /* as in struct endpoint, when it was looked at */
 	uint8_t rank;
 	bool conflict; /* found one that another endpoint has */
 	bool queued;
