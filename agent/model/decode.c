@@ -32,10 +32,12 @@ static int kind_read(struct walk *w, const json_t *json)
 		walk_error(w, "expected an object");
 		return -EINVAL;
 	}
-	const char *kind = text_required(w, json, "kind"), *version = text_required(w, json, "apiVersion");
+	const char *kind = text_required(w, json, "kind");
+	int found = kind ? kind_by_name(kind) : -1;
+	const char *version = found < 0 ? text_required(w, json, "apiVersion") /* else its schema requires it */
+									: json_string_value(json_object_get(json, "apiVersion"));
 	if (!kind)
 		return -EINVAL;
-	int found = kind_by_name(kind);
 	if (found < 0) {
 		struct buffer list = {0};
 		for (int i = 0; i < KIND_COUNT; i++)
@@ -47,10 +49,10 @@ static int kind_read(struct walk *w, const json_t *json)
 	if (version && strcmp(version, kinds[found].api_version)) {
 		walk_error_key(w, "apiVersion", "\"%s\" is not accepted for %s: only %s is", quote(version).text, kind,
 			kinds[found].api_version);
-		version = NULL;
+		return -EINVAL; /* another version has other fields */
 	}
 	w->kind = (enum kind)found;
-	return version ? 0 : -EINVAL;
+	return 0;
 }
 
 /* ---- from the pruned tree to an object ---- */
