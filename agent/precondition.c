@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Whether a header's list of entity tags names this one. Strong comparison: a weak tag never matches. */
-static bool tags_name(const char *header, const char *tag)
+/* Whether a header's list of entity tags names this one. In a strong comparison a weak tag never matches. */
+static bool tags_name(const char *header, const char *tag, bool weak)
 {
 	size_t length = strlen(tag);
 	for (const char *at = header; *at;) {
 		at += strspn(at, " \t,");
+		if (weak && !strncmp(at, "W/", 2))
+			at += 2;
 		size_t here = strcspn(at, ",");
 		size_t end = here;
 		while (end && (at[end - 1] == ' ' || at[end - 1] == '\t'))
@@ -36,12 +38,12 @@ int precondition_check(const struct call *call, const struct snapshot *base, str
 	char tag[48];
 	snprintf(tag, sizeof(tag), "\"%s-%" PRIu64 "\"", base->epoch, object ? object->revision : base->revision);
 
-	if (call->if_match && !(exists && (any_tag(call->if_match) || tags_name(call->if_match, tag)))) {
+	if (call->if_match && !(exists && (any_tag(call->if_match) || tags_name(call->if_match, tag, false)))) {
 		if (!exists)
 			return error_set(e, ERROR_PRECONDITION, EINVAL, "", "If-Match: the object does not exist");
 		return error_set(e, ERROR_PRECONDITION, EINVAL, "", "If-Match: the ETag is %s now", tag);
 	}
-	if (call->if_none_match && exists && (any_tag(call->if_none_match) || tags_name(call->if_none_match, tag)))
+	if (call->if_none_match && exists && (any_tag(call->if_none_match) || tags_name(call->if_none_match, tag, true)))
 		return error_set(
 			e, ERROR_PRECONDITION, EINVAL, "", "If-None-Match: %s exists", one ? "the object" : "the state");
 	return 0;

@@ -147,7 +147,7 @@ static struct answer *write_answer(struct server *server, const struct reply *re
 		buffer_puts(out, "\"dryRun\":true,");
 	warnings_render(out, &reply->warnings);
 	buffer_printf(out, ",\"quarantined\":%s}\n", reply->quarantined ? reply->quarantined : "[]");
-	struct snapshot *snapshot = reply->etag_revision ? board_snapshot(server->options.board) : NULL;
+	struct snapshot *snapshot = !reply->dry_run ? board_snapshot(server->options.board) : NULL;
 	if (snapshot) {
 		etag_format(answer->etag, snapshot->epoch, reply->etag_revision);
 		snapshot_put(snapshot);

@@ -43,7 +43,7 @@ struct reply {
 	int status;             /* 200, or 0: derived from errors */
 	struct errors errors;   /* taken */
 	uint64_t revision;      /* answered as "revision" */
-	uint64_t etag_revision; /* 0 = no ETag */
+	uint64_t etag_revision; /* no ETag on a dry run */
 	struct errors warnings; /* taken; path is the pointer */
 	char *quarantined;      /* JSON array text or NULL; taken */
 	bool dry_run;
