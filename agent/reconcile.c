@@ -219,7 +219,8 @@ static void disk_restore(struct reconciler *r, const struct candidate *candidate
 static int candidate_enforce(
 	struct reconciler *r, struct candidate *candidate, struct errors *warnings, struct error *e)
 {
-	if (!candidate->changes) {
+	/* While the live tables are a lost database's, even the empty state has to be made so. */
+	if (!candidate->changes && r->started) {
 		int result = candidate->durable ? candidate_remember(r, candidate, e) : 0;
 		if (result == 0) {
 			current_replace(r, snapshot_get(candidate->snapshot));
