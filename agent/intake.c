@@ -53,13 +53,20 @@ static bool owner_allows(struct intake *in, const char *pointer, const struct ob
 	return false;
 }
 
+/* Whose objects it is about: DELETE /v1/owners/{name} names them in its path. */
+static const char *owner_written(const struct call *call)
+{
+	return call->verb == CALL_DELETE_OWNER ? call->name : call->owner;
+}
+
 static int owner_term(struct intake *in)
 {
+	const char *written = owner_written(in->call);
 	if (!in->call->has_term)
 		return 0;
 	for (size_t i = 0; i < in->base->owner_count; i++) {
 		const struct owner *owner = &in->base->owners[i];
-		if (strcmp(owner->name, in->call->owner) || !owner->has_term || owner->term <= in->call->term)
+		if (strcmp(owner->name, written) || !owner->has_term || owner->term <= in->call->term)
 			continue;
 		errors_add(in->errors, ERROR_CONFLICT, "",
 			"owner \"%s\" has written with term %" PRIu64 "; %" PRIu64 " is an old one", owner->name, owner->term,
@@ -71,29 +78,41 @@ static int owner_term(struct intake *in)
 
 static bool owner_term_moves(const struct intake *in)
 {
+	const char *written = owner_written(in->call);
 	if (!in->call->has_term)
 		return false;
 	for (size_t i = 0; i < in->base->owner_count; i++)
-		if (!strcmp(in->base->owners[i].name, in->call->owner))
+		if (!strcmp(in->base->owners[i].name, written))
 			return !in->base->owners[i].has_term || in->base->owners[i].term != in->call->term;
 	return true;
 }
 
 /* ---- objects ---- */
 
-/* False when this body named the same object before. */
-static bool key_is_first(
-	struct intake *in, const char *pointer, const char *kind, const char *namespace, const char *name)
+/* Adds an error when this body named the same object before. What has no name is wrong for that alone. */
+static bool key_is_first(struct intake *in, const struct object_key *key, const char *pointer, struct errors *errors)
 {
-	auto_free char *text = str_format("%s/%s/%s", kind, namespace, name);
+	auto_free char *text = str_format("%s/%s/%s", key->kind, key->namespace, key->name);
 	uint64_t hashes[2] = {hash_bytes(text, strlen(text), 1), hash_bytes(text, strlen(text), 2)};
+	if (!key->kind[0] || !key->name[0])
+		return true;
 	if (map_get(&in->seen, hashes)) {
-		errors_add(in->errors, ERROR_INVALID, pointer, "%s %s%s%s is here twice", kind, namespace,
-			namespace[0] ? "/" : "", name);
+		errors_add(errors, ERROR_INVALID, pointer, "%s %s%s%s is here twice", key->kind, key->namespace,
+			key->namespace[0] ? "/" : "", key->name);
 		return false;
 	}
 	map_put(&in->seen, hashes, NULL);
 	return true;
+}
+
+/* As the object itself will have it, once it is valid. */
+static void key_complete(struct object_key *key)
+{
+	int kind = kind_by_name(key->kind);
+	if (kind >= 0 && !kinds[kind].namespaced)
+		key->namespace[0] = '\0';
+	else if (kind >= 0 && !key->namespace[0])
+		snprintf(key->namespace, sizeof(key->namespace), "default");
 }
 
 static void set_aside_note(struct intake *in, const struct quarantined *q)
@@ -122,26 +141,17 @@ static char *errors_json(const struct errors *errors)
 	return buffer_take(&b);
 }
 
-/* What cannot be used is set aside; its last good version, or a policy that isolates, stands in for it. */
-static void object_set_aside(
-	struct intake *in, const struct object_key *key, struct object *partial, const struct errors *why)
+/* Notes what is set aside and what stands in for it: takes the reference. */
+static void set_aside(
+	struct intake *in, const struct object_key *key, struct object *standing, bool isolating, const struct errors *why)
 {
-	int kind = kind_by_name(key->kind);
-	const struct object *last = kind < 0 ? NULL : snapshot_find(in->base, kind, key->namespace, key->name);
-	struct object *standing = NULL;
-	if (last)
-		standing = object_with(last, in->call->owner, last->revision);
-	else if (partial)
-		standing = object_with(partial, in->call->owner, 0);
-	else if (kind >= 0)
-		draft_delete(in->draft, kind, key->namespace, key->name);
-
 	auto_free char *errors = errors_json(why);
 	struct quarantined q = {
 		.key = {(char *)key->kind, (char *)key->namespace, (char *)key->name},
 		.owner = in->call->owner,
 		.errors = errors,
 		.standing = standing,
+		.isolating = isolating,
 	};
 	draft_quarantine(in->draft, &q);
 	set_aside_note(in, &q);
@@ -149,55 +159,87 @@ static void object_set_aside(
 		draft_put(in->draft, standing);
 }
 
+/*
+ * What cannot be used is set aside. In its place stands
+ *   1. its last good version, else
+ *   2. of a NetworkPolicy, one that isolates what it selects, else
+ *   3. nothing.
+ */
+static void object_set_aside(
+	struct intake *in, const struct object_key *key, const struct object *partial, const struct errors *why)
+{
+	int kind = kind_by_name(key->kind);
+	const struct object *last = kind < 0 ? NULL : snapshot_find(in->base, kind, key->namespace, key->name);
+	const struct quarantined *before = snapshot_quarantined(in->base, key->kind, key->namespace, key->name);
+	bool isolating = last && before && before->isolating;
+	if (last && !(isolating && partial)) { /* 1; or an isolating one of which nothing newer can be read */
+		set_aside(in, key, object_with(last, in->call->owner, last->revision), isolating, why);
+	} else if (partial) { /* 2 */
+		set_aside(in, key, object_with(partial, in->call->owner, 0), true, why);
+	} else { /* 3 */
+		if (kind >= 0)
+			draft_delete(in->draft, kind, key->namespace, key->name);
+		set_aside(in, key, NULL, false, why);
+	}
+}
+
+/* The same key once more: what the first one brought stays. */
+static void double_set_aside(struct intake *in, const struct object_key *key, const struct errors *why)
+{
+	int kind = kind_by_name(key->kind);
+	const struct object *first = kind < 0 ? NULL : draft_find(in->draft, kind, key->namespace, key->name);
+	set_aside(in, key, first ? object_get(first) : NULL, false, why);
+}
+
 static void object_take(struct intake *in, const char *pointer, struct object *object)
 {
 	struct object *owned = object_with(object, in->call->owner, 0);
-	object_put(object);
 	whole_items_add(&in->items, owned, pointer);
 	draft_release(in->draft, kinds[owned->kind].kind, owned->namespace, owned->name);
 	draft_put(in->draft, owned);
 }
 
-/* One object of the body; returns it (borrowed) when it went into the draft. */
-static const struct object *intake_object(struct intake *in, const struct body_item *item, const char *pointer)
+static void intake_object(struct intake *in, const json_t *json, const char *pointer)
 {
-	struct error e = {0};
-	json_t *json = NULL;
-	if (body_item_parse(item, pointer, &json, &e) < 0) {
-		errors_add_error(in->errors, &e);
-		return NULL;
-	}
 	struct object_key key;
 	object_key_read(json, &key);
+	key_complete(&key);
 	int kind = kind_by_name(key.kind);
-	if (kind >= 0 && kinds[kind].namespaced && !key.namespace[0])
-		snprintf(key.namespace, sizeof(key.namespace), "default");
+	if (!owner_allows(in, pointer, kind < 0 ? NULL : snapshot_find(in->base, kind, key.namespace, key.name)))
+		return;
 
 	struct object *object = NULL, *partial = NULL;
 	struct errors own = {0};
-	if (key_is_first(in, pointer, key.kind, key.namespace, key.name) &&
-		owner_allows(in, pointer, kind < 0 ? NULL : snapshot_find(in->base, kind, key.namespace, key.name))) {
-		if (object_decode(json, pointer, &object, &partial, &own) == 0)
-			object_take(in, pointer, object);
-		else if (in->call->quarantine)
-			object_set_aside(in, &key, partial, &own);
-		else
-			for (size_t i = 0; i < own.count; i++)
-				errors_add_error(in->errors, &own.list[i]);
-		if (partial)
-			object_put(partial);
-	}
+	bool first = key_is_first(in, &key, pointer, &own);
+	if (object_decode(json, pointer, &object, &partial, &own) == 0 && first)
+		object_take(in, pointer, object);
+	else if (!in->call->quarantine)
+		for (size_t i = 0; i < own.count; i++)
+			errors_add_error(in->errors, &own.list[i]);
+	else if (first)
+		object_set_aside(in, &key, partial, &own);
+	else
+		double_set_aside(in, &key, &own);
+	if (object)
+		object_put(object);
+	if (partial)
+		object_put(partial);
 	errors_clear(&own);
-	json_decref(json);
-	return object;
 }
 
 static void intake_items(struct intake *in, const struct body_items *items, const char *prefix)
 {
 	for (size_t i = 0; i < items->count; i++) {
 		char pointer[64];
+		json_t *json = NULL;
+		struct error e = {0};
 		snprintf(pointer, sizeof(pointer), "%s/%zu", prefix, i);
-		intake_object(in, &items->list[i], pointer);
+		if (body_item_parse(&items->list[i], pointer, &json, &e) < 0) {
+			errors_add_error(in->errors, &e);
+			continue;
+		}
+		intake_object(in, json, pointer);
+		json_decref(json);
 	}
 }
 
@@ -225,50 +267,74 @@ static int put_state(struct intake *in, const char *body, size_t length, struct 
 	return 0;
 }
 
+/* What is wrong with one member of a key, as an error at its own place. */
+static void key_member(
+	struct intake *in, const json_t *entry, const char *pointer, const char *member, char *ret, size_t size)
+{
+	const json_t *value = json_object_get(entry, member);
+	ret[0] = '\0';
+	if (json_is_string(value)) {
+		snprintf(ret, size, "%s", json_string_value(value));
+	} else if (value && !json_is_null(value)) {
+		auto_free char *path = str_format("%s/%s", pointer, member);
+		errors_add(in->errors, ERROR_INVALID, path, "expected a string");
+	}
+}
+
+static void delete_member_unknown(struct intake *in, const char *pointer, const char *member)
+{
+	struct buffer path = {0};
+	buffer_printf(&path, "%s/", pointer);
+	for (; *member && path.length < 200; member++)
+		buffer_printf(&path, *member == '~' ? "~0" : *member == '/' ? "~1" : "%c", *member);
+	errors_add(in->errors, ERROR_INVALID, path.data, "unknown field: kind, namespace and name are wanted");
+	buffer_free(&path);
+}
+
+/* 0 and the key, or -EINVAL with every error of the entry. */
+static int delete_key_read(struct intake *in, const json_t *entry, const char *pointer, struct object_key *ret)
+{
+	size_t before = in->errors->total;
+	const char *member;
+	json_t *value;
+	if (!json_is_object(entry)) {
+		errors_add(in->errors, ERROR_INVALID, pointer, "expected an object with kind, namespace and name");
+		return -EINVAL;
+	}
+	json_object_foreach((json_t *)entry, member, value)
+	{
+		if (strcmp(member, "kind") && strcmp(member, "namespace") && strcmp(member, "name"))
+			delete_member_unknown(in, pointer, member);
+	}
+	key_member(in, entry, pointer, "kind", ret->kind, sizeof(ret->kind));
+	key_member(in, entry, pointer, "namespace", ret->namespace, sizeof(ret->namespace));
+	key_member(in, entry, pointer, "name", ret->name, sizeof(ret->name));
+	if (in->errors->total > before)
+		return -EINVAL;
+
+	auto_free char *kind_path = str_format("%s/kind", pointer), *name_path = str_format("%s/name", pointer);
+	auto_free char *namespace_path = str_format("%s/namespace", pointer);
+	int kind = kind_by_name(ret->kind);
+	if (!ret->kind[0])
+		errors_add(in->errors, ERROR_INVALID, kind_path, "is required");
+	else if (kind < 0)
+		errors_add(in->errors, ERROR_INVALID, kind_path, "\"%s\" is not a kind that is accepted", ret->kind);
+	else if (!kinds[kind].namespaced && ret->namespace[0])
+		errors_add(
+			in->errors, ERROR_INVALID, namespace_path, "must be absent: a %s belongs to no namespace", ret->kind);
+	if (!ret->name[0])
+		errors_add(in->errors, ERROR_INVALID, name_path, "is required");
+	return in->errors->total > before ? -EINVAL : 0;
+}
+
 static void patch_delete(struct intake *in, const json_t *entry, const char *pointer)
 {
 	struct object_key key;
-	if (!json_is_object(entry)) {
-		errors_add(in->errors, ERROR_INVALID, pointer, "an object with kind, namespace and name is wanted here");
+	if (delete_key_read(in, entry, pointer, &key) < 0)
 		return;
-	}
-	const char *member;
-	json_t *value;
-	json_object_foreach((json_t *)entry, member, value)
-	{
-		if (strcmp(member, "kind") && strcmp(member, "namespace") && strcmp(member, "name")) {
-			errors_add(in->errors, ERROR_INVALID, pointer, "unknown field \"%s\": kind, namespace and name are wanted",
-				member);
-			return;
-		}
-		if (!json_is_string(value) && !json_is_null(value)) {
-			errors_add(in->errors, ERROR_INVALID, pointer, "%s is not a string", member);
-			return;
-		}
-	}
-	const char *text = json_string_value(json_object_get(entry, "kind"));
-	snprintf(key.kind, sizeof(key.kind), "%s", text ? text : "");
-	text = json_string_value(json_object_get(entry, "namespace"));
-	snprintf(key.namespace, sizeof(key.namespace), "%s", text ? text : "");
-	text = json_string_value(json_object_get(entry, "name"));
-	snprintf(key.name, sizeof(key.name), "%s", text ? text : "");
-
+	key_complete(&key);
 	int kind = kind_by_name(key.kind);
-	if (kind < 0) {
-		errors_add(in->errors, ERROR_INVALID, pointer, "\"%s\" is not a kind that is known here", key.kind);
-		return;
-	}
-	if (!key.name[0]) {
-		errors_add(in->errors, ERROR_INVALID, pointer, "a name is needed: nothing is deleted without one");
-		return;
-	}
-	if (kinds[kind].namespaced && !key.namespace[0])
-		snprintf(key.namespace, sizeof(key.namespace), "default");
-	if (!kinds[kind].namespaced && key.namespace[0]) {
-		errors_add(in->errors, ERROR_INVALID, pointer, "%s has no namespace", key.kind);
-		return;
-	}
-	if (!key_is_first(in, pointer, key.kind, key.namespace, key.name) ||
+	if (!key_is_first(in, &key, pointer, in->errors) ||
 		!owner_allows(in, pointer, draft_find(in->draft, kind, key.namespace, key.name)))
 		return;
 	draft_delete(in->draft, kind, key.namespace, key.name);
@@ -309,34 +375,30 @@ static int patch_state(struct intake *in, const char *body, size_t length, struc
 	if (patch_members_check(body, length, in->errors) < 0)
 		return 0;
 	struct body_items apply = {0}, delete = {0};
-	int result = body_split(body, length, BODY_JSON, "apply", 0, &apply, e);
-	if (result == 0)
-		result = body_split(body, length, BODY_JSON, "delete", 0, &delete, e);
-	if (result == 0) {
-		intake_items(in, &apply, "/apply");
-		for (size_t i = 0; i < delete.count; i++) {
-			char pointer[64];
-			json_t *json = NULL;
-			snprintf(pointer, sizeof(pointer), "/delete/%zu", i);
-			if (body_item_parse(&delete.list[i], pointer, &json, e) < 0) {
-				errors_add_error(in->errors, e);
-				continue;
-			}
-			patch_delete(in, json, pointer);
-			json_decref(json);
+	if (body_split(body, length, BODY_JSON, "apply", 0, &apply, e) < 0)
+		errors_add_error(in->errors, e);
+	else if (body_split(body, length, BODY_JSON, "delete", 0, &delete, e) < 0)
+		errors_add_error(in->errors, e);
+	intake_items(in, &apply, "/apply");
+	for (size_t i = 0; i < delete.count; i++) {
+		char pointer[64];
+		json_t *json = NULL;
+		snprintf(pointer, sizeof(pointer), "/delete/%zu", i);
+		if (body_item_parse(&delete.list[i], pointer, &json, e) < 0) {
+			errors_add_error(in->errors, e);
+			continue;
 		}
+		patch_delete(in, json, pointer);
+		json_decref(json);
 	}
 	body_items_free(&apply);
 	body_items_free(&delete);
-	return result;
+	return 0;
 }
 
 static void path_agrees(struct intake *in, const struct object_key *key)
 {
 	const struct call *call = in->call;
-	if (key->kind[0] && strcmp(key->kind, kinds[call->kind].kind))
-		errors_add(
-			in->errors, ERROR_INVALID, "/kind", "the path says %s, the body %s", kinds[call->kind].kind, key->kind);
 	if (key->name[0] && strcmp(key->name, call->name))
 		errors_add(in->errors, ERROR_INVALID, "/metadata/name", "the path says \"%s\", the body \"%s\"", call->name,
 			key->name);
@@ -345,45 +407,55 @@ static void path_agrees(struct intake *in, const struct object_key *key)
 			call->namespace, key->namespace);
 }
 
+/* Absent, null and "" are the same, as everywhere in Kubernetes. */
+static bool is_left_out(const json_t *value)
+{
+	return !value || json_is_null(value) || (json_is_string(value) && !json_string_length(value));
+}
+
 /* The path fills in what the body leaves out. */
 static void path_completes(const struct call *call, json_t *json)
 {
+	if (is_left_out(json_object_get(json, "metadata")))
+		json_object_set_new(json, "metadata", json_object());
 	json_t *metadata = json_object_get(json, "metadata");
-	if (!metadata) {
-		metadata = json_object();
-		json_object_set_new(json, "metadata", metadata);
-	}
 	if (!json_is_object(metadata))
 		return;
-	if (!json_object_get(metadata, "name"))
+	if (is_left_out(json_object_get(metadata, "name")))
 		json_object_set_new(metadata, "name", json_string(call->name));
-	if (kinds[call->kind].namespaced && !json_object_get(metadata, "namespace"))
+	if (kinds[call->kind].namespaced && is_left_out(json_object_get(metadata, "namespace")))
 		json_object_set_new(metadata, "namespace", json_string(call->namespace));
+}
+
+static void put_object_read(struct intake *in, json_t *json)
+{
+	struct object_key key;
+	if (!json_is_object(json)) {
+		errors_add(in->errors, ERROR_INVALID, "", "expected an object");
+		return;
+	}
+	object_key_read(json, &key);
+	bool same_kind = !key.kind[0] || !strcmp(key.kind, kinds[in->call->kind].kind);
+	if (!same_kind)
+		errors_add(
+			in->errors, ERROR_INVALID, "/kind", "the path says %s, the body %s", kinds[in->call->kind].kind, key.kind);
+	path_agrees(in, &key);
+	path_completes(in->call, json);
+	if (same_kind)
+		intake_object(in, json, "");
 }
 
 static int put_object(struct intake *in, const char *body, size_t length, struct error *e)
 {
-	int result = body_check(body, length, e);
-	if (result < 0)
-		return result;
 	struct body_item item = {body, length};
 	json_t *json = NULL;
-	result = body_item_parse(&item, "", &json, e);
-	if (result < 0)
-		return result;
-	struct object_key key;
-	object_key_read(json, &key);
-	path_agrees(in, &key);
-	if (!in->errors->total && json_is_object(json)) {
-		path_completes(in->call, json);
-		auto_free char *text = json_dumps(json, JSON_COMPACT);
-		struct body_item whole = {text, strlen(text)};
-		intake_object(in, &whole, "");
-	} else if (!json_is_object(json)) {
-		errors_add(in->errors, ERROR_INVALID, "", "a JSON object is wanted");
-	}
+	int result = body_check(body, length, e);
+	if (result == 0)
+		result = body_item_parse(&item, "", &json, e);
+	if (result == 0)
+		put_object_read(in, json);
 	json_decref(json);
-	return 0;
+	return result;
 }
 
 static void delete_object(struct intake *in)
@@ -449,29 +521,47 @@ static void intake_verb(struct intake *in, const char *body, size_t length)
 		errors_add_error(in->errors, &e);
 }
 
-/* Things that only the whole can say: two Workloads with one address, a rule that names an absent proxy. */
+/* All faults of one item, from the first one on; returns the index behind the last. */
+static size_t item_set_aside(struct intake *in, const struct whole_fault *faults, size_t at, size_t count)
+{
+	struct whole_item *item = faults[at].item;
+	struct errors why = {0};
+	struct object_key key = {0};
+	for (; at < count && faults[at].item == item; at++)
+		errors_add_error(&why, &faults[at].error);
+	snprintf(key.kind, sizeof(key.kind), "%s", kinds[item->object->kind].kind);
+	snprintf(key.namespace, sizeof(key.namespace), "%s", item->object->namespace);
+	snprintf(key.name, sizeof(key.name), "%s", item->object->name);
+	item->object = NULL;
+	object_set_aside(in, &key, NULL, &why);
+	errors_clear(&why);
+	return at;
+}
+
+/*
+ * Things that only the whole can say: two Workloads with one address, a rule that names an absent proxy. What is set
+ * aside brings its last good version back, which others of the body may be at odds with: looked at again until nothing
+ * is. Each round has fewer items of the body left.
+ */
 static void intake_whole(struct intake *in)
 {
-	struct whole_fault *faults = NULL;
-	size_t count = whole_check(in->draft, in->base, &in->items, &faults);
-	for (size_t i = 0; i < count; i++) {
-		struct whole_fault *fault = &faults[i];
-		if (in->call->quarantine && fault->tolerable)
-			continue;
-		if (!in->call->quarantine || !fault->object) {
-			errors_add_error(in->errors, &fault->error);
-			continue;
+	bool quarantine = in->call->quarantine, again = true;
+	while (again) {
+		struct whole_fault *faults = NULL;
+		size_t count = whole_check(in->draft, in->base, &in->items, quarantine, &faults), i = 0;
+		again = false;
+		while (i < count) {
+			if (quarantine && faults[i].tolerable) {
+				i++;
+			} else if (quarantine && faults[i].item) {
+				i = item_set_aside(in, faults, i, count);
+				again = true;
+			} else {
+				errors_add_error(in->errors, &faults[i++].error);
+			}
 		}
-		struct errors why = {0};
-		struct object_key key = {0};
-		errors_add_error(&why, &fault->error);
-		snprintf(key.kind, sizeof(key.kind), "%s", kinds[fault->object->kind].kind);
-		snprintf(key.namespace, sizeof(key.namespace), "%s", fault->object->namespace);
-		snprintf(key.name, sizeof(key.name), "%s", fault->object->name);
-		object_set_aside(in, &key, NULL, &why);
-		errors_clear(&why);
+		free(faults);
 	}
-	free(faults);
 }
 
 static void candidate_make(struct intake *in, struct candidate *ret)
@@ -479,7 +569,7 @@ static void candidate_make(struct intake *in, struct candidate *ret)
 	const struct difference *differences;
 	size_t count = draft_differences(in->draft, &differences);
 	ret->changes = count || draft_quarantine_changed(in->draft);
-	ret->durable = owner_term_moves(in);
+	ret->durable = owner_term_moves(in) || in->call->verb == CALL_DELETE_OWNER;
 	ret->differences = count ? mem_dup(differences, count * sizeof(*differences)) : NULL;
 	ret->difference_count = count;
 	uint64_t revision = in->base->revision + ret->changes;
@@ -521,8 +611,10 @@ int intake_read(const struct call *call, const struct snapshot *base, uint64_t b
 		if (!errors->total)
 			intake_whole(&in);
 		if (!errors->total) {
-			if (call->verb != CALL_DELETE_OWNER)
-				draft_owner(in.draft, call->owner, call->has_term ? &call->term : NULL, now);
+			if (call->verb == CALL_DELETE_OWNER && !call->has_term)
+				draft_owner_forget(in.draft, call->name);
+			else
+				draft_owner(in.draft, owner_written(call), call->has_term ? &call->term : NULL, now);
 			candidate_make(&in, ret);
 		}
 	}

@@ -26,11 +26,11 @@ struct faults {
 	size_t count, capacity;
 };
 
-static struct error *fault_add(struct faults *faults, const struct object *object, bool tolerable)
+static struct error *fault_add(struct faults *faults, struct whole_item *item, bool tolerable)
 {
 	faults->list = list_room(faults->list, faults->count, &faults->capacity, sizeof(*faults->list));
 	struct whole_fault *fault = &faults->list[faults->count++];
-	*fault = (struct whole_fault){.object = object, .tolerable = tolerable};
+	*fault = (struct whole_fault){.item = item, .tolerable = tolerable};
 	return &fault->error;
 }
 
@@ -50,98 +50,107 @@ static void addresses_of_base(struct draft *draft, const struct snapshot *base, 
 	}
 }
 
-static void addresses_check(
-	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
+static bool addresses_fault(const struct map *holders, struct whole_item *item, struct faults *faults)
+{
+	const struct workload *workload = item->object->workload;
+	bool faulty = false;
+	for (size_t i = 0; i < workload->ip_count; i++) {
+		const struct object **holder = map_get(holders, workload->ips[i].bytes);
+		if (!holder || object_compare(*holder, item->object) == 0)
+			continue;
+		char text[ADDR_TEXT_MAX], path[96];
+		ip_format(&workload->ips[i], text);
+		snprintf(path, sizeof(path), "%s/spec/ips/%zu", item->pointer, i);
+		error_set(fault_add(faults, item, false), ERROR_INVALID, EINVAL, path, "%s is the address of Workload %s/%s",
+			text, (*holder)->namespace, (*holder)->name);
+		faulty = true;
+	}
+	return faulty;
+}
+
+static void addresses_check(struct draft *draft, const struct snapshot *base, const struct whole_items *items,
+	bool set_aside, struct faults *faults)
 {
 	struct map holders;
 	map_init(&holders, 16, sizeof(const struct object *));
 	bool looked = false;
 	for (size_t n = 0; n < items->count; n++) {
 		const struct object *o = items->list[n].object;
-		if (o->kind != KIND_WORKLOAD)
+		if (!o || o->kind != KIND_WORKLOAD)
 			continue;
 		if (!looked)
 			addresses_of_base(draft, base, &holders);
 		looked = true;
-		for (size_t i = 0; i < o->workload->ip_count; i++) {
-			const struct object **holder = map_get(&holders, o->workload->ips[i].bytes);
-			if (!holder || object_compare(*holder, o) == 0) {
+		if (addresses_fault(&holders, &items->list[n], faults) && set_aside)
+			continue;
+		for (size_t i = 0; i < o->workload->ip_count; i++)
+			if (!map_get(&holders, o->workload->ips[i].bytes))
 				map_put(&holders, o->workload->ips[i].bytes, &o);
-				continue;
-			}
-			char text[ADDR_TEXT_MAX], path[96];
-			ip_format(&o->workload->ips[i], text);
-			snprintf(path, sizeof(path), "%s/spec/ips/%zu", items->list[n].pointer, i);
-			error_set(fault_add(faults, o, false), ERROR_INVALID, EINVAL, path, "%s is the address of Workload %s/%s",
-				text, (*holder)->namespace, (*holder)->name);
-			break;
-		}
 	}
 	map_clear(&holders);
 }
 
 /* ---- every proxy that a rule names is there ---- */
 
-static const char *item_pointer(const struct whole_items *items, const struct object *object)
+static bool items_have(const struct whole_items *items, const struct object *object)
 {
 	for (size_t n = 0; n < items->count; n++)
-		if (object_compare(items->list[n].object, object) == 0)
-			return items->list[n].pointer;
-	return NULL;
+		if (items->list[n].object && object_compare(items->list[n].object, object) == 0)
+			return true;
+	return false;
 }
 
-static void proxies_of(struct draft *draft, const struct object *policy, const char *pointer, struct faults *faults)
+static void proxy_fault(
+	const struct object *policy, const char *field, const char *proxy, struct whole_item *item, struct faults *faults)
+{
+	char path[128];
+	struct error *e = fault_add(faults, item, true);
+	snprintf(path, sizeof(path), "%s%s", item ? item->pointer : "", field);
+	if (item)
+		error_set(e, ERROR_INVALID, EINVAL, path, "there is no TransparentProxy \"%s\"", proxy);
+	else
+		error_set(e, ERROR_INVALID, EINVAL, "",
+			"InterceptPolicy \"%s\" names TransparentProxy \"%s\" at %s, which would be gone", policy->name, proxy,
+			field);
+}
+
+/* item: the policy is the body's; NULL: it stands already, and a proxy that was absent before (that came with
+ * ?invalid=quarantine) is no fault of this write. */
+static void proxies_of(struct draft *draft, const struct snapshot *base, const struct object *policy,
+	struct whole_item *item, struct faults *faults)
 {
 	for (int d = 0; d < DIRECTIONS; d++) {
 		for (size_t i = 0; i < policy->policy->rule_count[d]; i++) {
 			const char *proxy = policy->policy->rules[d][i].proxy;
-			if (!proxy || !proxy[0] || draft_find(draft, KIND_TRANSPARENT_PROXY, "", proxy))
+			char field[64];
+			if (!proxy || !proxy[0] || draft_find(draft, KIND_TRANSPARENT_PROXY, "", proxy) ||
+				(!item && !snapshot_find(base, KIND_TRANSPARENT_PROXY, "", proxy)))
 				continue;
-			char field[64], path[128];
 			snprintf(field, sizeof(field), "/spec/%s/%zu/proxy", d == EGRESS ? "egress" : "ingress", i);
-			snprintf(path, sizeof(path), "%s%s", pointer ? pointer : "", field);
-			if (pointer)
-				error_set(fault_add(faults, policy, true), ERROR_INVALID, EINVAL, path,
-					"there is no TransparentProxy \"%s\"", proxy);
-			else
-				error_set(fault_add(faults, NULL, true), ERROR_INVALID, EINVAL, "",
-					"InterceptPolicy \"%s\" names TransparentProxy \"%s\" at %s, which would be gone", policy->name,
-					proxy, field);
+			proxy_fault(policy, field, proxy, item, faults);
 		}
 	}
-}
-
-/* A rule that named an absent proxy before this write (it came with ?invalid=quarantine) is no fault of this write. */
-static bool proxy_named_absent_before(const struct snapshot *base, const struct object *policy)
-{
-	for (int d = 0; d < DIRECTIONS; d++)
-		for (size_t i = 0; i < policy->policy->rule_count[d]; i++) {
-			const char *proxy = policy->policy->rules[d][i].proxy;
-			if (proxy && proxy[0] && !snapshot_find(base, KIND_TRANSPARENT_PROXY, "", proxy))
-				return true;
-		}
-	return false;
 }
 
 static void proxies_check(
 	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct faults *faults)
 {
 	for (size_t n = 0; n < items->count; n++)
-		if (items->list[n].object->kind == KIND_INTERCEPT_POLICY)
-			proxies_of(draft, items->list[n].object, items->list[n].pointer, faults);
+		if (items->list[n].object && items->list[n].object->kind == KIND_INTERCEPT_POLICY)
+			proxies_of(draft, base, items->list[n].object, &items->list[n], faults);
 	size_t at, end;
 	for (snapshot_range(base, KIND_INTERCEPT_POLICY, NULL, &at, &end); at < end; at++) {
 		const struct object *o = base->objects[at];
-		if (draft_find(draft, o->kind, "", o->name) && !item_pointer(items, o) && !proxy_named_absent_before(base, o))
-			proxies_of(draft, o, NULL, faults);
+		if (draft_find(draft, o->kind, "", o->name) && !items_have(items, o))
+			proxies_of(draft, base, o, NULL, faults);
 	}
 }
 
-size_t whole_check(
-	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct whole_fault **ret)
+size_t whole_check(struct draft *draft, const struct snapshot *base, const struct whole_items *items, bool set_aside,
+	struct whole_fault **ret)
 {
 	struct faults faults = {0};
-	addresses_check(draft, base, items, &faults);
+	addresses_check(draft, base, items, set_aside, &faults);
 	proxies_check(draft, base, items, &faults);
 	*ret = faults.list;
 	return faults.count;

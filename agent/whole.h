@@ -10,7 +10,7 @@
 
 /* What the body brought and where it stood in it. */
 struct whole_item {
-	const struct object *object; /* borrowed from the draft */
+	const struct object *object; /* borrowed from the draft; NULL once it is set aside */
 	char pointer[40];
 };
 struct whole_items {
@@ -21,12 +21,16 @@ void whole_items_add(struct whole_items *items, const struct object *object, con
 void whole_items_clear(struct whole_items *items);
 
 struct whole_fault {
-	const struct object *object; /* of the body, to be set aside; NULL: the fault is a deletion's */
+	struct whole_item *item; /* of the body, to be set aside; NULL: the fault is a deletion's. Faults of one item stand
+								together. */
 	bool tolerable; /* enforced all the same under ?invalid=quarantine (an absent proxy is an unavailable one) */
 	struct error error;
 };
-/* Returns how many; *ret is the caller's to free. */
-size_t whole_check(
-	struct draft *draft, const struct snapshot *base, const struct whole_items *items, struct whole_fault **ret);
+/*
+ * Returns how many; *ret is the caller's to free. With set_aside the faulty items will be: addresses that only such an
+ * item has are free for others.
+ */
+size_t whole_check(struct draft *draft, const struct snapshot *base, const struct whole_items *items, bool set_aside,
+	struct whole_fault **ret);
 
 #endif

@@ -17,6 +17,7 @@ struct note {
 	bool has_term;
 	uint64_t term;
 	int64_t at;
+	bool forget;
 };
 
 struct draft {
@@ -207,6 +208,12 @@ void draft_owner(struct draft *draft, const char *name, const uint64_t *term, in
 		(struct note){.name = str_dup(name), .has_term = term, .term = term ? *term : 0, .at = now};
 }
 
+void draft_owner_forget(struct draft *draft, const char *name)
+{
+	draft->notes = list_room(draft->notes, draft->note_count, &draft->note_capacity, sizeof(*draft->notes));
+	draft->notes[draft->note_count++] = (struct note){.name = str_dup(name), .forget = true};
+}
+
 struct owner_list {
 	struct owner *list;
 	size_t count, capacity;
@@ -230,12 +237,12 @@ static struct owner *owner_make(struct owner_list *owners, const char *name)
 	return &owners->list[at];
 }
 
-static bool owner_noted(const struct draft *draft, const char *name)
+static const struct note *owner_noted(const struct draft *draft, const char *name)
 {
 	for (size_t i = 0; i < draft->note_count; i++)
 		if (!strcmp(draft->notes[i].name, name))
-			return true;
-	return false;
+			return &draft->notes[i];
+	return NULL;
 }
 
 static bool owner_quarantines(const struct quarantine *quarantine, const char *name)
@@ -268,6 +275,8 @@ static void owners_make(const struct draft *draft, struct snapshot *snapshot)
 	}
 	for (size_t i = 0; i < draft->note_count; i++) {
 		const struct note *note = &draft->notes[i];
+		if (note->forget)
+			continue;
 		struct owner *owner = owner_make(&owners, note->name);
 		owner->last_write = note->at;
 		if (note->has_term) {
@@ -284,8 +293,9 @@ static void owners_make(const struct draft *draft, struct snapshot *snapshot)
 	snapshot->owners = mem_array(owners.count, sizeof(*snapshot->owners));
 	for (size_t i = 0; i < owners.count; i++) {
 		const struct owner *owner = &owners.list[i];
-		if (!owner->objects && !owner->has_term && owner_count_before(draft, owner->name) &&
-			!owner_noted(draft, owner->name) && !owner_quarantines(snapshot->quarantine, owner->name))
+		const struct note *note = owner_noted(draft, owner->name);
+		bool ends = note ? note->forget : owner_count_before(draft, owner->name) > 0;
+		if (ends && !owner->objects && !owner->has_term && !owner_quarantines(snapshot->quarantine, owner->name))
 			free(owner->name);
 		else
 			snapshot->owners[snapshot->owner_count++] = *owner;

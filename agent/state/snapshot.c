@@ -53,6 +53,7 @@ static struct quarantined quarantined_dup(const struct quarantined *from)
 		.owner = str_dup(from->owner),
 		.errors = str_dup(from->errors),
 		.standing = from->standing ? object_get(from->standing) : NULL,
+		.isolating = from->isolating,
 	};
 }
 
@@ -67,7 +68,8 @@ int quarantined_compare(const struct quarantined *a, const struct quarantined *b
 bool quarantined_equal(const struct quarantined *a, const struct quarantined *b)
 {
 	return quarantined_compare(a, b) == 0 && !strcmp(a->owner, b->owner) && !strcmp(a->errors, b->errors) &&
-		   !a->standing == !b->standing && (!a->standing || object_same(a->standing, b->standing));
+		   a->isolating == b->isolating && !a->standing == !b->standing &&
+		   (!a->standing || object_same(a->standing, b->standing));
 }
 
 struct quarantine *quarantine_new(void)
@@ -143,6 +145,14 @@ bool quarantine_has(const struct quarantine *quarantine, const struct quarantine
 {
 	size_t at;
 	return quarantine_search(quarantine, key, &at);
+}
+
+const struct quarantined *snapshot_quarantined(
+	const struct snapshot *snapshot, const char *kind, const char *namespace, const char *name)
+{
+	const struct quarantined key = {.key = {(char *)kind, (char *)namespace, (char *)name}};
+	size_t at;
+	return quarantine_search(snapshot->quarantine, &key, &at) ? &snapshot->quarantined[at] : NULL;
 }
 
 bool quarantine_remove(struct quarantine *quarantine, const struct quarantined *key)

@@ -17,6 +17,7 @@ struct quarantined {
 	char *owner;
 	char *errors;            /* JSON array of {"pointer","detail"} */
 	struct object *standing; /* what stands in for it: its last good version, or a policy that isolates, or NULL */
+	bool isolating;          /* the latter: there was no good version */
 };
 
 struct owner {
@@ -49,6 +50,9 @@ struct snapshot *snapshot_get(const struct snapshot *snapshot);
 void snapshot_put(const struct snapshot *snapshot);
 const struct object *snapshot_find(
 	const struct snapshot *snapshot, enum kind kind, const char *namespace, const char *name);
+/* NULL when it is not in quarantine. */
+const struct quarantined *snapshot_quarantined(
+	const struct snapshot *snapshot, const char *kind, const char *namespace, const char *name);
 /* The first object of a kind (and namespace, unless NULL), as an index; and the index behind the last. */
 void snapshot_range(const struct snapshot *snapshot, enum kind kind, const char *namespace, size_t *first, size_t *end);
 
@@ -68,6 +72,8 @@ void draft_quarantine(struct draft *draft, const struct quarantined *quarantined
 bool draft_release(
 	struct draft *draft, const char *kind, const char *namespace, const char *name);        /* out of quarantine */
 void draft_owner(struct draft *draft, const char *name, const uint64_t *term, int64_t now); /* notes a write */
+/* Unless objects, quarantine or a term remain, the owner is not listed any more. */
+void draft_owner_forget(struct draft *draft, const char *name);
 /*
  * What differs from the base; pairs sorted by key; borrowed from draft and base, until the next change of the draft.
  * Equal json and owner is no difference.

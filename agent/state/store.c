@@ -278,7 +278,7 @@ static int write_quarantined(struct store *store, const struct quarantined *q, s
 	row_text(&row, q->key.name);
 	row_text(&row, q->owner);
 	row_text(&row, q->errors);
-	row_int(&row, q->standing != NULL);
+	row_int(&row, q->isolating ? QUARANTINE_ISOLATING : q->standing ? QUARANTINE_LAST_GOOD : QUARANTINE_ABSENT);
 	row_sum(&row);
 	return row_run(&row, e);
 }

@@ -15,6 +15,9 @@ struct meta {
 	uint32_t next_rule;
 };
 
+/* Column standing of table quarantine: what stands in for the object. */
+enum { QUARANTINE_ABSENT, QUARANTINE_LAST_GOOD, QUARANTINE_ISOLATING };
+
 int store_read_meta(const struct database *db, struct meta *ret, struct error *e);
 int store_read_snapshot(const struct database *db, const struct meta *meta, struct snapshot **ret, struct error *e);
 /* Seeds the book and notes in `stored` (id → mark) what the table holds. */

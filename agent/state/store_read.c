@@ -102,7 +102,8 @@ static int read_quarantine(const struct database *db, struct draft *draft, struc
 		q.key.name = (char *)row_take_text(&row);
 		q.owner = (char *)row_take_text(&row);
 		q.errors = (char *)row_take_text(&row);
-		bool standing = row_take_int(&row);
+		uint64_t standing = row_take_int(&row);
+		q.isolating = standing == QUARANTINE_ISOLATING;
 		int kind = kind_by_name(q.key.kind);
 		if (standing && kind >= 0)
 			q.standing = (struct object *)draft_find(draft, kind, q.key.namespace, q.key.name);

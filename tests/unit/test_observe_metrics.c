@@ -153,9 +153,9 @@ static void facts(void **state)
 	put(draft, WORKLOAD("away", "10.77.0.4", "there"));
 	draft_put(draft, policy_make("shop", "isolate", "local", 0));
 	draft_owner(draft, "o\"w\\n\ner", &term, 1234567890);
-	draft_quarantine(draft, &(struct quarantined){{"Pod", "x", "y"}, "local", "[]", NULL});
-	draft_quarantine(draft, &(struct quarantined){{"Rubbish", "x", "y"}, "local", "[]", NULL});
-	draft_quarantine(draft, &(struct quarantined){{"Garbage", "x", "y"}, "local", "[]", NULL});
+	draft_quarantine(draft, &(struct quarantined){{"Pod", "x", "y"}, "local", "[]", NULL, false});
+	draft_quarantine(draft, &(struct quarantined){{"Rubbish", "x", "y"}, "local", "[]", NULL, false});
+	draft_quarantine(draft, &(struct quarantined){{"Garbage", "x", "y"}, "local", "[]", NULL, false});
 	agent_write(&a, draft, true);
 	auto_free char *page = render(&a);
 	expect(page, "penstock_revision{stage=\"wanted\"} 1");

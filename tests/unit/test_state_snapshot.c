@@ -135,7 +135,7 @@ static void quarantine(void **state)
 {
 	struct snapshot *base = many(2);
 	struct object *standing = object_with(base->objects[0], "local", 1);
-	struct quarantined q = {{"Namespace", "", "n000000"}, "local", "[]", standing};
+	struct quarantined q = {{"Namespace", "", "n000000"}, "local", "[]", standing, false};
 	struct draft *draft = draft_new(base);
 	draft_quarantine(draft, &q);
 	draft_put(draft, standing);
@@ -156,7 +156,7 @@ static void quarantine(void **state)
 	q.errors = "[{}]";
 	draft_quarantine(draft, &q);
 	assert_true(draft_quarantine_changed(draft));
-	q = (struct quarantined){{"Nonsense", "", "a"}, "z", "[]", NULL};
+	q = (struct quarantined){{"Nonsense", "", "a"}, "z", "[]", NULL, false};
 	draft_quarantine(draft, &q);
 	q.key.kind = "CIDRSet";
 	draft_quarantine(draft, &q);
@@ -282,7 +282,7 @@ static void a_draft_can_be_thrown_away(void **state)
 {
 	struct snapshot *base = many(5);
 	struct draft *draft = draft_new(base);
-	struct quarantined q = {{"Pod", "a", "b"}, "local", "[]", NULL};
+	struct quarantined q = {{"Pod", "a", "b"}, "local", "[]", NULL, false};
 	draft_put(draft, namespace_make("x", "1", "local", 0));
 	draft_delete(draft, KIND_NAMESPACE, "", "n000001");
 	draft_quarantine(draft, &q);

@@ -98,7 +98,7 @@ static void what_was_written_is_there_again(void **state)
 
 	struct draft *draft = draft_new(o.snapshot);
 	struct object *standing = policy_make("shop", "broken", "ctl", 0);
-	struct quarantined q = {{"NetworkPolicy", "shop", "broken"}, "ctl", "[{\"pointer\":\"/x\"}]", standing};
+	struct quarantined q = {{"NetworkPolicy", "shop", "broken"}, "ctl", "[{\"pointer\":\"/x\"}]", standing, false};
 	draft_put(draft, namespace_make("shop", "1", "ctl", 0));
 	draft_put(draft, namespace_make("other", "1", "local", 0));
 	draft_quarantine(draft, &q);

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract, sentence by sentence, as a client of one agent sees it. What packets do is tested elsewhere."""
+import time
+
+import pytest
+
+from lab import ALLOW, NODE_NAME, Lab
+from objects import deny_all, intercept, namespace, pod, policy, proxy, workload
+from scenes import eventually, results, serve
+
+
+@pytest.fixture(scope="module")
+def running():
+    with Lab() as made:
+        made.a, made.b = made.pod("a"), made.pod("b")
+        serve(made, made.b)
+        made.running = made.agent()
+        made.first_write = put(made.running.api, [])
+        yield made
+
+
+@pytest.fixture
+def lab(running):
+    """Nothing is wanted of anybody."""
+    api = running.running.api
+    if not running.running.running():
+        running.running.start()
+    for owner in api.expect("GET", "/v1/owners").json["items"]:
+        api.expect("DELETE", f"/v1/owners/{owner['name']}", query={"invalid": "quarantine"})
+    assert not api.state()["items"] and not api.status()["quarantined"]
+    return running
+
+
+@pytest.fixture
+def api(lab):
+    return lab.running.api
+
+
+def put(api, items, headers=None, **query):
+    return api.request("PUT", "/v1/state", {"items": items}, headers=headers, query=query)
+
+
+def pointers(answer, status=422):
+    assert answer.status == status, answer
+    return [error["pointer"] for error in answer.json["errors"]]
+
+
+def names(api):
+    return sorted(o["metadata"]["name"] for o in api.state()["items"])
+
+
+def quarantined(api):
+    return {q["name"]: q for q in api.status()["quarantined"]}
+
+
+# ---- one address, two pods ----
+
+def states(api):
+    return {w["name"]: w["state"] for w in api.status()["workloads"]}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_younger_pod_has_the_interface_too(lab, api, together):
+    """A pod that ended without being reported and the one that took its address: policy of the younger is enforced."""
+    old = pod("s", "old", lab.b.ips, NODE_NAME, {"name": "old"}, created="2026-01-01T00:00:01Z")
+    young = pod("s", "young", lab.b.ips, NODE_NAME, {"name": "young"}, created="2026-01-01T00:00:02Z")
+    a = pod("s", "a", lab.a.ips, NODE_NAME, {"name": "a"})
+    base = [namespace("s"), deny_all("s", "old-only", {"name": "old"})]
+    if not together:
+        api.put_state([*base, a, old])
+        assert states(api)["old"] == "attached"
+    warned = api.put_state([*base, a, old, young])["warnings"]
+    assert any("young" in w["detail"] and lab.b.ip4 in w["detail"] for w in warned)
+    assert states(api) == {"a": "attached", "old": "pending", "young": "attached"}
+    assert results(lab, lab.a, lab.b) == [ALLOW] * 4
+    api.put_state([*base, a, old])
+    assert states(api) == {"a": "attached", "old": "attached"}
+    assert ALLOW not in results(lab, lab.a, lab.b)
+
+
+# ---- PUT of one object ----
+
+@pytest.mark.parametrize("metadata", [{"name": "x"}, {"name": "x", "namespace": None}, {"name": None, "namespace": ""},
+                                      {}, None])
+def test_the_path_fills_in_what_the_body_leaves_out(api, metadata):
+    body = {**workload("", "", ["192.0.2.1"]), "metadata": metadata}
+    assert api.request("PUT", "/v1/workloads/s/x", body).status == 200
+    item, = api.state()["items"]
+    assert (item["metadata"]["namespace"], item["metadata"]["name"]) == ("s", "x")
+
+
+def test_disagreement_with_the_path_hides_no_other_error(api):
+    body = workload("t", "other", ["nonsense"], ports=[{"port": 70000}])
+    assert sorted(pointers(api.request("PUT", "/v1/workloads/s/x", body))) == [
+        "/metadata/name", "/metadata/namespace", "/spec/ips/0", "/spec/ports/0/port"]
+    assert "/kind" in pointers(api.request("PUT", "/v1/pods/s/x", body))
+    assert not api.state()["items"]
+
+
+def test_a_state_that_never_changed_has_a_tag(running):
+    assert running.first_write.json["revision"] == 0 and running.first_write.headers["ETag"].endswith('-0"')
+
+
+def test_if_none_match_compares_weakly(api):
+    api.put_state([namespace("n")])
+    tag = api.expect("GET", "/v1/namespaces/n").headers["ETag"]
+    for sent, status in ((tag, 412), (f"W/{tag}", 412), ('"x", ' + tag, 412), ('"x"', 200), ("*", 412)):
+        answer = api.request("PUT", "/v1/namespaces/n", namespace("n"), headers={"If-None-Match": sent})
+        assert answer.status == status, sent
+    for sent, status in ((tag, 200), (f"W/{tag}", 412), ("*", 200)):
+        answer = api.request("PUT", "/v1/namespaces/n", namespace("n"), headers={"If-Match": sent})
+        assert answer.status == status, sent
+
+
+# ---- every error of a body ----
+
+def test_objects_without_a_name_are_not_called_doubles(api):
+    nameless = {"apiVersion": "v1", "kind": "Pod", "metadata": {}}
+    assert pointers(put(api, [nameless, nameless, 7, None, {"kind": "Pod"}])) == [
+        "/items/0/metadata/name", "/items/1/metadata/name", "/items/2", "/items/3", "/items/4/apiVersion",
+        "/items/4/metadata"]
+
+
+def test_every_address_that_is_there_twice_is_named(api):
+    items = [workload("s", "one", ["192.0.2.1", "2001:db8::1"]),
+             workload("s", "two", ["192.0.2.1", "2001:db8::1", "192.0.2.2"]), workload("s", "three", ["192.0.2.2"])]
+    assert pointers(put(api, items)) == ["/items/1/spec/ips/0", "/items/1/spec/ips/1", "/items/2/spec/ips/0"]
+
+
+def test_errors_of_deletions_stand_where_they_are(api):
+    delete = [{"kind": "Nonsense", "name": "x"}, {"kind": "Pod"}, 7, {"name": "x"},
+              {"kind": "Node", "namespace": "s", "name": "x"}, {"kind": "Pod", "name": "x", "a/b": 1},
+              {"kind": "Pod", "name": 3}]
+    answer = api.request("PATCH", "/v1/state", {"apply": [{}], "delete": delete})
+    assert pointers(answer) == ["/apply/0/kind", "/apply/0/apiVersion", "/delete/0/kind", "/delete/1/name", "/delete/2",
+                                "/delete/3/kind", "/delete/4/namespace", "/delete/5/a~1b", "/delete/6/name"]
+
+
+# ---- quarantine ----
+
+BROKEN = [{"ports": [{"port": 70000}]}]
+
+
+def test_nothing_in_a_body_stops_a_quarantine(api):
+    good = namespace("good")
+    nameless = {"apiVersion": "v1", "kind": "Pod", "metadata": {}}
+    items = [good, nameless, nameless, 7, None, {"kind": "Deployment", "apiVersion": "apps/v1"}, good, {"kind": "Pod"}]
+    answer = put(api, items, invalid="quarantine")
+    assert answer.status == 200 and len(answer.json["quarantined"]) == 7, answer
+    assert names(api) == ["good"]
+    assert any("twice" in q["errors"][0]["detail"] for q in answer.json["quarantined"] if q["name"] == "good")
+    again = put(api, items, invalid="quarantine")
+    assert again.json["revision"] == answer.json["revision"]
+    assert put(api, [good]).status == 200 and not quarantined(api)
+
+
+def test_a_cluster_scoped_object_is_released_whatever_namespace_it_claimed(api):
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}}
+    put(api, [{**node, "metadata": {"name": "n", "namespace": "s"}}], invalid="quarantine")
+    assert quarantined(api)["n"]["namespace"] == ""
+    assert api.put_object(node) and not quarantined(api)
+
+
+def test_the_isolating_policy_follows_its_selector(lab, api):
+    """Never good: what its newest version selects is isolated. Good once: that version stays."""
+    put(api, [policy("s", "p", {"app": "x"}, ingress=BROKEN)], invalid="quarantine")
+    lab.running.restart()
+    put(api, [policy("s", "p", {"app": "y"}, ingress=BROKEN)], invalid="quarantine")
+    item, = api.state()["items"]
+    assert item["spec"]["podSelector"] == {"matchLabels": {"app": "y"}} and "ingress" not in item["spec"]
+    put(api, [policy("s", "p", {"app": "z"})])
+    put(api, [policy("s", "p", {"app": "y"}, ingress=BROKEN)], invalid="quarantine")
+    lab.running.restart()
+    put(api, [policy("s", "p", {"app": "x"}, ingress=BROKEN)], invalid="quarantine")
+    item, = api.state()["items"]
+    assert item["spec"]["podSelector"] == {"matchLabels": {"app": "z"}}
+    assert quarantined(api)["p"]["errors"][0]["pointer"] == "/items/0/spec/ingress/0/ports/0/port"
+    assert api.metrics()("penstock_quarantined", kind="NetworkPolicy") == 1
+
+
+def test_what_quarantine_brings_back_conflicts_with_nobody(api):
+    """The last good version of one has the address that another of the same body wants."""
+    one = workload("s", "one", ["192.0.2.1"])
+    api.put_state([one])
+    answer = put(api, [workload("s", "two", ["192.0.2.1"]), workload("s", "three", ["192.0.2.3"]),
+                       workload("s", "one", ["192.0.2.3", "192.0.2.3"])], invalid="quarantine")
+    assert {q["name"] for q in answer.json["quarantined"]} == {"one", "two"}
+    answer = put(api, [workload("s", "two", ["192.0.2.1"]), workload("s", "three", ["192.0.2.3"]),
+                       workload("s", "one", ["192.0.2.3"])], invalid="quarantine")
+    assert {q["name"] for q in answer.json["quarantined"]} == {"one", "two"}
+    ips = [ip for o in api.state()["items"] for ip in o["spec"]["ips"]]
+    assert sorted(ips) == ["192.0.2.1", "192.0.2.3"]
+
+
+def test_an_absent_proxy_is_each_rules_own_matter(api):
+    """A policy that came with an absent proxy still keeps the other one from being deleted."""
+    rules = [{"action": "Intercept", "proxy": name, "to": [{"networks": ["192.0.2.0/24"]}]} for name in ("gw", "none")]
+    put(api, [proxy("gw", 15001), intercept("i", {"app": "x"}, rules)], invalid="quarantine")
+    assert api.request("DELETE", "/v1/transparentproxies/gw").status == 422
+    assert api.request("PUT", "/v1/namespaces/n", namespace("n")).status == 200
+    assert api.request("DELETE", "/v1/transparentproxies/gw", query={"invalid": "quarantine"}).status == 200
+
+
+# ---- owners ----
+
+def test_the_term_of_an_owner_that_is_deleted(api):
+    term = lambda n: {"Penstock-Term": str(n)}  # noqa: E731
+    put(api, [namespace("n")], term(5), owner="lease")
+    assert api.request("DELETE", "/v1/owners/lease", headers=term(4)).status == 409
+    assert names(api) == ["n"]
+    assert api.request("DELETE", "/v1/owners/lease", headers=term(6)).status == 200
+    assert names(api) == [] and put(api, [], term(5), owner="lease").status == 409
+
+
+def test_a_deleted_owner_is_gone(lab, api):
+    put(api, [], owner="empty")
+    put(api, [namespace("n")], owner="full")
+    for name in ("empty", "full"):
+        assert api.request("DELETE", f"/v1/owners/{name}").status == 200
+        assert api.request("DELETE", f"/v1/owners/{name}").status == 404
+    lab.running.restart()
+    assert not {"empty", "full"} & {o["name"] for o in api.expect("GET", "/v1/owners").json["items"]}
