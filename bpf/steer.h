@@ -45,8 +45,9 @@ static __always_inline const struct ps_proxy *proxy_find(__u32 number, __u32 sid
  *     of the listener into its table: the connection would never open.
  *  2. for a SYN the proxy's listener, on 127.0.0.1 or the wildcard; with the client's address, so that the sockets of a
  *     REUSEPORT group share the work
+ * orphan: of a packet without SYN, that its connection has no socket means that no proxy has it (STEER_NOBODY).
  */
-PS_APART int steer_tcp4(struct __sk_buff *skb, __u32 number)
+PS_APART int steer_tcp4(struct __sk_buff *skb, __u32 number, bool orphan)
 {
 	const struct work *w = work_get(true);
 	const struct packet *p;
@@ -70,6 +71,8 @@ PS_APART int steer_tcp4(struct __sk_buff *skb, __u32 number)
 			goto assign;
 		bpf_sk_release(sk);
 	}
+	if (!syn && orphan)
+		return STEER_NOBODY;
 	if (!syn) {
 		mark_set(skb);
 		return STEER_MARKED;

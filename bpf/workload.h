@@ -193,7 +193,7 @@ static __noinline void conn_turn(struct ps_conn *conn)
 	__u64 packets = conn->packets[0], bytes = conn->bytes[0];
 	__u32 ifindex = conn->ifindex[0];
 
-	conn->flags = (conn->flags ^ PS_CONN_ORIGIN_HIGH) & ~PS_CONN_REWRITTEN;
+	conn->flags = (conn->flags ^ PS_CONN_ORIGIN_HIGH) & ~(PS_CONN_REWRITTEN | PS_CONN_INTERCEPTED);
 	conn->packets[0] = conn->packets[1];
 	conn->packets[1] = packets;
 	conn->bytes[0] = conn->bytes[1];
@@ -292,7 +292,7 @@ static __always_inline int known_steer(struct __sk_buff *skb, struct work *w, st
 {
 	const struct ps_proxy *proxy;
 
-	if (steer_tcp4(skb, conn->proxy) != STEER_NOBODY)
+	if (steer_tcp4(skb, conn->proxy, false) != STEER_NOBODY)
 		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	proxy = proxy_find(conn->proxy, w->side);
 	if (!proxy || !(proxy->flags & PS_PROXY_BYPASS) || conn->state != PS_CONN_NEW)
@@ -351,7 +351,7 @@ static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 			return judgment_drop(w, denied);
 	}
 	account_rule(verdict.intercept_rule);
-	if (w->packet.v4 && w->packet.protocol == IPPROTO_TCP && steer_tcp4(skb, verdict.proxy) == STEER_TAKEN) {
+	if (w->packet.v4 && w->packet.protocol == IPPROTO_TCP && steer_tcp4(skb, verdict.proxy, false) == STEER_TAKEN) {
 		account_proxy(verdict.proxy);
 		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	}
@@ -361,6 +361,50 @@ static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 	return work_drop(w, PS_REASON_NO_LISTENER);
 }
 
+static __always_inline bool verdict_intercepts(const struct ps_verdict *verdict)
+{
+	return verdict->action == PS_ACTION_INTERCEPT && !(verdict->flags & PS_VERDICT_AUDIT);
+}
+
+/*
+ * A connection that a proxy has, but whose entry is gone (evicted before it was established, or with the maps): its
+ * socket tells. PS_DROP: refused; else `w->code` tells whether a proxy has it.
+ */
+static __noinline int orphan_steer(struct __sk_buff *skb, struct work *w)
+{
+	int denied;
+
+	if (!w->packet.v4 || w->packet.protocol != IPPROTO_TCP)
+		return PS_PASS;
+	if (steer_tcp4(skb, w->verdict[PS_EGRESS].proxy, true) != STEER_TAKEN)
+		return PS_PASS;
+	if (w->destination.local) {
+		judge(true, PS_INGRESS, false);
+		denied = work_denied(w);
+		if (denied != NOT_DENIED)
+			return judgment_drop(w, denied);
+	}
+	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
+}
+
+/*
+ * A socket of this node answers, without an entry, what policy would have handed to a proxy: that is the proxy. An
+ * entry made of this packet would have the wrong originator; the workload's next packet makes the right one.
+ */
+static __noinline bool orphan_answered(struct work *w)
+{
+	struct ps_verdict verdict;
+	__u8 known = w->known;
+
+	if (!w->packet.v4)
+		return false;
+	w->known &= ~WORK_NODE; /* which would be the originator otherwise */
+	judge(false, PS_EGRESS, true);
+	w->known = known;
+	verdict = w->verdict[PS_EGRESS];
+	return w->bits[PS_EGRESS] & PS_JUDGED_ALLOW && verdict_intercepts(&verdict);
+}
+
 /* `old`: the entry with these addresses and ports that this packet does not belong to, or NULL. */
 static __always_inline int work_new(
 	struct __sk_buff *skb, struct work *w, const struct ps_conn *old, const struct ps_conn_live *live, bool from)
@@ -368,12 +412,14 @@ static __always_inline int work_new(
 	const struct packet *p = &w->packet;
 	bool midstream = p->protocol == IPPROTO_TCP && !(p->traits & PACKET_STARTS);
 	bool lonely = p->traits & (PACKET_LONELY | PACKET_ANSWER | PACKET_LATER | PACKET_ALONE);
-	bool reverse = false;
+	bool reverse = false, orphan = false;
 	int denied;
 
 	w->reply = 0;
 	w->entered = 0;
 	parties_find(skb, from);
+	if (!from && midstream && !lonely && !skb->ingress_ifindex)
+		orphan = orphan_answered(w);
 	denied = work_judge(from, false);
 	if (denied != NOT_DENIED && midstream && !lonely && !(w->known & WORK_ORIGIN)) {
 		/* Either orientation will do, its own first; a refusal is that of its own. */
@@ -388,16 +434,17 @@ static __always_inline int work_new(
 		return judgment_drop(w, denied);
 	}
 	judgment_pass(w, own_direction(from, reverse));
-	if (from && !midstream && !lonely && w->verdict[PS_EGRESS].action == PS_ACTION_INTERCEPT &&
-		!(w->verdict[PS_EGRESS].flags & PS_VERDICT_AUDIT)) {
-		if (new_steer(skb, w) == PS_DROP)
+	if (from && !reverse && !lonely) {
+		const struct ps_verdict egress = w->verdict[PS_EGRESS];
+
+		if (verdict_intercepts(&egress) && (midstream ? orphan_steer(skb, w) : new_steer(skb, w)) == PS_DROP)
 			return PS_DROP;
 	}
 	if (from && w->code != PS_VERDICT_INTERCEPTED)
 		mark_clear(skb);
 	judgment_count(w, NOT_DENIED);
 	/* A connection that lives is not disturbed by an attempt to open it from the other end. */
-	if (lonely || (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING))
+	if (lonely || orphan || (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING))
 		return PS_PASS;
 	if (live)
 		conn_delete(&w->packet);

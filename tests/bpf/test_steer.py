@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 import kernel
-from world import (A, ESTABLISHED, INTERCEPTED, MARK, MARK_MASK, PROFILE_A, PROFILE_B, PROXY, PROXY_BYPASS,
+from world import (A, B, ESTABLISHED, INTERCEPTED, LOCAL, MARK, MARK_MASK, PROFILE_A, PROFILE_B, PROXY, PROXY_BYPASS,
                    PROXY_BYPASSED, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, ROW_INTERCEPT_BYPASS, RULE_DENY, RULE_INTERCEPT)
 
 A4, B4, FAR4, A6, FAR6 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "fd00::1", "2001:db8::9"
@@ -266,6 +266,55 @@ def test_port_reused_after_the_proxy_closed_first(attached, client):
             there.sendall(b"again")
             here.settimeout(3)
             assert here.recv(10) == b"again"
+
+
+def forget(world):
+    for name in ("ps_new4", "ps_conn4"):
+        world.object.map(name).clear()
+
+
+@pytest.mark.parametrize("first", ("client", "proxy"))
+def test_entry_that_is_lost_comes_back(attached, client, first):
+    """Evicted before it was established: the proxy's socket shows whose connection it is."""
+    with listener() as server:
+        attached.proxy(PROXY, server.getsockname()[1])
+        with client.connect() as there, server.accept()[0] as here:
+            here.settimeout(3)
+            attached.profile(PROFILE_A, egress=ROW_INTERCEPT, ingress=ROW_DENY)
+            forget(attached)
+            for speaker, listens in ((there, here), (here, there)) if first == "client" else ((here, there), (there, here)):
+                speaker.sendall(b"still")
+                assert listens.recv(10) == b"still"
+            conn = attached.conn()
+            assert conn.flags & INTERCEPTED and conn.proxy == PROXY and conn.intercept_rule == RULE_INTERCEPT
+            assert conn.ifindex[0] == socket.if_nametoindex("bpf-c"), "opened by the workload"
+            attached.flip()
+            there.sendall(b"after the flip")
+            assert here.recv(100) == b"after the flip"
+    assert attached.hits(RULE_INTERCEPT) == 1, "handed over once"
+
+
+def test_entry_lost_while_the_proxy_answers(world):
+    """Its SYN-ACK makes no entry with the wrong originator; an answer of the node's own server does not become one."""
+    answer = Ether() / IP(src=FAR4, dst=A4) / TCP(sport=443, dport=40000, flags="SA")
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT, ingress=ROW_DENY)
+    assert world.deliver(A, answer, ingress=0) == (True, "FORWARDED", "NODE")
+    assert world.conns() == {}
+    assert world.deliver(A, answer) == (True, "FORWARDED", "POLICY"), "not from a socket of this node: an answer to A"
+    assert not world.conn().flags & INTERCEPTED
+
+
+def test_lost_entry_of_a_refused_destination(attached, client):
+    with listener() as server:
+        attached.proxy(PROXY, server.getsockname()[1])
+        with client.connect() as there, server.accept()[0] as here:
+            here.settimeout(0.5)
+            forget(attached)
+            attached.addr(FAR4, 9, B, PROFILE_B, LOCAL)
+            attached.profile(PROFILE_B, ingress=ROW_DENY)
+            there.sendall(b"denied")
+            with pytest.raises(TimeoutError):
+                here.recv(10)
 
 
 def test_reset_when_the_proxy_dies(attached, client):
