@@ -382,24 +382,35 @@ def test_midstream_at_the_last_hook_alone(world):
 
 # ---- the table ----
 
-def test_table_full(world_with):
-    world = world_with(entries={"ps_conn4": 2})
+@FAMILIES
+@pytest.mark.parametrize("udp", (False, True))
+def test_table_full(world_with, family, udp):
+    """What does not fit goes on, evictable, and says so; it is promoted as soon as there is room."""
+    a, b, *_ = ADDRESS[family]
+    table = f"ps_conn{family}"
+    world = world_with(entries={table: 2})
     full = world.stat(TABLE_FULL)
     for port in (1, 2):
-        handshake(world, Talk("10.0.0.1", "10.0.0.2", port))
-    talk = Talk("10.0.0.1", "10.0.0.2", 3)
+        handshake(world, Talk(a, b, port, udp=udp))
+    talk = Talk(a, b, 3, udp=udp)
     through(world, talk.there("S"), A, B)
     through(world, talk.back("SA"), B, A)
     assert world.send(A, talk.there("A")) == (True, "FORWARDED", "TABLE_FULL")
     assert world.stat(TABLE_FULL) == full + 1
     assert world.deliver(B, talk.there("A"), ingress=A)[0]
+    assert world.stat(TABLE_FULL) == full + 2, "each packet that would complete it tries"
     states = [conn.state for conn in world.conns().values()]
     assert sorted(states) == [REPLIED, ESTABLISHED, ESTABLISHED]
     assert through(world, talk.back("A"), B, A) == (True, "FORWARDED", "ESTABLISHED")
-    key = world.object.map("ps_conn4").keys()[0]
-    world.object.map("ps_conn4").delete(key)
+    world.profile(PROFILE_B, ingress=ROW_DENY, side=1 - world.side)
+    world.flip()
+    assert through(world, talk.there("A"), A, B) == (False, "DROPPED", "POLICY"), "and policy goes on"
+    world.profile(PROFILE_B, side=1 - world.side)
+    world.flip()
+    key = world.object.map(table).keys()[0]
+    world.object.map(table).delete(key)
     assert world.send(A, talk.there("A"))[0]
-    assert len(world.object.map("ps_conn4").keys()) == 2
+    assert len(world.object.map(table).keys()) == 2
 
 
 def test_flood_of_embryonic_evicts_no_established(world):
