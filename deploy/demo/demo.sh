@@ -14,7 +14,7 @@ cd "$(dirname "$0")"
 repository=$(cd ../.. && pwd)
 build=${PENSTOCK_BUILD:-${B:-build}}
 [[ $build = /* ]] || build=$repository/$build
-PATH=$build:$PATH
+PATH=$build:$PATH:/usr/sbin:/sbin
 
 dir=/run/penstock-demo
 socket=$dir/penstock.sock
