@@ -4,8 +4,11 @@
 B ?= build
 V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
+SUB := --no-print-directory $(if $(filter 1,$(V)),,-s)
 say = $(if $(filter 1,$(V)),@:,@printf '  %-6s %s\n')
 
+# Not in root's PATH after a plain `su`: sysctl, bpftool, tc, nft.
+export PATH := $(PATH):/usr/sbin:/sbin
 CC := gcc
 CLANG ?= clang
 BPFTOOL ?= $(shell command -v bpftool || echo /usr/sbin/bpftool)
@@ -49,7 +52,8 @@ TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
 # Kept between runs, so that a second `make test` links nothing.
 .SECONDARY:
-.PHONY: all demo test lint fmt bench install uninstall clean help setup-build setup-demo setup-test unit golden-update metrics-reference
+.PHONY: all demo test lint fmt bench install uninstall clean help tools unit unit-programs golden-update metrics-reference \
+	compile_commands.json force
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
 
@@ -58,6 +62,14 @@ $(B)/.setup-%: deploy/setup.sh
 	@mkdir -p $(B)
 	@deploy/setup.sh $*
 	@touch $@
+
+# What objects depend on that is no file: rewritten only when it changes.
+$(B)/.flags: says = $(CC) $(CFLAGS) $(SANITIZE)
+$(B)/.commit: says = $(VERSION) $(COMMIT)
+$(B)/.flags $(B)/.commit: force
+	@mkdir -p $(@D)
+	@echo '$(says)' | cmp -s - $@ || echo '$(says)' > $@
+$(patsubst %.c,$(B)/%.o,$(shell grep -lr PENSTOCK_COMMIT --include='*.c' agent api)): $(B)/.commit
 
 $(B)/penstockd: $(AGENT)
 	$(say) LINK $@
@@ -69,7 +81,7 @@ $(B)/penstock-relay: $(RELAY)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lpthread -lz
 
-$(B)/%.o: %.c | $(B)/.setup-build
+$(B)/%.o: %.c $(B)/.flags | $(B)/.setup-build
 	@mkdir -p $(@D)
 	$(say) CC $<
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
@@ -95,7 +107,7 @@ $(B)/agent/datapath/load.o: $(B)/bpf/penstock.skel.h
 $(B)/api/openapi.c: api/openapi.yaml api/openapi_embed.py $(wildcard api/examples/*.json) | $(B)/.setup-build
 	@mkdir -p $(@D)
 	$(Q)$(PYTHON) api/openapi_embed.py $< > $@
-$(B)/api/openapi.o: $(B)/api/openapi.c
+$(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 # ---- tests ----
@@ -126,39 +138,42 @@ unit: $(UNIT) ## build and run the unit tests
 	@for t in $(UNIT); do $$t || exit 1; done
 
 test: ## everything; T=name for one test, DEBUG=1 for a shell in its namespace
-	@$(MAKE) --no-print-directory $(B)/.setup-test
-	@tests/run $(T)
+	@$(MAKE) $(SUB) $(B)/.setup-test
+	@tests/run '$(T)'
 
 metrics-reference: $(B)/tools/metrics_reference ## renew api/metrics.md
 	@$< > api/metrics.md
 
 golden-update: ## renew the expected output of tests/golden
-	@$(MAKE) --no-print-directory $(B)/.setup-test
+	@$(MAKE) $(SUB) $(B)/.setup-test
 	@GOLDEN_UPDATE=1 tests/run golden
 
 demo: ## the main job, on real packets, in namespaces; cleans up behind itself
-	@$(MAKE) --no-print-directory $(B)/.setup-demo all
+	@$(MAKE) $(SUB) $(B)/.setup-demo
+	@$(MAKE) $(SUB) all
 	@deploy/demo/demo.sh
 
 bench: ## figures beside the incumbents', as a table and build/bench.json
-	@$(MAKE) --no-print-directory $(B)/.setup-bench all $(B)/tests/bench/generator.bpf.o
+	@$(MAKE) $(SUB) $(B)/.setup-bench
+	@$(MAKE) $(SUB) all $(B)/tests/bench/generator.bpf.o
 	@PENSTOCK_BUILD=$(B) $(PYTHON) tests/bench/run.py
 
 lint: ## formatting, includes, headers, licences, static analysis
-	@$(MAKE) --no-print-directory $(B)/.setup-test
+	@$(MAKE) $(SUB) $(B)/.setup-test
 	@tests/lint/run
 
 fmt: ## format the C sources
-	@clang-format -i $(shell git ls-files '*.c' '*.h')
+	@$(MAKE) $(SUB) $(B)/.setup-test
+	@git ls-files -z -co --exclude-standard -- '*.c' '*.h' | xargs -0 clang-format -i
 
-install: all ## into DESTDIR and PREFIX
+install: all ## the three programs, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
 	install -D -m 755 $(B)/penstock $(DESTDIR)$(PREFIX)/bin/penstock
 	install -D -m 755 $(B)/penstock-relay $(DESTDIR)$(PREFIX)/sbin/penstock-relay
 uninstall: ## removes what install put there; the data path of a running node goes with `penstockd --uninstall`
 	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay
 
-compile_commands.json: Makefile ## for clangd and clang-tidy
+compile_commands.json: $(B)/bpf/penstock.skel.h ## for clangd
 	@$(PYTHON) tests/lint/compile_commands.py '$(CC) $(ALL_CFLAGS)' > $@
 
 clean: ## remove what was built
