@@ -24,6 +24,8 @@ struct work {
 	uint64_t classes;        /* class contents put together */
 	uint64_t pairs;          /* (profile, direction, class) looked at */
 	uint64_t rows;           /* rows put together from rules */
+	uint64_t rules;          /* rules asked for them */
+	uint64_t moves;          /* addresses compared with a network that began or ended */
 	uint64_t cells;          /* port classes judged for rows */
 	uint64_t port_rebuilds;  /* protocols whose ports were laid out anew */
 	uint64_t addresses;      /* address entries put together */

@@ -132,6 +132,42 @@ bool words_remove(struct words *words, uint32_t word)
 	return true;
 }
 
+#define WORDS_UNEVEN 16 /* times as long: looking up is cheaper than walking along */
+
+/* Stops at the first one without a list to add to. */
+static bool words_find_common(const struct words *few, const struct words *many, struct words *ret)
+{
+	bool uneven = few->count < many->count / WORDS_UNEVEN, found = false;
+	for (uint32_t i = 0, j = 0; i < few->count && j < many->count; i++) {
+		if (uneven)
+			j = words_place(many, few->list[i]);
+		while (j < many->count && many->list[j] < few->list[i])
+			j++;
+		if (j == many->count || many->list[j] != few->list[i])
+			continue;
+		if (!ret)
+			return true;
+		words_add(ret, few->list[i]);
+		found = true;
+	}
+	return found;
+}
+
+void words_common(const struct words *words, const uint32_t *list, uint32_t count, struct words *ret)
+{
+	struct words other = {.list = (uint32_t *)list, .count = count};
+	if (count < words->count)
+		words_find_common(&other, words, ret);
+	else
+		words_find_common(words, &other, ret);
+}
+
+bool words_meet(const struct words *words, const uint32_t *list, uint32_t count)
+{
+	struct words other = {.list = (uint32_t *)list, .count = count};
+	return count < words->count ? words_find_common(&other, words, NULL) : words_find_common(words, &other, NULL);
+}
+
 void words_free(struct words *words)
 {
 	free(words->list);

@@ -14,7 +14,8 @@ struct evaluation {
 	const struct profile_side *side;
 	const struct words *words; /* terms of the case, then pairs of named ports */
 	uint32_t term_count;
-	uint64_t stamp; /* on each term of the case */
+	struct side_rule *rules; /* that meet the peer, in the order in which they decide */
+	size_t rule_count, rule_room;
 	struct steps steps;
 	const struct proxy_slot *proxy; /* of the rule under way: only its protocols count */
 	int closed;                     /* stages up to this one are decided; -1 at first */
@@ -74,12 +75,40 @@ static void step_add_named(struct evaluation *e, struct step step, const struct 
 	}
 }
 
-static bool rule_meets(const struct evaluation *e, const struct compiled_rule *rule)
+static int rank_compare(const void *left, const void *right)
 {
-	for (size_t i = 0; i < rule->term_count; i++)
-		if (rule->terms[i]->stamp == e->stamp)
-			return true;
-	return rule->any_peer;
+	const struct side_rule *a = left, *b = right;
+	if (a->rank != b->rank)
+		return a->rank < b->rank ? -1 : 1;
+	return (a->rule > b->rule) - (a->rule < b->rule);
+}
+
+static void rules_add(struct evaluation *e, const struct side_rule *rule)
+{
+	e->rules = list_room(e->rules, e->rule_count, &e->rule_room, sizeof(*rule));
+	e->rules[e->rule_count++] = *rule;
+}
+
+/* Each rule once, though it names several terms of the peer. */
+static void rules_collect(struct evaluation *e)
+{
+	const struct profile_side *side = e->side;
+	for (uint32_t i = 0; i < e->term_count; i++)
+		for (size_t at = side_rule_first(side, e->words->list[i]);
+			 at < side->rule_count && side->rules[at].term == e->words->list[i]; at++)
+			rules_add(e, &side->rules[at]);
+	bool sorted = !e->rule_count;
+	for (size_t i = 0; i < side->always_count; i++)
+		rules_add(e, &side->always[i]);
+	e->c->work.rules += e->rule_count;
+	if (sorted || e->rule_count < 2)
+		return;
+	qsort(e->rules, e->rule_count, sizeof(*e->rules), rank_compare);
+	size_t kept = 1;
+	for (size_t i = 1; i < e->rule_count; i++)
+		if (e->rules[i].rule != e->rules[kept - 1].rule)
+			e->rules[kept++] = e->rules[i];
+	e->rule_count = kept;
 }
 
 static void rule_steps(struct evaluation *e, const struct compiled *compiled, const struct compiled_rule *rule)
@@ -114,43 +143,34 @@ static void rule_steps(struct evaluation *e, const struct compiled *compiled, co
 	e->passes |= rule->action == RULE_PASS;
 }
 
-/* Selected workloads are closed but for what rules allow; the first policy by name is said to be the reason, and the
- * first that is not in audit mode when that is another one. */
+/* Selected workloads are closed but for what rules allow. */
 static void isolation_steps(struct evaluation *e)
 {
-	const struct profile *profile = e->side->profile;
-	for (size_t i = 0; i < profile->count && e->closed < STAGE_NETWORK_POLICY; i++) {
-		const struct compiled *compiled = profile->list[i];
-		uint32_t rule = compiled->isolation[e->side->direction];
-		if (compiled->stage != STAGE_NETWORK_POLICY || rule == PS_RULE_NONE)
-			continue;
-		struct step step = {.rule = rule, .stage = STAGE_NETWORK_POLICY, .action = RULE_DENY, .flags = STEP_ISOLATION};
-		if (compiled->object->audit)
+	for (size_t i = 0; i < e->side->isolation_count && e->closed < STAGE_NETWORK_POLICY; i++) {
+		const struct side_isolation *isolation = &e->side->isolation[i];
+		struct step step = {
+			.rule = isolation->rule, .stage = STAGE_NETWORK_POLICY, .action = RULE_DENY, .flags = STEP_ISOLATION};
+		if (isolation->audit)
 			step.flags |= STEP_AUDIT;
 		step_add(e, step);
-		if (!compiled->object->audit)
+		if (!isolation->audit)
 			e->closed = STAGE_BASELINE;
 	}
 }
 
 static void evaluate(struct evaluation *e)
 {
-	const struct profile *profile = e->side->profile;
 	int stage = -1;
-	for (size_t i = 0; i < profile->count; i++) {
-		const struct compiled *compiled = profile->list[i];
+	rules_collect(e);
+	for (size_t i = 0; i < e->rule_count; i++) {
+		const struct compiled *compiled = e->rules[i].compiled;
 		if (compiled->stage > STAGE_NETWORK_POLICY && stage <= STAGE_NETWORK_POLICY)
 			isolation_steps(e);
 		if ((int)compiled->stage != stage)
 			e->passes = false;
 		stage = compiled->stage;
-		for (size_t j = 0; j < compiled->rule_count[e->side->direction]; j++) {
-			const struct compiled_rule *rule = &compiled->rules[e->side->direction][j];
-			if (e->closed >= (int)compiled->stage)
-				break;
-			if (rule_meets(e, rule))
-				rule_steps(e, compiled, rule);
-		}
+		if (e->closed < stage)
+			rule_steps(e, compiled, e->rules[i].rule);
 	}
 	if (stage <= STAGE_NETWORK_POLICY)
 		isolation_steps(e);
@@ -162,16 +182,7 @@ static void evaluate(struct evaluation *e)
 static void case_words(const struct profile_side *side, const struct class *class, struct words *ret, uint32_t *terms)
 {
 	ret->count = 0;
-	for (uint32_t i = 0, j = 0; i < side->terms.count && j < class->term_count;) {
-		if (side->terms.list[i] == class->words[j]) {
-			words_add(ret, side->terms.list[i++]);
-			j++;
-		} else if (side->terms.list[i] < class->words[j]) {
-			i++;
-		} else {
-			j++;
-		}
-	}
+	words_common(&side->terms, class->words, class->term_count, ret);
 	*terms = ret->count;
 	for (uint32_t i = class->term_count; i < class->word_count; i += 2) {
 		if (!words_have(&side->terms, class->words[i]))
@@ -183,15 +194,7 @@ static void case_words(const struct profile_side *side, const struct class *clas
 
 static bool side_meets(const struct profile_side *side, const struct class *class)
 {
-	for (uint32_t i = 0, j = 0; i < side->terms.count && j < class->term_count;) {
-		if (side->terms.list[i] == class->words[j])
-			return true;
-		if (side->terms.list[i] < class->words[j])
-			i++;
-		else
-			j++;
-	}
-	return false;
+	return words_meet(&side->terms, class->words, class->term_count);
 }
 
 struct case_key {
@@ -209,13 +212,11 @@ static bool case_same(const struct interned *item, const void *context)
 
 static struct row *case_row(struct compiler *c, const struct profile_side *side, const struct case_key *key)
 {
-	struct evaluation e = {
-		.c = c, .side = side, .words = key->words, .term_count = key->term_count, .stamp = ++c->stamp, .closed = -1};
-	for (uint32_t i = 0; i < key->term_count; i++)
-		((struct term *)slots_get(&c->term_by_id, key->words->list[i]))->stamp = e.stamp;
+	struct evaluation e = {.c = c, .side = side, .words = key->words, .term_count = key->term_count, .closed = -1};
 	evaluate(&e);
 	c->work.rows++;
 	struct row *row = row_take(c, &e.steps);
+	free(e.rules);
 	free(e.steps.list);
 	return row;
 }

@@ -263,6 +263,7 @@ uint64_t ports_refresh(struct compiler *c)
 	for (int proto = 0; proto < PS_PORT_PROTO_COUNT; proto++)
 		layout_free(c, old[proto]);
 	port_classes_number(c);
+	bool none = link_alone(&c->fresh_port_classes) && link_alone(&c->ended_port_classes);
 	port_classes_touch(c, &c->fresh_port_classes, stamp);
 	port_classes_touch(c, &c->ended_port_classes, stamp);
 	for (int proto = 0; proto < PS_PORT_PROTO_COUNT; proto++) {
@@ -270,7 +271,7 @@ uint64_t ports_refresh(struct compiler *c)
 			layout_emit(c, proto);
 		c->ports_touched[proto] = false;
 	}
-	return stamp;
+	return none ? 0 : stamp;
 }
 
 static void port_class_free(struct port_class *class)

@@ -50,7 +50,7 @@ void port_term_drop(struct compiler *c, uint32_t id);
 
 void ports_init(struct compiler *c);
 /* Lays protocols whose terms changed out anew; numbers classes, writes the blocks. Terms whose classes are others now
- * are touched with the current stamp, which is returned. */
+ * are touched with the current stamp, which is returned; 0 when there are none. */
 uint64_t ports_refresh(struct compiler *c);
 void ports_sweep(struct compiler *c);
 void ports_free(struct compiler *c);

@@ -91,28 +91,86 @@ static bool profile_same(const struct interned *item, const void *context)
 	return true;
 }
 
+size_t side_rule_first(const struct profile_side *side, uint32_t term)
+{
+	size_t low = 0, high = side->rule_count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (side->rules[middle].term < term)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static int side_rule_compare(const void *left, const void *right)
+{
+	const struct side_rule *a = left, *b = right;
+	if (a->term != b->term)
+		return a->term < b->term ? -1 : 1;
+	if (a->rank != b->rank)
+		return a->rank < b->rank ? -1 : 1;
+	return (a->rule > b->rule) - (a->rule < b->rule);
+}
+
+static void side_add_policy(struct profile_side *side, uint32_t rank, size_t room[2])
+{
+	const struct compiled *compiled = side->profile->list[rank];
+	for (size_t i = 0; i < compiled->rule_count[side->direction]; i++) {
+		const struct compiled_rule *rule = &compiled->rules[side->direction][i];
+		struct side_rule entry = {.rank = rank, .compiled = compiled, .rule = rule};
+		for (size_t j = 0; j < rule->term_count; j++) {
+			entry.term = rule->terms[j]->id;
+			words_add(&side->terms, entry.term);
+			side->rules = list_room(side->rules, side->rule_count, &room[0], sizeof(entry));
+			side->rules[side->rule_count++] = entry;
+		}
+		entry.term = NUMBER_NONE;
+		if (rule->any_peer) {
+			side->always = list_room(side->always, side->always_count, &room[1], sizeof(entry));
+			side->always[side->always_count++] = entry;
+		}
+		for (size_t j = 0; j < rule->port_count; j++)
+			if (rule->ports[j].term)
+				words_add(&side->terms, rule->ports[j].term->id);
+	}
+}
+
+/* The first policy by name is said to be the reason, and the first that is not in audit mode when that is another one.
+ */
+static void side_isolate(struct profile_side *side)
+{
+	for (size_t i = 0; i < side->profile->count; i++) {
+		const struct compiled *compiled = side->profile->list[i];
+		uint32_t rule = compiled->isolation[side->direction];
+		bool audit = compiled->object->audit;
+		if (compiled->stage != STAGE_NETWORK_POLICY || rule == PS_RULE_NONE || (audit && side->isolation_count))
+			continue;
+		side->isolation[side->isolation_count++] = (struct side_isolation){rule, audit};
+		if (!audit)
+			return;
+	}
+}
+
 static void side_make(struct compiler *c, struct profile *profile, enum direction direction)
 {
 	struct profile_side *side = &profile->sides[direction];
+	size_t room[2] = {0};
 	side->profile = profile;
 	side->direction = direction;
-	for (size_t i = 0; i < profile->count; i++) {
-		const struct compiled *compiled = profile->list[i];
-		for (size_t j = 0; j < compiled->rule_count[direction]; j++) {
-			const struct compiled_rule *rule = &compiled->rules[direction][j];
-			for (size_t k = 0; k < rule->term_count; k++)
-				words_add(&side->terms, rule->terms[k]->id);
-			for (size_t k = 0; k < rule->port_count; k++)
-				if (rule->ports[k].term)
-					words_add(&side->terms, rule->ports[k].term->id);
-		}
-	}
+	for (size_t i = 0; i < profile->count; i++)
+		side_add_policy(side, (uint32_t)i, room);
+	if (side->rule_count)
+		qsort(side->rules, side->rule_count, sizeof(*side->rules), side_rule_compare);
+	side_isolate(side);
 	words_sort(&side->terms);
 	side->links = mem_array(side->terms.count, sizeof(*side->links));
 	for (uint32_t i = 0; i < side->terms.count; i++) {
 		struct term *term = slots_get(&c->term_by_id, side->terms.list[i]);
-		side->links[i].side = side;
-		link_add(&term->users, &side->links[i].in_term);
+		side->links[i] = mem_alloc(sizeof(**side->links));
+		side->links[i]->side = side;
+		link_add(&term->users, &side->links[i]->in_term);
 	}
 }
 
@@ -243,9 +301,13 @@ static void profile_free(struct compiler *c, struct profile *profile)
 {
 	for (enum direction direction = 0; direction < DIRECTIONS; direction++) {
 		struct profile_side *side = &profile->sides[direction];
-		for (uint32_t i = 0; i < side->terms.count; i++)
-			link_remove(&side->links[i].in_term);
+		for (uint32_t i = 0; i < side->terms.count; i++) {
+			link_remove(&side->links[i]->in_term);
+			free(side->links[i]);
+		}
 		free(side->links);
+		free(side->rules);
+		free(side->always);
 		words_free(&side->terms);
 		intern_clear(&side->cases);
 	}

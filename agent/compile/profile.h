@@ -17,11 +17,32 @@ struct peer_case {
 	uint32_t term_count, word_count;
 	uint32_t words[]; /* as in struct class */
 };
+/* A rule of the profile, found by a term that it names. */
+struct side_rule {
+	uint32_t term;
+	uint32_t rank; /* of its policy in the profile */
+	const struct compiled *compiled;
+	const struct compiled_rule *rule;
+};
+/* What closes the workload in this direction to what no rule allows. */
+struct side_isolation {
+	uint32_t rule;
+	bool audit;
+};
 struct profile_side {
 	struct profile *profile;
 	enum direction direction;
-	struct words terms; /* of all its rules, sorted */
-	struct side_link *links;
+	struct words terms;       /* of all its rules, sorted */
+	struct side_link **links; /* a term each */
+	/* By term, then in the order in which they decide: what is asked about a peer are the rules that name a term of
+	 * his, however many there are. */
+	struct side_rule *rules;
+	size_t rule_count;
+	struct side_rule *always; /* rules about any peer, in the order in which they decide; without a term */
+	size_t always_count;
+	/* The first policy in audit mode, if it is before the first that is enforced; then that one. */
+	struct side_isolation isolation[2];
+	size_t isolation_count;
 	struct intern cases;
 	struct peer_case *base; /* no terms: the default row */
 	uint64_t stamp;
@@ -40,6 +61,8 @@ struct profile {
 	struct link waiting;
 };
 
+/* The first of its rules that names this term. */
+size_t side_rule_first(const struct profile_side *side, uint32_t term);
 bool profile_has(const struct profile *profile, const struct compiled *compiled);
 void profiles_init(struct compiler *c);
 /* Touched groups find their profiles; those that nobody has end, and let their policies go. */

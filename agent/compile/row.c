@@ -248,12 +248,18 @@ void rows_emit(struct compiler *c, uint64_t touched)
 		if (row->id != NUMBER_NONE)
 			tables_delete(&c->tables, TABLE_row, &row->id);
 	}
+	LINKS_EACH(at, &c->fresh_rows)
+	{
+		struct row *row = OWNER_OF(at, struct row, waiting);
+		tables_put(&c->tables, TABLE_row, &row->id, &row->base);
+		row_cells_refresh(c, row);
+	}
+	if (!touched)
+		return;
 	LINKS_EACH(at, &c->all_rows)
 	{
 		struct row *row = OWNER_OF(at, struct row, in_all);
-		if (row->fresh)
-			tables_put(&c->tables, TABLE_row, &row->id, &row->base);
-		if (row->fresh || (touched && row_touched(c, row, touched)))
+		if (!row->fresh && row_touched(c, row, touched))
 			row_cells_refresh(c, row);
 	}
 }

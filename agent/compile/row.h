@@ -50,7 +50,8 @@ void row_drop(struct compiler *c, struct row *row);
 /* Rows that nobody has end, and let their port terms go. */
 void rows_retire(struct compiler *c);
 void rows_number(struct compiler *c);
-/* Writes rows that are new, and the cells of those with a port term that ports_refresh touched under this stamp. */
+/* Writes rows that are new, and the cells of those with a port term that ports_refresh touched under this stamp (0:
+ * none). */
 void rows_emit(struct compiler *c, uint64_t touched);
 void rows_sweep(struct compiler *c);
 void rows_free(struct compiler *c);

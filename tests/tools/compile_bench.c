@@ -2,6 +2,8 @@
 /*
  * compile_bench [PODS [POLICIES [NAMESPACES [NODES [unique]]]]]: what a full compile and single changes cost, in time,
  * in memory, and in entries that the kernel has to be told.
+ * compile_bench blocks COUNT [EACH [LENGTH]]: the same for one workload with COUNT networks in policies of EACH rules,
+ * one network a rule.
  */
 #include <malloc.h>
 #include <string.h>
@@ -129,8 +131,73 @@ static unsigned argument(int argc, char **argv, int at, unsigned other)
 	return argc > at ? (unsigned)strtoul(argv[at], NULL, 10) : other;
 }
 
+static void tables_print(struct compiler *c)
+{
+	for (int id = 0; id < TABLE_COUNT; id++)
+		printf("%s%s %zu", id ? ", " : "", table_infos[id].name, compiler_tables(c)->table[id].wanted.count);
+	printf("; classes %zu, groups %zu, pairs %lu\n", c->classes.count, c->group_count, (unsigned long)c->work.pairs);
+}
+
+static void bench_block_changes(
+	struct object **policies, unsigned count, unsigned each, unsigned length, struct compiler *c, double full)
+{
+	struct sample sample = {.before = *compiler_work(c)};
+	for (unsigned i = 0; i < REPEATS; i++) {
+		unsigned number = i / 2 * count / REPEATS;
+		struct object *new = cluster_blocks(number, each, length, i % 2 ? 0 : each / 2);
+		double began = now();
+		cluster_change(c, &policies[number], new);
+		sample_add(&sample, c, began);
+	}
+	sample_print("change a policy", &sample, c, full);
+	sample = (struct sample){.before = *compiler_work(c)};
+	for (unsigned i = 0; i < REPEATS; i++) {
+		struct object *policy = policies[i / 2 * count / REPEATS];
+		struct change change = {.old = i % 2 ? NULL : policy, .new = i % 2 ? policy : NULL};
+		double began = now();
+		compiler_update(c, &change, 1, NULL);
+		sample_add(&sample, c, began);
+	}
+	sample_print("a policy goes, comes", &sample, c, full);
+}
+
+static void bench_blocks(unsigned blocks, unsigned each, unsigned length)
+{
+	unsigned count = (blocks + each - 1) / each;
+	struct object **policies = mem_array(count, sizeof(*policies));
+	struct change *changes = mem_array(count + 1, sizeof(*changes));
+	struct object *server = cluster_blocks_subject();
+	changes[0].new = server;
+	for (unsigned i = 0; i < count; i++)
+		changes[i + 1].new = policies[i] = cluster_blocks(i, each, length, 0);
+	struct rulebook *book = rulebook_new(1);
+	double before = mebibytes(), began = now();
+	struct compiler *c = compiler_new("node-0", book);
+	compiler_update(c, changes, count + 1, NULL);
+	double full = now() - began;
+	printf("%u networks of length %u in policies of %u: %.1f ms, %.1f MiB, ", blocks, length, each, full,
+		mebibytes() - before);
+	pending_clear(c);
+	printf("%.1f MiB when written\n", mebibytes() - before);
+	tables_print(c);
+	bench_block_changes(policies, count, each, length, c, full);
+	began = now();
+	compiler_free(c);
+	printf("free %.1f ms\n", now() - began);
+	rulebook_free(book);
+	object_put(server);
+	for (unsigned i = 0; i < count; i++)
+		object_put(policies[i]);
+	free(policies);
+	free(changes);
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 2 && !strcmp(argv[1], "blocks")) {
+		bench_blocks(argument(argc, argv, 2, 0), argument(argc, argv, 3, 1000), argument(argc, argv, 4, 32));
+		return 0;
+	}
 	struct cluster_shape shape = {.pods = argument(argc, argv, 1, 10000),
 		.policies = argument(argc, argv, 2, 1000),
 		.namespaces = argument(argc, argv, 3, 100),
@@ -147,9 +214,7 @@ int main(int argc, char **argv)
 	printf("full compile %.1f ms, %.1f MiB, ", full, mebibytes() - before);
 	pending_clear(c);
 	printf("%.1f MiB when written\n", mebibytes() - before);
-	for (int id = 0; id < TABLE_COUNT; id++)
-		printf("%s%s %zu", id ? ", " : "", table_infos[id].name, compiler_tables(c)->table[id].wanted.count);
-	printf("; classes %zu, groups %zu, pairs %lu\n", c->classes.count, c->group_count, (unsigned long)c->work.pairs);
+	tables_print(c);
 	bench_pods(&cluster, c, false, full);
 	bench_pods(&cluster, c, true, full);
 	bench_pod_comes(&cluster, c, false, full);

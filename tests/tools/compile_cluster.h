@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <jansson.h>
 
+#include "agent/base/buffer.h"
 #include "agent/base/mem.h"
 #include "agent/compile/compile.h"
 #include "agent/model/object.h"
@@ -76,6 +77,34 @@ static inline struct object *cluster_policy(const struct cluster_shape *shape, u
 		"]}},{'ipBlock':{'cidr':'203.0.%u.0/24'}}],'ports':[{'port':443}]},{'to':[{'podSelector':{'matchLabels':{'tier'"
 		":'t%u'}}}],'ports':[{'port':'http'}]}]}}",
 		number, namespace, at, (at + 1) % 10, number % 10, port, number % 10, number % 200, number % 4));
+}
+
+/* ---- many networks for one workload ---- */
+
+static inline struct object *cluster_blocks_subject(void)
+{
+	return cluster_object(
+		str_format("{'apiVersion':'penstock.dev/v1alpha1','kind':'Workload','metadata':{'name':'server','namespace':"
+				   "'bench','labels':{'app':'server'}},'spec':{'ips':['10.1.0.1']}}"));
+}
+
+/* Policy `number`: `each` rules with one network of that length each; the first `moved` have others instead. */
+static inline struct object *cluster_blocks(unsigned number, unsigned each, unsigned length, unsigned moved)
+{
+	struct buffer b = {0};
+	buffer_printf(&b,
+		"{'apiVersion':'networking.k8s.io/v1','kind':'NetworkPolicy','metadata':{'name':'allow-%u','namespace':'bench'"
+		"},'spec':{'podSelector':{'matchLabels':{'app':'server'}},'policyTypes':['Ingress'],'ingress':[",
+		number);
+	for (unsigned i = 0; i < each; i++) {
+		unsigned address =
+			((i < moved ? 0x60000000u >> (32 - length) : 0x10000000u >> (32 - length)) + number * each + i)
+			<< (32 - length);
+		buffer_printf(&b, "%s{'from':[{'ipBlock':{'cidr':'%u.%u.%u.%u/%u'}}],'ports':[{'protocol':'UDP','port':4000}]}",
+			i ? "," : "", address >> 24, address >> 16 & 255, address >> 8 & 255, address & 255, length);
+	}
+	buffer_puts(&b, "]}}");
+	return cluster_object(buffer_take(&b));
 }
 
 static inline struct cluster cluster_make(struct cluster_shape shape)
