@@ -150,7 +150,7 @@ int main(int argc, char **argv)
 	static uint8_t data[1 << 20];
 	for (int i = 1; i < argc; i++) {
 		FILE *file = fopen(argv[i], "rb");
-		must(file, argv[i]);
+		must(file != NULL, argv[i]);
 		size_t size = fread(data, 1, sizeof(data), file);
 		fclose(file);
 		mutations(data, size);
