@@ -16,7 +16,9 @@ PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 DESTDIR ?=
 VERSION := 0.1.0
-COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+# Also in a checkout that belongs to somebody else: who runs make there trusts it.
+GIT := git -c safe.directory='$(CURDIR)'
+COMMIT := $(shell $(GIT) rev-parse --short HEAD 2>/dev/null || echo unknown)
 
 WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wno-unused-parameter
 WARN += $(if $(CI)$(WERROR),-Werror)
@@ -164,7 +166,7 @@ lint: ## formatting, includes, headers, licences, static analysis
 
 fmt: ## format the C sources
 	@$(MAKE) $(SUB) $(B)/.setup-test
-	@git ls-files -z -co --exclude-standard -- '*.c' '*.h' | xargs -0 clang-format -i
+	@$(GIT) ls-files -z -co --exclude-standard -- '*.c' '*.h' | xargs -0 clang-format -i
 
 install: all ## the three programs, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
