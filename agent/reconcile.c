@@ -106,21 +106,33 @@ static void compiler_rebuild(struct reconciler *r)
 		failure_note(r, "interfaces", &e);
 }
 
-/* A local workload without an interface yet is accepted, and said. */
-static void pending_warn(
-	struct reconciler *r, const struct difference *differences, size_t count, struct errors *warnings)
+static bool endpoint_is_bound(struct reconciler *r, const struct endpoint *endpoint)
 {
+	return endpoint->bound;
+}
+
+static bool endpoint_would_be_bound(struct reconciler *r, const struct endpoint *endpoint)
+{
+	return datapath_locates(r->rooms.datapath, endpoint);
+}
+
+/* A local workload without an interface yet is accepted, and said. */
+static void pending_warn(struct reconciler *r, const struct compiler *compiler,
+	bool (*bound)(struct reconciler *, const struct endpoint *), const struct candidate *candidate,
+	struct errors *warnings)
+{
+	const struct difference *differences = candidate->differences;
 	const struct endpoint *endpoint;
 	size_t at = 0;
 	struct map names;
-	if (!count)
+	if (!candidate->difference_count)
 		return;
 	map_init(&names, sizeof(const struct workload *), 0);
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < candidate->difference_count; i++)
 		if (differences[i].new && (differences[i].new->kind == KIND_POD || differences[i].new->kind == KIND_WORKLOAD))
 			map_put(&names, &differences[i].new->workload, NULL);
-	while ((endpoint = compiler_endpoint_next(r->compiler, &at)))
-		if (!endpoint->bound && map_get(&names, &endpoint->workload))
+	while ((endpoint = compiler_endpoint_next(compiler, &at)))
+		if (map_get(&names, &endpoint->workload) && !bound(r, endpoint))
 			errors_add(warnings, ERROR_NONE, "", "%s %s/%s has no interface on this node yet: pending",
 				kinds[endpoint->kind].kind, endpoint->namespace, endpoint->name);
 	map_clear(&names);
@@ -179,6 +191,8 @@ static int candidate_try(
 	compiler_build(r, candidate->snapshot, &compiler, warnings);
 	r->book = own;
 	int result = compiler_fits(compiler, e);
+	if (result == 0)
+		pending_warn(r, compiler, endpoint_would_be_bound, candidate, warnings);
 	compiler_free(compiler);
 	rulebook_free(book);
 	return result;
@@ -327,7 +341,7 @@ static int writes_enforce(struct reconciler *r, struct write *writes, size_t cou
 			continue;
 		for (size_t n = 0; n < warnings.count; n++)
 			errors_add_error(&w->reply.warnings, &warnings.list[n]);
-		pending_warn(r, w->candidate.differences, w->candidate.difference_count, &w->reply.warnings);
+		pending_warn(r, r->compiler, endpoint_is_bound, &w->candidate, &w->reply.warnings);
 	}
 	errors_clear(&warnings);
 	candidate_clear(&together);

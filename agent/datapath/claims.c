@@ -234,6 +234,12 @@ void claims_update(struct datapath *d, const struct compiler *compiler, bool rel
 	free(p.work);
 }
 
+bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint)
+{
+	enum claim_rank rank;
+	return locate(datapath, endpoint, &rank);
+}
+
 /* ---- after a restart ---- */
 
 struct live_addresses {

@@ -59,6 +59,8 @@ int datapath_netlink_fd(const struct datapath *datapath);
  */
 int datapath_interfaces(struct datapath *datapath, const struct compiler *compiler, bool all,
 	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context, struct error *e);
+/* Whether an endpoint, of any compiler, has an interface to be bound to, as far as the news that was read tells. */
+bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint);
 struct interface_status {
 	uint32_t ifindex;
 	const char *name;
