@@ -115,7 +115,8 @@ static void key_complete(struct object_key *key)
 		snprintf(key->namespace, sizeof(key->namespace), "default");
 }
 
-static void set_aside_note(struct intake *in, const struct quarantined *q)
+/* For the answer, with pointers into the body. */
+static void set_aside_note(struct intake *in, const struct quarantined *q, const char *errors)
 {
 	buffer_puts(&in->set_aside, in->set_aside.length ? ",{\"kind\":" : "{\"kind\":");
 	buffer_json_string(&in->set_aside, q->key.kind);
@@ -123,16 +124,19 @@ static void set_aside_note(struct intake *in, const struct quarantined *q)
 	buffer_json_string(&in->set_aside, q->key.namespace);
 	buffer_puts(&in->set_aside, ",\"name\":");
 	buffer_json_string(&in->set_aside, q->key.name);
-	buffer_printf(&in->set_aside, ",\"errors\":%s}", q->errors);
+	buffer_printf(&in->set_aside, ",\"errors\":%s}", errors);
 }
 
-static char *errors_json(const struct errors *errors)
+/* Without the prefix, pointers are into the object. */
+static char *errors_json(const struct errors *errors, const char *prefix)
 {
 	struct buffer b = {0};
+	size_t length = strlen(prefix);
 	buffer_puts(&b, "[");
 	for (size_t i = 0; i < errors->count; i++) {
 		buffer_puts(&b, i ? ",{\"pointer\":" : "{\"pointer\":");
-		buffer_json_string(&b, errors->list[i].path);
+		const char *path = errors->list[i].path;
+		buffer_json_string(&b, strncmp(path, prefix, length) ? path : path + length);
 		buffer_puts(&b, ",\"detail\":");
 		buffer_json_string(&b, errors->list[i].detail);
 		buffer_puts(&b, "}");
@@ -141,11 +145,21 @@ static char *errors_json(const struct errors *errors)
 	return buffer_take(&b);
 }
 
-/* Notes what is set aside and what stands in for it: takes the reference. */
-static void set_aside(
-	struct intake *in, const struct object_key *key, struct object *standing, bool isolating, const struct errors *why)
+/* What is wrong with one object of the body, and where that stood. */
+struct refusal {
+	const struct object_key *key;
+	const char *pointer;
+	const struct errors *why;
+};
+
+/*
+ * Notes what is set aside and what stands in for it: takes the reference. What is remembered says nothing of the place
+ * in the body: the same object elsewhere in the next body is no change.
+ */
+static void set_aside(struct intake *in, const struct refusal *refusal, struct object *standing, bool isolating)
 {
-	auto_free char *errors = errors_json(why);
+	const struct object_key *key = refusal->key;
+	auto_free char *errors = errors_json(refusal->why, refusal->pointer), *answer = errors_json(refusal->why, "");
 	struct quarantined q = {
 		.key = {(char *)key->kind, (char *)key->namespace, (char *)key->name},
 		.owner = in->call->owner,
@@ -154,7 +168,7 @@ static void set_aside(
 		.isolating = isolating,
 	};
 	draft_quarantine(in->draft, &q);
-	set_aside_note(in, &q);
+	set_aside_note(in, &q, answer);
 	if (standing)
 		draft_put(in->draft, standing);
 }
@@ -165,30 +179,31 @@ static void set_aside(
  *   2. of a NetworkPolicy, one that isolates what it selects, else
  *   3. nothing.
  */
-static void object_set_aside(
-	struct intake *in, const struct object_key *key, const struct object *partial, const struct errors *why)
+static void object_set_aside(struct intake *in, const struct refusal *refusal, const struct object *partial)
 {
+	const struct object_key *key = refusal->key;
 	int kind = kind_by_name(key->kind);
 	const struct object *last = kind < 0 ? NULL : snapshot_find(in->base, kind, key->namespace, key->name);
 	const struct quarantined *before = snapshot_quarantined(in->base, key->kind, key->namespace, key->name);
 	bool isolating = last && before && before->isolating;
 	if (last && !(isolating && partial)) { /* 1; or an isolating one of which nothing newer can be read */
-		set_aside(in, key, object_with(last, in->call->owner, last->revision), isolating, why);
+		set_aside(in, refusal, object_with(last, in->call->owner, last->revision), isolating);
 	} else if (partial) { /* 2 */
-		set_aside(in, key, object_with(partial, in->call->owner, 0), true, why);
+		set_aside(in, refusal, object_with(partial, in->call->owner, 0), true);
 	} else { /* 3 */
 		if (kind >= 0)
 			draft_delete(in->draft, kind, key->namespace, key->name);
-		set_aside(in, key, NULL, false, why);
+		set_aside(in, refusal, NULL, false);
 	}
 }
 
 /* The same key once more: what the first one brought stays. */
-static void double_set_aside(struct intake *in, const struct object_key *key, const struct errors *why)
+static void double_set_aside(struct intake *in, const struct refusal *refusal)
 {
+	const struct object_key *key = refusal->key;
 	int kind = kind_by_name(key->kind);
 	const struct object *first = kind < 0 ? NULL : draft_find(in->draft, kind, key->namespace, key->name);
-	set_aside(in, key, first ? object_get(first) : NULL, false, why);
+	set_aside(in, refusal, first ? object_get(first) : NULL, false);
 }
 
 static void object_take(struct intake *in, const char *pointer, struct object *object)
@@ -210,6 +225,7 @@ static void intake_object(struct intake *in, const json_t *json, const char *poi
 
 	struct object *object = NULL, *partial = NULL;
 	struct errors own = {0};
+	struct refusal refusal = {&key, pointer, &own};
 	bool first = key_is_first(in, &key, pointer, &own);
 	if (object_decode(json, pointer, &object, &partial, &own) == 0 && first)
 		object_take(in, pointer, object);
@@ -217,9 +233,9 @@ static void intake_object(struct intake *in, const json_t *json, const char *poi
 		for (size_t i = 0; i < own.count; i++)
 			errors_add_error(in->errors, &own.list[i]);
 	else if (first)
-		object_set_aside(in, &key, partial, &own);
+		object_set_aside(in, &refusal, partial);
 	else
-		double_set_aside(in, &key, &own);
+		double_set_aside(in, &refusal);
 	if (object)
 		object_put(object);
 	if (partial)
@@ -533,7 +549,7 @@ static size_t item_set_aside(struct intake *in, const struct whole_fault *faults
 	snprintf(key.namespace, sizeof(key.namespace), "%s", item->object->namespace);
 	snprintf(key.name, sizeof(key.name), "%s", item->object->name);
 	item->object = NULL;
-	object_set_aside(in, &key, NULL, &why);
+	object_set_aside(in, &(struct refusal){&key, item->pointer, &why}, NULL);
 	errors_clear(&why);
 	return at;
 }

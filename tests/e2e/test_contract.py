@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract, sentence by sentence, as a client of one agent sees it. What packets do is tested elsewhere."""
-import time
+import glob
 
 import pytest
 
@@ -53,6 +53,11 @@ def quarantined(api):
     return {q["name"]: q for q in api.status()["quarantined"]}
 
 
+def everything(api):
+    state, owners, status = (api.expect("GET", path).json for path in ("/v1/state", "/v1/owners", "/v1/status"))
+    return state, owners, {k: v for k, v in status.items() if k != "maps"}
+
+
 # ---- one address, two pods ----
 
 def states(api):
@@ -76,6 +81,38 @@ def test_the_younger_pod_has_the_interface_too(lab, api, together):
     api.put_state([*base, a, old])
     assert states(api) == {"a": "attached", "old": "attached"}
     assert ALLOW not in results(lab, lab.a, lab.b)
+
+
+# ---- dry run ----
+
+def test_a_dry_run_says_what_the_write_would_say(lab, api):
+    here, missing = workload("s", "here", lab.a.ips), workload("s", "missing", ["192.0.2.9"])
+    named = workload("s", "named", ["192.0.2.10"], interface="not-there")
+    items = [here, missing, named]
+    before = everything(api)
+    dry = api.put_state(items, dryRun="true")
+    assert everything(api) == before
+    assert dry["warnings"] and dry["warnings"] == api.put_state(items)["warnings"]
+    assert {w for w in ("here", "missing", "named") if w in str(dry["warnings"])} == {"missing", "named"}
+
+
+@pytest.mark.parametrize("status, path, body, headers", [
+    (409, "/v1/namespaces/n", namespace("n"), {}),
+    (409, "/v1/namespaces/m", namespace("m"), {"Penstock-Term": "1"}),
+    (412, "/v1/namespaces/n", namespace("n"), {"If-None-Match": "*"}),
+    (412, "/v1/namespaces/m", namespace("m"), {"If-Match": "*"}),
+    (422, "/v1/namespaces/m", namespace("M"), {}),
+    (200, "/v1/namespaces/m", namespace("m"), {"Penstock-Term": "9"}),
+    (200, "/v1/networkpolicies/s/p", policy("s", "p", ingress=[{"ports": [{"port": 0}]}]), {}),
+])
+def test_no_dry_run_leaves_a_trace(api, status, path, body, headers):
+    put(api, [namespace("n")], owner="first")
+    put(api, [], {"Penstock-Term": "5"}, owner="second")
+    before = everything(api)
+    query = {"dryRun": "true", "owner": "second"} | ({"invalid": "quarantine"} if "policies" in path else {})
+    answer = api.request("PUT", path, body, headers=headers, query=query)
+    assert answer.status == status and "ETag" not in answer.headers, answer
+    assert everything(api) == before
 
 
 # ---- PUT of one object ----
@@ -174,8 +211,16 @@ def test_the_isolating_policy_follows_its_selector(lab, api):
     put(api, [policy("s", "p", {"app": "x"}, ingress=BROKEN)], invalid="quarantine")
     item, = api.state()["items"]
     assert item["spec"]["podSelector"] == {"matchLabels": {"app": "z"}}
-    assert quarantined(api)["p"]["errors"][0]["pointer"] == "/items/0/spec/ingress/0/ports/0/port"
+    assert quarantined(api)["p"]["errors"][0]["pointer"] == "/spec/ingress/0/ports/0/port"
     assert api.metrics()("penstock_quarantined", kind="NetworkPolicy") == 1
+
+
+def test_the_place_in_the_body_is_no_change(api):
+    broken, good = policy("s", "p", {}, ingress=BROKEN), namespace("s")
+    one, two = (put(api, items, invalid="quarantine") for items in ([broken, good], [good, broken]))
+    assert one.json["revision"] == two.json["revision"]
+    told = [answer.json["quarantined"][0]["errors"][0]["pointer"] for answer in (one, two)]
+    assert told == [f"/items/{i}/spec/ingress/0/ports/0/port" for i in (0, 1)]
 
 
 def test_what_quarantine_brings_back_conflicts_with_nobody(api):
@@ -220,3 +265,33 @@ def test_a_deleted_owner_is_gone(lab, api):
         assert api.request("DELETE", f"/v1/owners/{name}").status == 404
     lab.running.restart()
     assert not {"empty", "full"} & {o["name"] for o in api.expect("GET", "/v1/owners").json["items"]}
+
+
+# ---- a lost database ----
+
+def test_an_empty_state_ends_the_wait_after_a_lost_database(lab, api):
+    """Until somebody says what is wanted the live tables stay; "nothing" is an answer too."""
+    api.put_state([workload("s", "b", lab.b.ips, {"app": "b"}), deny_all("s")])
+    assert ALLOW not in results(lab, lab.a, lab.b)
+    agent = lab.running
+    agent.stop()
+    for path in glob.glob(f"{agent.config['state']['directory']}/*.db*"):
+        with open(path, "wb") as file:
+            file.write(b"nonsense" * 1000)
+    agent.start(wait=False)
+    eventually(lambda: alive(api), 10)
+    assert api.request("GET", "/readyz").status == 503
+    for method, path, body in (("PATCH", "/v1/state", {"apply": []}), ("PUT", "/v1/namespaces/n", namespace("n"))):
+        answer = api.request(method, path, body)
+        assert answer.status == 503 and answer.headers["Retry-After"], answer
+    assert put(api, [], dryRun="true").status == 200
+    assert ALLOW not in results(lab, lab.a, lab.b)
+    assert put(api, []).status == 200
+    assert results(lab, lab.a, lab.b) == [ALLOW] * 4 and api.request("GET", "/readyz").status == 200
+
+
+def alive(api):
+    try:
+        return api.request("GET", "/healthz", timeout=2).status == 200
+    except OSError:
+        return False
