@@ -6,12 +6,15 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 
 /* While the start has not succeeded it is tried again this often. */
 #define RETRY_MS 1000
+/* What netlink does not tell (an entry deleted by hand, a neighbour to be asked again) is looked at this often. */
+#define LOOK_MS 30000
 #define CALLS_TOGETHER 64
 
 static void signal_set(sigset_t *set)
@@ -45,21 +48,40 @@ static bool signal_read(struct loop *loop, int fd)
 }
 
 /*
- * All calls that wait now. The old side is brought up to date right after the answers, before the next calls are looked
+ * The calls that wait now. The old side is brought up to date right after the answers, before the next calls are looked
  * at: their clients are not kept waiting by it.
  */
 static void calls_take(struct loop *loop)
 {
 	struct call *calls[CALLS_TOGETHER];
-	size_t count;
-	do {
-		for (count = 0; count < CALLS_TOGETHER && (calls[count] = server_next(loop->server)); count++)
-			;
-		if (count) {
-			reconcile_calls(loop->reconciler, calls, count);
-			reconcile_settle(loop->reconciler);
-		}
-	} while (count);
+	size_t count = 0;
+	while (count < CALLS_TOGETHER && (calls[count] = server_next(loop->server)))
+		count++;
+	if (!count)
+		return;
+	reconcile_calls(loop->reconciler, calls, count);
+	reconcile_settle(loop->reconciler);
+}
+
+static void interfaces_look(struct loop *loop, bool all)
+{
+	reconcile_interfaces(loop->reconciler, all);
+	reconcile_settle(loop->reconciler);
+}
+
+static int timer_new(long ms)
+{
+	struct itimerspec every = {.it_interval = {.tv_sec = ms / 1000}, .it_value = {.tv_sec = ms / 1000}};
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (fd >= 0)
+		timerfd_settime(fd, 0, &every, NULL);
+	return fd;
+}
+
+static bool timer_read(int fd)
+{
+	uint64_t times;
+	return read(fd, &times, sizeof(times)) == sizeof(times);
 }
 
 int loop_run(struct loop *loop, struct error *e)
@@ -70,11 +92,16 @@ int loop_run(struct loop *loop, struct error *e)
 	if (signals < 0)
 		return error_system(e, errno, "signalfd");
 
-	enum { SIGNALS, CALLS, NETLINK };
+	auto_close int timer = timer_new(LOOK_MS);
+	if (timer < 0)
+		return error_system(e, errno, "timerfd_create");
+
+	enum { SIGNALS, CALLS, NETLINK, TIMER };
 	struct pollfd fds[] = {
 		[SIGNALS] = {.fd = signals, .events = POLLIN},
 		[CALLS] = {.fd = server_fd(loop->server), .events = POLLIN},
 		[NETLINK] = {.fd = datapath_netlink_fd(loop->datapath), .events = POLLIN},
+		[TIMER] = {.fd = timer, .events = POLLIN},
 	};
 	for (;;) {
 		int timeout = reconcile_started(loop->reconciler) ? -1 : RETRY_MS;
@@ -87,10 +114,10 @@ int loop_run(struct loop *loop, struct error *e)
 			continue;
 		if (fds[SIGNALS].revents && !signal_read(loop, signals))
 			return 0;
-		if (fds[NETLINK].revents) {
-			reconcile_interfaces(loop->reconciler);
-			reconcile_settle(loop->reconciler);
-		}
+		if (fds[TIMER].revents && timer_read(timer))
+			interfaces_look(loop, true);
+		if (fds[NETLINK].revents)
+			interfaces_look(loop, false);
 		if (fds[CALLS].revents)
 			calls_take(loop);
 	}

@@ -441,14 +441,14 @@ static void endpoint_bound_noted(void *context, uint32_t endpoint, bool bound)
 	endpoint_bound(note->reconciler, endpoint, bound);
 }
 
-void reconcile_interfaces(struct reconciler *r)
+void reconcile_interfaces(struct reconciler *r, bool all)
 {
 	struct error e = {0};
 	struct bind_note note = {.reconciler = r};
 	if (!r->started)
 		return;
 	double began = seconds_now();
-	int result = datapath_interfaces(r->rooms.datapath, r->compiler, false, endpoint_bound_noted, &note, &e);
+	int result = datapath_interfaces(r->rooms.datapath, r->compiler, all, endpoint_bound_noted, &note, &e);
 	if (result == 0 && note.changed) {
 		result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), &e);
 		if (result == 0)

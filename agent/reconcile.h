@@ -32,8 +32,8 @@ bool reconcile_started(const struct reconciler *r);
 /* Answers the calls, in order. Those that waited together share one flip; each has its own revision and its own fate.
  */
 void reconcile_calls(struct reconciler *r, struct call **calls, size_t count);
-/* Netlink has news. */
-void reconcile_interfaces(struct reconciler *r);
+/* Netlink has news; all: look at everything, and mend what somebody else took away. */
+void reconcile_interfaces(struct reconciler *r, bool all);
 /* The old side, after an answer. */
 void reconcile_settle(struct reconciler *r);
 

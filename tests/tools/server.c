@@ -143,6 +143,8 @@ int main(int argc, char **argv)
 	status_publish(&applier);
 	if (!options.unix_path || server_start(&options, &server, &e) < 0) {
 		fprintf(stderr, "server: %s\n", options.unix_path ? e.detail : "--unix PATH is needed");
+		snapshot_put(applier.current);
+		board_free(applier.board);
 		return 1;
 	}
 	__atomic_store_n(&applier.server, server, __ATOMIC_RELEASE);
