@@ -494,6 +494,39 @@ def test_masqueraded_source_is_judged_as_who_it_was(world):
     assert world.deliver(B, talk.there("S"), ingress=A) == (False, "DROPPED", "POLICY"), "its egress too"
 
 
+def test_masqueraded_port_that_is_given_to_another_workload(world):
+    """While the entry lives: what was said of the one is not said of the other."""
+    world.iface(world.unclaimed, 3)
+    world.endpoint(3, PROFILE_A, 3)
+    world.profile(PROFILE_B, ingress=ROW_ISOLATED)
+    world.peer_row(PROFILE_B, INGRESS, CLASS_A, ROW_ALLOW)
+    talk = Talk("192.0.2.1", "10.0.0.2", udp=True)
+    for packet in (talk.there(), talk.there()):
+        assert world.deliver(B, packet, ingress=A)[0]
+    assert world.send(B, talk.back())[0]
+    for _ in range(2):
+        assert world.deliver(B, talk.there(), ingress=world.unclaimed) == (False, "DROPPED", "ISOLATED")
+    assert world.send(B, talk.back()) == (False, "DROPPED", "ISOLATED"), "nor is it answered"
+    assert world.deliver(B, talk.there(), ingress=A) == (True, "FORWARDED", "POLICY")
+    assert world.deliver(B, talk.there(), ingress=A) == (True, "FORWARDED", "ESTABLISHED")
+
+
+@pytest.mark.parametrize("ingress", (0, None), ids=("node", "outside"))
+def test_error_about_a_masqueraded_connection(world, ingress):
+    """Who complains is not who opened it."""
+    world.profile(PROFILE_B, ingress=ROW_ISOLATED)
+    world.peer_row(PROFILE_B, INGRESS, CLASS_A, ROW_ALLOW)
+    talk = Talk("192.0.2.1", "10.0.0.2", udp=True)
+    assert world.deliver(B, talk.there(), ingress=A)[0]
+    world.flip()
+    error = frame("192.0.2.7", "10.0.0.2", ICMP(type=3, code=1) / talk.back()[IP])
+    assert world.deliver(B, error, ingress=ingress) == (True, "FORWARDED", "RELATED")
+    conn = world.conn()
+    assert conn.entered == world.a and not conn.flags & NODE
+    world.flip()
+    assert world.send(B, talk.back()) == (True, "FORWARDED", "POLICY")
+
+
 def test_masquerade_is_no_licence_to_spoof(world):
     """The entry of A's masqueraded connection does not let A send from the node's address."""
     talk = Talk("192.0.2.1", "10.0.0.2")
