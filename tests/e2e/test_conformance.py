@@ -27,7 +27,7 @@ def running():
 
 
 @pytest.mark.parametrize("as_pods", MODES, ids=["workloads", "pods"])
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
+@pytest.mark.parametrize("case", CASES, ids=[c["name"] for c in CASES])
 def test_case(running, case, as_pods):
     unknown = set(case.get("requires") or []) - set(WIRED)
     if unknown:

@@ -13,7 +13,7 @@ KNOWN_KINDS = {"NetworkPolicy"}
 
 @pytest.mark.skipif(not CASES, reason=conformance.missing_reason())
 @pytest.mark.parametrize("as_pods", [False, True], ids=["workloads", "pods"])
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
+@pytest.mark.parametrize("case", CASES, ids=[c["name"] for c in CASES])
 def test_truth_tables(case, as_pods):
     compared = 0
     for number, stage in enumerate(conformance.stages(case)):
