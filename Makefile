@@ -40,6 +40,7 @@ OBSERVE := $(call room,agent/observe)
 SERVER := $(call room,api/server) $(B)/api/openapi.o
 AGENT := $(call room,agent) $(call room,agent/datapath) $(OBSERVE) $(STATE) $(PURE) $(SERVER)
 CONFIG := $(B)/agent/config.o $(B)/agent/config_value.o
+INTAKE := $(addprefix $(B)/agent/,intake.o precondition.o whole.o)
 CLIENT := $(call room,api/client)
 CLI := $(call room,api/cli) $(CLIENT) $(BASE)
 RELAY := $(call room,agent/relay) $(BASE)
@@ -116,6 +117,7 @@ $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 
 # A unit test links the pure rooms, the state, the configuration and the client; never libbpf.
 $(B)/unit/discover: $(B)/agent/datapath/discover.o
+$(B)/unit/intake: $(INTAKE)
 $(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT)
 	@mkdir -p $(@D)
 	$(say) LINK $@
@@ -126,7 +128,7 @@ $(B)/tools/%: $(B)/tests/tools/%.o $(PURE)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
 $(B)/tools/metrics_reference: $(STATE) $(OBSERVE)
 # The HTTP server alone, without a data path.
-$(B)/tools/server: $(SERVER) $(STATE) $(B)/agent/intake.o $(B)/agent/precondition.o $(B)/agent/whole.o
+$(B)/tools/server: $(SERVER) $(STATE) $(INTAKE)
 $(B)/tools/server: TEST_LIBS += -lmicrohttpd
 # The datapath room with a compiler of its own.
 $(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(BASE) $(B)/agent/compile/tables.o
