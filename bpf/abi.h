@@ -102,13 +102,15 @@ struct ps_key_addr6 {
 	__u8 addr[16];
 };
 #define PS_ADDR_LOCAL 1u /* has an interface on this node: its profile is enforced at the last hook */
+/* A workload's address, or a network of one address: that one has only a class. */
 struct ps_addr {
 	__u32 class_id; /* peer class */
 	__u32 endpoint; /* PS_ENDPOINT_NONE unless it can be local */
 	__u32 profile;
 	__u32 flags; /* PS_ADDR_* */
 };
-/* Longest prefix behind the exact addresses. prefix_length counts the 32 bits of side too. */
+/* Longest prefix behind the exact addresses: the trie is slow when it is large, so networks of one address (/32, /128)
+ * are not here but there. prefix_length counts the 32 bits of side too. */
 struct ps_key_net4 {
 	__u32 prefix_length;
 	__u32 side;
@@ -190,7 +192,7 @@ struct ps_proxy {
 	X(source, LPM, struct ps_key_source, __u32, 16384)           \
 	X(profile, ARRAY, __u32, struct ps_profile, 16384)           \
 	X(peer_row, HASH, struct ps_key_row, __u32, 262144)          \
-	X(row, ARRAY, __u32, struct ps_verdict, 65536)               \
+	X(row, ARRAY, __u32, struct ps_verdict, 131072)              \
 	X(cell, HASH, struct ps_key_cell, struct ps_verdict, 262144) \
 	X(proxy, ARRAY, __u32, struct ps_proxy, 256)
 

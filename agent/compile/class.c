@@ -191,8 +191,15 @@ void classes_number(struct compiler *c)
 	}
 }
 
+/* A network of one address is in the hash of addresses, as it costs the same however many there are; the trie does
+ * not. A workload that has the address has its own entry there. */
 static void prefix_emit(struct compiler *c, struct prefix *prefix)
 {
+	if (prefix_is_address(prefix)) {
+		if (!address_written(c, &prefix->cidr.ip))
+			address_write_network(c, &prefix->cidr.ip, prefix->class);
+		return;
+	}
 	bool four = prefix->cidr.ip.family == 4;
 	struct ps_key_net4 key4 = {.prefix_length = 32 + prefix->cidr.length};
 	struct ps_key_net6 key6 = {.prefix_length = 32 + prefix->cidr.length};

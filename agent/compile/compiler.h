@@ -24,6 +24,7 @@ struct work {
 	uint64_t classes;        /* class contents put together */
 	uint64_t pairs;          /* (profile, direction, class) looked at */
 	uint64_t rows;           /* rows put together from rules */
+	uint64_t case_terms;     /* terms looked at to see what a class and a profile share */
 	uint64_t rules;          /* rules asked for them */
 	uint64_t moves;          /* addresses compared with a network that began or ended */
 	uint64_t cells;          /* port classes judged for rows */
@@ -62,6 +63,8 @@ struct compiler {
 	struct prefix *roots[2]; /* IPv4, IPv6 */
 	struct intern term_sets;
 	struct link touched_prefixes, ended_prefixes;
+	size_t moves;    /* addresses compared with networks in this update */
+	bool all_placed; /* those that there were are all to be placed anew */
 
 	/* holder.h */
 	struct intern holders;

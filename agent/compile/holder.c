@@ -50,12 +50,27 @@ static const struct ip *object_ips(const struct object *object, size_t *count)
 	return object->kind == KIND_NODE ? object->node->ips : object->workload->ips;
 }
 
-static struct address *address_reach(struct compiler *c, const struct ip *ip)
+struct address *address_find(const struct compiler *c, const struct ip *ip)
 {
 	struct address **found = map_get(&c->addresses, ip->bytes);
-	if (found)
-		return *found;
-	struct address *address = mem_alloc(sizeof(*address));
+	return found ? *found : NULL;
+}
+
+void addresses_touch_all(struct compiler *c)
+{
+	size_t at = 0;
+	const void *key;
+	void *value;
+	while (map_next(&c->addresses, &at, &key, &value))
+		address_touch(c, *(struct address **)value, ADDRESS_PLACE);
+}
+
+static struct address *address_reach(struct compiler *c, const struct ip *ip)
+{
+	struct address *address = address_find(c, ip);
+	if (address)
+		return address;
+	address = mem_alloc(sizeof(*address));
 	address->ip = *ip;
 	link_init(&address->claims);
 	link_init(&address->in_crossing);
@@ -300,22 +315,47 @@ static void address_leave(struct compiler *c, struct address *address)
 	address->crossing = NULL;
 }
 
-static void address_erase(struct compiler *c, const struct address *address)
+/* NULL: no entry. */
+static void address_write(struct compiler *c, const struct ip *ip, const struct ps_addr *value)
 {
 	struct ps_key_addr4 key4 = {0};
 	struct ps_key_addr6 key6 = {0};
-	memcpy(&key4.addr, address->ip.bytes + 12, 4);
-	memcpy(key6.addr, address->ip.bytes, 16);
-	if (address->ip.family == 4)
-		tables_delete(&c->tables, TABLE_addr4, &key4);
+	memcpy(&key4.addr, ip->bytes + 12, 4);
+	memcpy(key6.addr, ip->bytes, 16);
+	const void *key = ip->family == 4 ? (const void *)&key4 : &key6;
+	enum table_id table = ip->family == 4 ? TABLE_addr4 : TABLE_addr6;
+	if (value)
+		tables_put(&c->tables, table, key, value);
 	else
-		tables_delete(&c->tables, TABLE_addr6, &key6);
+		tables_delete(&c->tables, table, key);
 }
 
+void address_write_network(struct compiler *c, const struct ip *ip, const struct class *class)
+{
+	struct ps_addr value = {.class_id = class ? class->id : PS_CLASS_NONE};
+	address_write(c, ip, class ? &value : NULL);
+}
+
+/* Of a Node that nothing selects, what its network says is all there is. */
+static bool owner_writes(const struct holder *owner)
+{
+	return owner && (owner->endpoint || owner->object->kind != KIND_NODE || owner->group->terms.count);
+}
+
+bool address_written(const struct compiler *c, const struct ip *ip)
+{
+	const struct address *address = address_find(c, ip);
+	return address && owner_writes(address->owner);
+}
+
+/* The entry is the network's again, if one is of this address alone: it is written when classes have their numbers. */
 static void address_free(struct compiler *c, struct address *address)
 {
+	struct prefix *prefix = prefix_of(c, &address->ip);
 	address_leave(c, address);
-	address_erase(c, address);
+	address_write(c, &address->ip, NULL);
+	if (prefix_is_address(prefix))
+		prefix_touch(c, prefix);
 	link_remove(&address->dirty);
 	map_delete(&c->addresses, address->ip.bytes);
 	free(address);
@@ -363,21 +403,16 @@ static void address_emit(struct compiler *c, struct address *address)
 	const struct holder *owner = address->owner;
 	struct ps_addr value = {.class_id = address->crossing->class->id};
 	c->work.addresses++;
+	if (!owner_writes(owner)) {
+		const struct prefix *prefix = address->crossing->prefix;
+		address_write_network(c, &address->ip, prefix_is_address(prefix) ? prefix->class : NULL);
+		return;
+	}
 	if (owner->endpoint) {
 		endpoint_describe(owner->endpoint, &value);
 		endpoint_touch(c, owner->endpoint);
-	} else if (owner->object->kind == KIND_NODE && !owner->group->terms.count) {
-		address_erase(c, address); /* what its network says is the same */
-		return;
 	}
-	struct ps_key_addr4 key4 = {0};
-	struct ps_key_addr6 key6 = {0};
-	memcpy(&key4.addr, address->ip.bytes + 12, 4);
-	memcpy(key6.addr, address->ip.bytes, 16);
-	if (address->ip.family == 4)
-		tables_put(&c->tables, TABLE_addr4, &key4, &value);
-	else
-		tables_put(&c->tables, TABLE_addr6, &key6, &value);
+	address_write(c, &address->ip, &value);
 }
 
 void addresses_emit(struct compiler *c)

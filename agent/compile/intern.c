@@ -134,38 +134,45 @@ bool words_remove(struct words *words, uint32_t word)
 
 #define WORDS_UNEVEN 16 /* times as long: looking up is cheaper than walking along */
 
-/* Stops at the first one without a list to add to. */
-static bool words_find_common(const struct words *few, const struct words *many, struct words *ret)
+/* Without a list to add to it stops at the first one. How many were looked at. */
+static uint32_t words_find_common(const struct words *few, const struct words *many, struct words *ret, bool *found)
 {
-	bool uneven = few->count < many->count / WORDS_UNEVEN, found = false;
-	for (uint32_t i = 0, j = 0; i < few->count && j < many->count; i++) {
+	bool uneven = few->count < many->count / WORDS_UNEVEN;
+	uint32_t looked = 0;
+	for (uint32_t i = 0, j = 0; i < few->count && j < many->count; i++, looked++) {
 		if (uneven)
 			j = words_place(many, few->list[i]);
-		while (j < many->count && many->list[j] < few->list[i])
-			j++;
+		for (; j < many->count && many->list[j] < few->list[i]; j++)
+			looked++;
 		if (j == many->count || many->list[j] != few->list[i])
 			continue;
+		*found = true;
 		if (!ret)
-			return true;
+			break;
 		words_add(ret, few->list[i]);
-		found = true;
 	}
-	return found;
+	return looked;
 }
 
-void words_common(const struct words *words, const uint32_t *list, uint32_t count, struct words *ret)
+static uint32_t words_compare(
+	const struct words *words, const uint32_t *list, uint32_t count, struct words *ret, bool *found)
 {
 	struct words other = {.list = (uint32_t *)list, .count = count};
-	if (count < words->count)
-		words_find_common(&other, words, ret);
-	else
-		words_find_common(words, &other, ret);
+	bool longer = count < words->count;
+	return words_find_common(longer ? &other : words, longer ? words : &other, ret, found);
+}
+
+uint32_t words_common(const struct words *words, const uint32_t *list, uint32_t count, struct words *ret)
+{
+	bool found = false;
+	return words_compare(words, list, count, ret, &found);
 }
 
 bool words_meet(const struct words *words, const uint32_t *list, uint32_t count)
 {
-	struct words other = {.list = (uint32_t *)list, .count = count};
-	return count < words->count ? words_find_common(&other, words, NULL) : words_find_common(words, &other, NULL);
+	bool found = false;
+	words_compare(words, list, count, NULL, &found);
+	return found;
 }
 
 void words_free(struct words *words)

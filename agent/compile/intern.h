@@ -34,8 +34,9 @@ void words_sort(struct words *words);                      /* ascending, unique 
 bool words_have(const struct words *words, uint32_t word); /* sorted */
 bool words_insert(struct words *words, uint32_t word);     /* sorted; false when it is there */
 bool words_remove(struct words *words, uint32_t word);     /* sorted; false when it is not there */
-/* Adds what both sorted lists have; where one is much longer, the other one is looked up in it. */
-void words_common(const struct words *words, const uint32_t *list, uint32_t count, struct words *ret);
+/* Adds what both sorted lists have; where one is much longer, the other one is looked up in it. How many words were
+ * looked at. */
+uint32_t words_common(const struct words *words, const uint32_t *list, uint32_t count, struct words *ret);
 bool words_meet(const struct words *words, const uint32_t *list, uint32_t count); /* both sorted: have they any? */
 void words_free(struct words *words);
 

@@ -85,14 +85,31 @@ static struct prefix *prefix_ancestor(const struct prefix *prefix)
 	return at;
 }
 
+static void address_move(struct compiler *c, const struct ip *ip)
+{
+	struct address *address = address_find(c, ip);
+	if (address)
+		address_touch(c, address, ADDRESS_PLACE);
+}
+
+/* One by one while that is less than placing all of them anew. */
 static void addresses_move(struct compiler *c, const struct prefix *from, const struct cidr *inside)
 {
+	if (c->all_placed)
+		return;
+	if (c->moves > c->addresses.count) {
+		addresses_touch_all(c);
+		c->all_placed = true;
+		return;
+	}
 	LINKS_EACH(at, &from->crossings)
 	{
 		struct crossing *crossing = OWNER_OF(at, struct crossing, in_prefix);
 		LINKS_EACH(place, &crossing->addresses)
 		{
 			struct address *address = OWNER_OF(place, struct address, in_crossing);
+			c->moves++;
+			c->work.moves++;
 			if (cidr_contains_ip(inside, &address->ip))
 				address_touch(c, address, ADDRESS_PLACE);
 		}
@@ -107,10 +124,10 @@ static void prefix_changed(struct compiler *c, struct prefix *prefix)
 		link_add(&c->touched_prefixes, &prefix->touched);
 	if (used == prefix->used)
 		return;
-	if (used)
-		addresses_move(c, prefix_ancestor(prefix), &prefix->cidr);
+	if (prefix_is_address(prefix))
+		address_move(c, &prefix->cidr.ip);
 	else
-		addresses_move(c, prefix, &prefix->cidr);
+		addresses_move(c, used ? prefix_ancestor(prefix) : prefix, &prefix->cidr);
 	prefix->used = used;
 	if (!used && link_alone(&prefix->ended))
 		link_add(&c->ended_prefixes, &prefix->ended);
@@ -196,10 +213,15 @@ static struct term_set *prefix_set(struct compiler *c, const struct prefix *pref
 	return set;
 }
 
-static void prefix_touch_class(struct compiler *c, struct prefix *prefix)
+void prefix_touch(struct compiler *c, struct prefix *prefix)
 {
 	if (link_alone(&prefix->dirty))
 		link_add(&c->dirty_prefixes, &prefix->dirty);
+}
+
+static void prefix_touch_class(struct compiler *c, struct prefix *prefix)
+{
+	prefix_touch(c, prefix);
 	LINKS_EACH(at, &prefix->crossings)
 	crossing_touch(c, OWNER_OF(at, struct crossing, in_prefix));
 }
@@ -220,13 +242,13 @@ static void prefix_refresh(struct compiler *c, struct prefix *prefix)
 
 void networks_refresh(struct compiler *c)
 {
+	c->moves = 0;
+	c->all_placed = false;
 	LINKS_EACH_SAFE(at, after, &c->touched_prefixes)
 	{
 		struct prefix *prefix = OWNER_OF(at, struct prefix, touched);
 		link_remove(at);
-		/* Used or not is part of what is emitted, though the set may be the same. */
-		if (link_alone(&prefix->dirty))
-			link_add(&c->dirty_prefixes, &prefix->dirty);
+		prefix_touch(c, prefix); /* used or not is part of what is emitted, though the set may be the same */
 		prefix_refresh(c, prefix);
 	}
 }

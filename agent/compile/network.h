@@ -30,6 +30,12 @@ void networks_init(struct compiler *c);
 void networks_free(struct compiler *c);
 void network_add(struct compiler *c, const struct term *term);
 void network_remove(struct compiler *c, const struct term *term);
+static inline bool prefix_is_address(const struct prefix *prefix)
+{
+	return prefix->cidr.length == (prefix->cidr.ip.family == 4 ? 32 : 128);
+}
+/* Its entry is written at the end of this update, whether it changed or not. */
+void prefix_touch(struct compiler *c, struct prefix *prefix);
 /* Brings the sets up to date; crossings and prefixes whose set changed become dirty. */
 void networks_refresh(struct compiler *c);
 /* Takes unused prefixes out of the tree; no address hangs on them any more. */

@@ -179,10 +179,11 @@ static void evaluate(struct evaluation *e)
 /* ---- cases ---- */
 
 /* What of the class concerns this side. */
-static void case_words(const struct profile_side *side, const struct class *class, struct words *ret, uint32_t *terms)
+static void case_words(
+	struct compiler *c, const struct profile_side *side, const struct class *class, struct words *ret, uint32_t *terms)
 {
 	ret->count = 0;
-	words_common(&side->terms, class->words, class->term_count, ret);
+	c->work.case_terms += words_common(&side->terms, class->words, class->term_count, ret);
 	*terms = ret->count;
 	for (uint32_t i = class->term_count; i < class->word_count; i += 2) {
 		if (!words_have(&side->terms, class->words[i]))
@@ -264,7 +265,7 @@ static void case_free(struct compiler *c, struct profile_side *side, struct peer
 static void pair_add(struct compiler *c, struct profile_side *side, struct class *class, struct words *scratch)
 {
 	struct case_key key = {.words = scratch};
-	case_words(side, class, scratch, &key.term_count);
+	case_words(c, side, class, scratch, &key.term_count);
 	c->work.pairs++;
 	if (c->pair_count == c->pair_room) {
 		c->pair_room = c->pair_room ? c->pair_room * 2 : 64;
@@ -321,7 +322,7 @@ static void class_unpair(struct compiler *c, struct class *class, struct words *
 				continue;
 			side->stamp = stamp;
 			struct case_key key = {.words = scratch};
-			case_words(side, class, scratch, &key.term_count);
+			case_words(c, side, class, scratch, &key.term_count);
 			struct peer_case *peer_case = case_find(side, &key, case_hash(&key));
 			if (peer_case && !--peer_case->references)
 				case_free(c, side, peer_case);

@@ -88,7 +88,8 @@ static inline struct object *cluster_blocks_subject(void)
 				   "'bench','labels':{'app':'server'}},'spec':{'ips':['10.1.0.1']}}"));
 }
 
-/* Policy `number`: `each` rules with one network of that length each; the first `moved` have others instead. */
+/* Policy `number`: `each` rules with one network of that length each; the first `moved` have others instead,
+ * in 10.0.0.0/8. */
 static inline struct object *cluster_blocks(unsigned number, unsigned each, unsigned length, unsigned moved)
 {
 	struct buffer b = {0};
@@ -98,7 +99,7 @@ static inline struct object *cluster_blocks(unsigned number, unsigned each, unsi
 		number);
 	for (unsigned i = 0; i < each; i++) {
 		unsigned address =
-			((i < moved ? 0x60000000u >> (32 - length) : 0x10000000u >> (32 - length)) + number * each + i)
+			((i < moved ? 0x0a000000u >> (32 - length) : 0x10000000u >> (32 - length)) + number * each + i)
 			<< (32 - length);
 		buffer_printf(&b, "%s{'from':[{'ipBlock':{'cidr':'%u.%u.%u.%u/%u'}}],'ports':[{'protocol':'UDP','port':4000}]}",
 			i ? "," : "", address >> 24, address >> 16 & 255, address >> 8 & 255, address & 255, length);

@@ -195,6 +195,104 @@ static void endpoints_know_profile_and_class(void **state)
 	lab_close(&lab);
 }
 
+#define POLICY_FOR(name, peers) LAB_POLICY(name, "s", "'podSelector':{},'ingress':[{'from':[" peers "]}]")
+#define BLOCK(cidr) "{'ipBlock':{'cidr':'" cidr "'}}"
+
+static size_t networks(struct lab *lab)
+{
+	return compiler_tables(lab->c)->table[TABLE_net4].wanted.count +
+		   compiler_tables(lab->c)->table[TABLE_net6].wanted.count;
+}
+
+/* An entry that says a class and no more. */
+static uint32_t network_class(struct lab *lab, const char *ip)
+{
+	const struct ps_addr *value = addr(lab, ip);
+	assert_non_null(value);
+	assert_int_equal(value->endpoint, PS_ENDPOINT_NONE);
+	assert_int_equal(value->profile, PS_PROFILE_NONE);
+	assert_int_equal(value->flags, 0);
+	return value->class_id;
+}
+
+static void a_network_of_one_address_is_an_address(void **state)
+{
+	struct lab lab;
+	lab_open(&lab);
+	lab_put(&lab, POD_AT("a", "01-01", "here", "10.0.0.1"));
+	lab_put(&lab, POLICY_FOR("p", BLOCK("192.0.2.1/32") "," BLOCK("2001:db8::1/128") "," BLOCK("192.0.2.4/31")));
+	assert_int_equal(networks(&lab), 1);
+	assert_int_not_equal(network_class(&lab, "192.0.2.1"), PS_CLASS_NONE);
+	assert_int_not_equal(network_class(&lab, "2001:db8::1"), PS_CLASS_NONE);
+	assert_int_equal(lab_judge(&lab, "192.0.2.1", "10.0.0.1", TCP, 1).ingress.action, PS_ACTION_ALLOW);
+	assert_int_equal(lab_judge(&lab, "2001:db8::1", "10.0.0.1", TCP, 1).ingress.action, PS_ACTION_ALLOW);
+	assert_int_equal(lab_judge(&lab, "192.0.2.2", "10.0.0.1", TCP, 1).ingress.action, PS_ACTION_DENY);
+	lab_put(&lab, POLICY_FOR("p", "{'ipBlock':{'cidr':'192.0.2.0/24','except':['192.0.2.1/32']}}"));
+	assert_int_equal(network_class(&lab, "192.0.2.1"), PS_CLASS_NONE); /* not what the network around it is */
+	assert_null(addr(&lab, "2001:db8::1"));
+	assert_int_equal(lab_judge(&lab, "192.0.2.1", "10.0.0.1", TCP, 1).ingress.action, PS_ACTION_DENY);
+	assert_int_equal(lab_judge(&lab, "192.0.2.2", "10.0.0.1", TCP, 1).ingress.action, PS_ACTION_ALLOW);
+	lab_delete(&lab, "NetworkPolicy/s/p");
+	assert_null(addr(&lab, "192.0.2.1"));
+	lab_close(&lab);
+}
+
+static void a_workload_takes_the_address_of_a_network_and_gives_it_back(void **state)
+{
+	struct lab lab;
+	lab_open(&lab);
+	lab_put(&lab, POD_AT("a", "01-01", "here", "10.0.0.1"));
+	lab_put(&lab, POLICY_FOR("p", BLOCK("10.0.0.2/32")));
+	uint32_t alone = network_class(&lab, "10.0.0.2");
+	lab_put(&lab, POD_AT("b", "01-01", "here", "10.0.0.2"));
+	assert_string_equal(owner(&lab, "10.0.0.2"), "b");
+	assert_int_equal(addr(&lab, "10.0.0.2")->flags, PS_ADDR_LOCAL);
+	lab_put(&lab, POLICY_FOR("q", BLOCK("10.0.0.2/32"))); /* the network changes under the workload */
+	lab_put(&lab, POLICY_FOR("p", "{'podSelector':{'matchLabels':{'name':'b'}}}"));
+	assert_string_equal(owner(&lab, "10.0.0.2"), "b");
+	lab_delete(&lab, "NetworkPolicy/s/q"); /* and ends */
+	assert_string_equal(owner(&lab, "10.0.0.2"), "b");
+	lab_put(&lab, POLICY_FOR("p", BLOCK("10.0.0.2/32")));
+	assert_string_equal(owner(&lab, "10.0.0.2"), "b");
+	lab_delete(&lab, "Pod/s/b");
+	assert_int_equal(network_class(&lab, "10.0.0.2"), alone);
+	lab_delete(&lab, "NetworkPolicy/s/p");
+	assert_null(addr(&lab, "10.0.0.2"));
+	lab_close(&lab);
+}
+
+#define NODE_AT(labels, ip)                                                                                      \
+	"{'apiVersion':'v1','kind':'Node','metadata':{'name':'n','labels':{" labels "}},'status':{'addresses':[{'ty" \
+	"pe':'InternalIP','address':'" ip "'}]}}"
+
+/* A Node that nothing selects has no entry of its own: then its network's stands. */
+static void a_node_shares_the_address_of_a_network(void **state)
+{
+	static const char *const rule =
+		LAB_CLUSTER_POLICY("c", "'tier':'Admin','priority':1,'subject':{'namespaces':{}},'egress':[{'action':'Accept','"
+								"to':[{'nodes':{'matchLabels':{'role':'db'}}}]}]");
+	struct lab lab;
+	lab_open(&lab);
+	lab_put(&lab, POD_AT("a", "01-01", "here", "10.0.0.1"));
+	lab_put(&lab, POLICY_FOR("p", BLOCK("10.9.0.1/32")));
+	uint32_t alone = network_class(&lab, "10.9.0.1");
+	lab_put(&lab, NODE_AT("'role':'db'", "10.9.0.1"));
+	assert_int_equal(network_class(&lab, "10.9.0.1"), alone);
+	lab_put(&lab, rule);
+	assert_int_not_equal(network_class(&lab, "10.9.0.1"), alone);
+	lab_put(&lab, NODE_AT("'role':'web'", "10.9.0.1"));
+	assert_int_equal(network_class(&lab, "10.9.0.1"), alone);
+	lab_put(&lab, NODE_AT("'role':'db'", "10.9.0.1"));
+	lab_delete(&lab, "NetworkPolicy/s/p");
+	assert_int_not_equal(network_class(&lab, "10.9.0.1"), PS_CLASS_NONE);
+	lab_put(&lab, POLICY_FOR("p", BLOCK("10.9.0.1/32")));
+	lab_delete(&lab, "Node//n");
+	assert_int_equal(lab_judge(&lab, "10.9.0.1", "10.0.0.1", TCP, 1).ingress.action, PS_ACTION_ALLOW);
+	lab_delete(&lab, "NetworkPolicy/s/p");
+	assert_null(addr(&lab, "10.9.0.1"));
+	lab_close(&lab);
+}
+
 static void everything_gone_leaves_row_0(void **state)
 {
 	struct lab lab;
@@ -223,6 +321,9 @@ int main(void)
 		cmocka_unit_test(binding_makes_addresses_local),
 		cmocka_unit_test(further_sources_are_prefixes),
 		cmocka_unit_test(endpoints_know_profile_and_class),
+		cmocka_unit_test(a_network_of_one_address_is_an_address),
+		cmocka_unit_test(a_workload_takes_the_address_of_a_network_and_gives_it_back),
+		cmocka_unit_test(a_node_shares_the_address_of_a_network),
 		cmocka_unit_test(everything_gone_leaves_row_0),
 	};
 	return cmocka_run_group_tests_name("compile: addresses", tests, NULL, NULL);

@@ -40,7 +40,9 @@ static const char *const port_names[] = {"http", "dns", "admin"};
 static const char *const protocols[] = {"TCP", "UDP", "SCTP"};
 static const unsigned ports[] = {0, 53, 80, 81, 443, 8080, 65535};
 static const char *const networks[] = {"0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/28", "10.0.0.4/30",
-	"10.0.0.5/32", "192.0.2.0/24", "::/0", "fd00::/16", "fd00::4/126", "2001:db8::/32"};
+	"10.0.0.5/32", "192.0.2.0/24", "::/0", "fd00::/16", "fd00::4/126", "2001:db8::/32",
+	/* of one address: of a pod that comes and goes, or of nobody ever */
+	"10.0.0.6/32", "10.0.0.12/32", "fd00::5/128", "fd00::c/128", "192.0.2.1/32", "2001:db8::1/128"};
 static const char *const strangers[] = {"192.0.2.1", "8.8.8.8", "10.200.0.1", "2001:db8::1", "2a00::1"};
 
 /* ---- random objects, as JSON ---- */
@@ -77,7 +79,7 @@ static void make_space_selector(struct buffer *b)
 
 static void make_peer(struct buffer *b)
 {
-	unsigned kind = chance(4), family = chance(11);
+	unsigned kind = chance(4), family = chance(sizeof(networks) / sizeof(networks[0]));
 	if (!kind) {
 		buffer_printf(b, "{'ipBlock':{'cidr':'%s'", networks[family]);
 		if (family == 0 || family == 1)
@@ -410,6 +412,17 @@ static void kernel_follow(struct tables *tables, struct map kernel[TABLE_COUNT],
 	}
 }
 
+/* Networks of one address are with the addresses. */
+static void single_addresses_check(const struct tables *tables)
+{
+	const void *key;
+	void *value;
+	for (size_t at = 0; map_next(&tables->table[TABLE_net4].wanted, &at, &key, &value);)
+		assert_in_range(((const struct ps_key_net4 *)key)->prefix_length, 32, 63);
+	for (size_t at = 0; map_next(&tables->table[TABLE_net6].wanted, &at, &key, &value);)
+		assert_in_range(((const struct ps_key_net6 *)key)->prefix_length, 32, 159);
+}
+
 static void world_check(const struct world *world, struct compiler *c, const struct rulebook *book)
 {
 	struct rulebook *fresh_book = rulebook_new(1);
@@ -423,6 +436,7 @@ static void world_check(const struct world *world, struct compiler *c, const str
 	bind_all(fresh);
 	for (int id = 0; id < TABLE_COUNT; id++)
 		assert_int_equal(compiler_tables(fresh)->table[id].wanted.count, compiler_tables(c)->table[id].wanted.count);
+	single_addresses_check(compiler_tables(c));
 	assert_int_equal(fresh->classes.count, c->classes.count);
 	assert_int_equal(fresh->rows.count, c->rows.count);
 	for (int i = 0; i < QUESTIONS; i++) {

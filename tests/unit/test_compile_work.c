@@ -14,8 +14,8 @@ static const struct cluster_shape shape = {
 /* Everything that was counted; each is about as dear as the other. */
 static uint64_t effort(const struct work *work)
 {
-	return work->groups_matched + work->terms_matched + work->profiles + work->classes + work->pairs + work->rows +
-		   work->cells + work->addresses;
+	return work->groups_matched + work->terms_matched + work->profiles + work->classes + work->pairs +
+		   work->case_terms + work->rows + work->rules + work->moves + work->cells + work->addresses;
 }
 
 struct cluster_lab {
@@ -114,6 +114,59 @@ static void a_relabelled_namespace_costs_its_share(void **state)
 	assert_in_range(effort_since(lab, before), 1, lab->full / 30);
 }
 
+/* ---- many networks ---- */
+
+static void blocks_put(struct compiler *c, unsigned count, unsigned each, unsigned length)
+{
+	struct change *changes = mem_array(count + 1, sizeof(*changes));
+	changes[0].new = cluster_blocks_subject();
+	for (unsigned i = 0; i < count; i++)
+		changes[i + 1].new = cluster_blocks(i, each, length, 0);
+	compiler_update(c, changes, count + 1, NULL);
+	for (unsigned i = 0; i <= count; i++)
+		object_put(changes[i].new);
+	free(changes);
+}
+
+static uint64_t blocks_effort(unsigned count, unsigned length)
+{
+	struct rulebook *book = rulebook_new(1);
+	struct compiler *c = compiler_new("here", book);
+	blocks_put(c, count, 500, length);
+	assert_int_equal(compiler_tables(c)->table[TABLE_peer_row].wanted.count, count * 500);
+	assert_int_equal(compiler_fits(c, NULL), 0);
+	uint64_t ret = effort(compiler_work(c));
+	compiler_free(c);
+	rulebook_free(book);
+	return ret;
+}
+
+/* On one workload, a network a rule: each class meets the rules that name it, not all of them. */
+static void networks_cost_no_more_the_more_there_are(void **state)
+{
+	static const unsigned lengths[] = {32, 24};
+	for (int i = 0; i < 2; i++) {
+		uint64_t few = blocks_effort(2, lengths[i]), many = blocks_effort(16, lengths[i]);
+		assert_in_range(few, 1000, 10000);
+		assert_in_range(many, 8000, few * 8 + few / 10);
+	}
+}
+
+/* Each network may hold any address; many of them are not compared one by one. */
+static void networks_among_many_addresses_compare_each_a_few_times(void **state)
+{
+	struct cluster_lab *lab = *state;
+	struct work before = *compiler_work(lab->c);
+	struct object *subject = cluster_blocks_subject(), *policy = cluster_blocks(0, 1000, 24, 1000);
+	struct change changes[] = {{.new = subject}, {.new = policy}};
+	compiler_update(lab->c, changes, 2, NULL);
+	assert_in_range(compiler_work(lab->c)->moves - before.moves, 1, 3 * 2 * shape.pods);
+	struct change gone[] = {{.old = subject}, {.old = policy}};
+	compiler_update(lab->c, gone, 2, NULL);
+	object_put(subject);
+	object_put(policy);
+}
+
 /* ---- capacity ---- */
 
 static void what_fits_is_accepted(void **state)
@@ -183,6 +236,25 @@ static void too_many_cells_are_refused(void **state)
 	lab_close(&lab);
 }
 
+/* Networks of one address need room where addresses are. */
+static void too_many_single_addresses_are_refused(void **state)
+{
+	enum { COUNT = 131072 };
+	struct rulebook *book = rulebook_new(1);
+	struct compiler *c = compiler_new("here", book);
+	struct error error = {0};
+	blocks_put(c, COUNT / 1024 - 1, 1024, 32);
+	assert_int_equal(compiler_fits(c, &error), 0);
+	struct object *last = cluster_blocks(COUNT / 1024 - 1, 1024, 32, 0);
+	struct change change = {.new = last};
+	compiler_update(c, &change, 1, NULL);
+	assert_int_equal(compiler_fits(c, &error), -ENOSPC);
+	assert_string_equal(error.detail, "table addr4: 131073 entries are needed, there is room for 131072");
+	object_put(last);
+	compiler_free(c);
+	rulebook_free(book);
+}
+
 /* Proxies that rules name need a number each, whether there is an object or not. */
 static void too_many_proxies_are_refused(void **state)
 {
@@ -211,9 +283,12 @@ int main(void)
 		cmocka_unit_test(one_changed_policy_costs_a_hundredth),
 		cmocka_unit_test(a_policy_for_nobody_here_costs_nothing),
 		cmocka_unit_test(a_relabelled_namespace_costs_its_share),
+		cmocka_unit_test(networks_cost_no_more_the_more_there_are),
+		cmocka_unit_test(networks_among_many_addresses_compare_each_a_few_times),
 		cmocka_unit_test(what_fits_is_accepted),
 		cmocka_unit_test(too_many_endpoints_are_refused),
 		cmocka_unit_test(too_many_cells_are_refused),
+		cmocka_unit_test(too_many_single_addresses_are_refused),
 		cmocka_unit_test(too_many_proxies_are_refused),
 	};
 	return cmocka_run_group_tests_name("compile: work", tests, cluster_open, cluster_close);
