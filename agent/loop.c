@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
@@ -84,6 +85,22 @@ static bool timer_read(int fd)
 	return read(fd, &times, sizeof(times)) == sizeof(times);
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* However busy the clients are that wait for it. */
+static void start_again(struct loop *loop, int64_t *due)
+{
+	if (reconcile_started(loop->reconciler) || now_ms() < *due)
+		return;
+	reconcile_start(loop->reconciler);
+	*due = now_ms() + RETRY_MS;
+}
+
 int loop_run(struct loop *loop, struct error *e)
 {
 	sigset_t set;
@@ -103,13 +120,15 @@ int loop_run(struct loop *loop, struct error *e)
 		[NETLINK] = {.fd = datapath_netlink_fd(loop->datapath), .events = POLLIN},
 		[TIMER] = {.fd = timer, .events = POLLIN},
 	};
+	int64_t start_due = now_ms() + RETRY_MS;
 	for (;;) {
+		/* Unread news would end every wait at once. */
+		fds[NETLINK].fd = reconcile_listens(loop->reconciler) ? datapath_netlink_fd(loop->datapath) : -1;
 		int timeout = reconcile_started(loop->reconciler) ? -1 : RETRY_MS;
 		int ready = poll(fds, sizeof(fds) / sizeof(fds[0]), timeout);
 		if (ready < 0 && errno != EINTR)
 			return error_system(e, errno, "poll");
-		if (ready == 0)
-			reconcile_start(loop->reconciler);
+		start_again(loop, &start_due);
 		if (ready <= 0)
 			continue;
 		if (fds[SIGNALS].revents && !signal_read(loop, signals))

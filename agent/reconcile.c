@@ -138,6 +138,17 @@ static void pending_warn(struct reconciler *r, const struct compiler *compiler,
 	map_clear(&names);
 }
 
+/* A Pod is taken as kubectl prints it; what of it is not enforced is said. */
+static void bandwidth_warn(const struct candidate *candidate, struct errors *warnings)
+{
+	for (size_t i = 0; i < candidate->difference_count; i++) {
+		const struct object *new = candidate->differences[i].new;
+		if (new &&new->kind == KIND_POD && (new->workload->bandwidth[EGRESS] || new->workload->bandwidth[INGRESS]))
+			errors_add(warnings, ERROR_NONE, "", "Pod %s/%s: bandwidth annotations are not enforced by this build",
+				new->namespace, new->name);
+	}
+}
+
 /* ---- applying ---- */
 
 /* Candidate → tables → idle side → disk → flip. *committed: the disk has it, whatever failed after. */
@@ -193,6 +204,7 @@ static int candidate_try(
 	int result = compiler_fits(compiler, e);
 	if (result == 0)
 		pending_warn(r, compiler, endpoint_would_be_bound, candidate, warnings);
+	bandwidth_warn(candidate, warnings);
 	compiler_free(compiler);
 	rulebook_free(book);
 	return result;
@@ -342,6 +354,7 @@ static int writes_enforce(struct reconciler *r, struct write *writes, size_t cou
 		for (size_t n = 0; n < warnings.count; n++)
 			errors_add_error(&w->reply.warnings, &warnings.list[n]);
 		pending_warn(r, r->compiler, endpoint_is_bound, &w->candidate, &w->reply.warnings);
+		bandwidth_warn(&w->candidate, &w->reply.warnings);
 	}
 	errors_clear(&warnings);
 	candidate_clear(&together);
@@ -427,6 +440,11 @@ int reconcile_start(struct reconciler *r)
 bool reconcile_started(const struct reconciler *r)
 {
 	return r->started || r->waiting_for_state;
+}
+
+bool reconcile_listens(const struct reconciler *r)
+{
+	return r->started;
 }
 
 struct bind_note {

@@ -29,6 +29,8 @@ void reconcile_free(struct reconciler *r);
 /* Bring the kernel to what the database says. Call again after a failure; readiness follows. */
 int reconcile_start(struct reconciler *r);
 bool reconcile_started(const struct reconciler *r);
+/* Whether netlink's news are of use: they are not read before the first revision is live. */
+bool reconcile_listens(const struct reconciler *r);
 /* Answers the calls, in order. Those that waited together share one flip; each has its own revision and its own fate.
  */
 void reconcile_calls(struct reconciler *r, struct call **calls, size_t count);

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract, sentence by sentence, as a client of one agent sees it. What packets do is tested elsewhere."""
 import glob
+import os
+import time
 
 import pytest
 
@@ -81,6 +83,16 @@ def test_the_younger_pod_has_the_interface_too(lab, api, together):
     api.put_state([*base, a, old])
     assert states(api) == {"a": "attached", "old": "attached"}
     assert ALLOW not in results(lab, lab.a, lab.b)
+
+
+# ---- warnings ----
+
+def test_bandwidth_that_is_not_enforced_is_said(lab, api):
+    shaped = pod("s", "shaped", lab.a.ips, NODE_NAME)
+    shaped["metadata"]["annotations"] = {"kubernetes.io/egress-bandwidth": "10M"}
+    for options in ({"dryRun": "true"}, {}):
+        warning, = api.put_state([shaped], **options)["warnings"]
+        assert "s/shaped" in warning["detail"] and "not enforced by this build" in warning["detail"]
 
 
 # ---- dry run ----
@@ -285,9 +297,20 @@ def test_an_empty_state_ends_the_wait_after_a_lost_database(lab, api):
         answer = api.request(method, path, body)
         assert answer.status == 503 and answer.headers["Retry-After"], answer
     assert put(api, [], dryRun="true").status == 200
+    lab.node.ip("link add unread type veth peer name unread2", "link del unread")
+    busy = agent_seconds(agent)
+    time.sleep(0.5)
+    assert agent_seconds(agent) - busy < 0.2, "it spins on news that it does not read"
     assert ALLOW not in results(lab, lab.a, lab.b)
     assert put(api, []).status == 200
     assert results(lab, lab.a, lab.b) == [ALLOW] * 4 and api.request("GET", "/readyz").status == 200
+
+
+def agent_seconds(agent):
+    """CPU time that it has used."""
+    with open(f"/proc/{agent.process.pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def alive(api):
