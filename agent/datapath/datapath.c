@@ -46,7 +46,9 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 		result = monitor_open(&d->monitor, e);
 	if (result == 0)
 		result = interfaces_take_over(d, e);
-	if (result == 0)
+	/* An earlier agent's, perhaps of another configuration. */
+	d->steering = routes_count() > 0;
+	if (result == 0 && d->steering)
 		result = routes_set(&d->options, e);
 	return result;
 }

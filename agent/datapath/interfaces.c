@@ -209,7 +209,7 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 		claims_take_over(d);
 	d->looked = true;
 	/* Somebody may have deleted them; lo takes IPv6's along when it goes down. */
-	if (whole || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX}))
+	if (d->steering && (whole || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX})))
 		return routes_set(&d->options, e);
 	return 0;
 }

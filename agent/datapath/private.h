@@ -124,6 +124,11 @@ int monitor_read(struct monitor *monitor, struct net *net, struct error *e);
 
 /* ---- rules and routes (routes.c) ---- */
 
+/*
+ * A rule of any kind switches the kernel's short cuts for routing off (0.3 µs a forwarded packet, measured), so ours
+ * stand only once a proxy was ever wanted; from then on until uninstall: connections may still be with a proxy that is
+ * gone.
+ */
 int routes_set(const struct datapath_options *options, struct error *e);
 int routes_remove(struct error *e);
 /* How many of ours there are, -1 on failure. */
@@ -171,6 +176,7 @@ struct datapath {
 	uint32_t generation; /* live side = generation & 1 */
 	uint64_t live_revision;
 	bool staged;
+	bool steering;     /* rules and routes to proxies are set */
 	bool grace_due;    /* flipped, and no grace period since: programs may still read the idle side */
 	bool resync[2];    /* the side may hold anything */
 	bool untouched[2]; /* nothing was written to the side since open */

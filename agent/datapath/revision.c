@@ -27,11 +27,23 @@ static void grace_settle(struct datapath *d)
 	rules_leave(d);
 }
 
+/* Before the first proxy goes live. */
+static int steering_set(struct datapath *d, const struct tables *tables, struct error *e)
+{
+	if (d->steering || !tables->table[TABLE_proxy].wanted.count)
+		return 0;
+	int result = routes_set(&d->options, e);
+	d->steering = result == 0;
+	return result;
+}
+
 int datapath_stage(struct datapath *datapath, struct tables *tables, struct error *e)
 {
 	datapath->staged = false;
 	grace_settle(datapath);
-	int result = side_catch_up(datapath, tables, !side_live(datapath), e);
+	int result = steering_set(datapath, tables, e);
+	if (result == 0)
+		result = side_catch_up(datapath, tables, !side_live(datapath), e);
 	datapath->staged = result == 0;
 	return result;
 }

@@ -220,6 +220,11 @@ static int run(char *line, struct error *e)
 		return fill_none(atoi(word[1]), atoi(word[2])), 0;
 	if (strcmp(verb, "address") == 0)
 		return address_put(word[1], atoi(word[2])), 0;
+	if (strcmp(verb, "proxy") == 0) {
+		struct ps_proxy proxy = {.port = 15001, .flags = PS_PROXY_USED};
+		tables_put(&tables, TABLE_proxy, &(uint32_t){atoi(word[1])}, &proxy);
+		return 0;
+	}
 	if (strcmp(verb, "rebuild") == 0)
 		return rebuild(), datapath_resync(datapath), 0;
 	if (strcmp(verb, "rule") == 0) {

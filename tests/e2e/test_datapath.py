@@ -290,8 +290,31 @@ def test_host_route_finds_the_interface_and_an_uplink_is_never_found(bench):
     assert driver("interfaces") == "5=1"
 
 
-def test_deleted_rules_and_routes_come_back(bench):
+def test_rules_wait_for_the_first_proxy(bench):
+    """Any rule takes the kernel's short cuts away from every forwarded packet."""
     driver = bench.open()
+    driver.enforce(1)
+    assert "proto 76" not in bench.node.run("ip", "rule").stdout
+    driver("interfaces all")
+    assert "proto 76" not in bench.node.run("ip", "rule").stdout
+    driver("proxy 1")
+    driver.enforce(2)
+    rules = bench.node.run("ip", "rule").stdout
+    assert "lookup 7641" in rules
+    driver.kill()
+    bench.open()
+    assert bench.node.run("ip", "rule").stdout == rules
+
+
+def with_proxy(bench):
+    driver = bench.open()
+    driver("proxy 1")
+    driver.enforce(1)
+    return driver
+
+
+def test_deleted_rules_and_routes_come_back(bench):
+    driver = with_proxy(bench)
     before = bench.node.run("ip", "rule").stdout
     bench.node.ip("rule del pref 5", "rule del pref 4", "route flush table 7641")
     assert bench.node.run("ip", "rule").stdout != before
@@ -303,7 +326,7 @@ def test_deleted_rules_and_routes_come_back(bench):
 def test_foreign_rules_and_old_ones_of_ours(bench):
     """Another mask was configured before: its rules go, what is not ours stays."""
     bench.node.ip("rule add pref 3 fwmark 0x10/0x10 lookup 100", "rule add pref 6 fwmark 0x4/0x4 lookup 101 protocol 76")
-    driver = bench.open()
+    driver = with_proxy(bench)
     rules = bench.node.run("ip", "rule").stdout
     assert "lookup 100" in rules and "lookup 101" not in rules and "lookup 7641" in rules
     driver.kill()
@@ -315,7 +338,7 @@ def test_foreign_rules_and_old_ones_of_ours(bench):
 def test_loopback_that_goes_down_and_comes_back(bench):
     table = lambda: bench.node.run("ip", "-6", "route", "show", "table", "7641", check=False).stdout  # noqa: E731
     bench.node.ip("link set lo down")
-    driver = bench.open()
+    driver = with_proxy(bench)
     bench.node.ip("link set lo up")
     driver("wait 30")
     assert "local default" in table()
@@ -328,7 +351,7 @@ def test_loopback_that_goes_down_and_comes_back(bench):
 
 def test_without_ipv6(bench):
     bench.node.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
-    bench.open()
+    with_proxy(bench)
     assert "local default" in bench.node.run("ip", "route", "show", "table", "7641").stdout
 
 
@@ -522,6 +545,7 @@ def test_uninstall_leaves_nothing(bench, hook):
     assert driver("interfaces all") == "3=1"
     driver("fill 0 10 1")
     driver("rule 5")
+    driver("proxy 1")
     driver.enforce(1)
     driver.kill()
     assert state() != before
