@@ -419,13 +419,20 @@ static void emit_scalar(yaml_emitter_t *emitter, const char *text, size_t length
 	emit(emitter, &event);
 }
 
+/* What YAML 1.1 takes for a time or a number besides the core schema's: 2026-01-01T00:00:00Z, 12:30, 1_000. */
+static bool looks_like_yaml11_number(const char *text)
+{
+	return strchr("0123456789+-.", *text) && strpbrk(text, ":_-") &&
+		   text[strspn(text, "0123456789:_.+-TtZz \t")] == '\0';
+}
+
 static void emit_string(yaml_emitter_t *emitter, const char *text, size_t length)
 {
 	static const char *const yaml11[] = {"y", "Y", "yes", "Yes", "YES", "n", "N", "no", "No", "NO", "on", "On", "ON",
 		"off", "Off", "OFF", "<<", "=", NULL};
 	json_t *plain = strlen(text) == length ? resolve(text) : NULL;
 	/* Quoted when it would be read as something else, also by YAML 1.1 readers. */
-	bool safe = json_is_string(plain) && !one_of(text, yaml11);
+	bool safe = json_is_string(plain) && !one_of(text, yaml11) && !looks_like_yaml11_number(text);
 	json_decref(plain);
 	bool lines = memchr(text, '\n', length) != NULL;
 	emit_scalar(emitter, text, length, lines || !safe ? YAML_DOUBLE_QUOTED_SCALAR_STYLE : YAML_ANY_SCALAR_STYLE);

@@ -164,6 +164,16 @@ static void json_becomes_yaml_and_comes_back(void **state)
 	assert_string_equal(yaml.data, "spec:\n  port: 80\n  cidr: 10.0.0.0/8\n  v: \"yes\"\n  l:\n  - a\n");
 	buffer_free(&yaml);
 	json_decref(json);
+
+	/* YAML 1.1 readers would make dates and numbers of some. */
+	json = json_loads(
+		"[\"2026-01-01T00:00:00Z\",\"2026-01-01\",\"12:30\",\"1_000\",\"10.0.0.1\",\"fd00::1\",\"web-1\"]", 0, NULL);
+	json_to_yaml(json, &yaml);
+	assert_string_equal(yaml.data,
+		"- \"2026-01-01T00:00:00Z\"\n- \"2026-01-01\"\n- \"12:30\"\n- \"1_000\"\n- 10.0.0.1\n"
+		"- fd00::1\n- web-1\n");
+	buffer_free(&yaml);
+	json_decref(json);
 }
 
 /* ---- manifests ---- */
