@@ -34,7 +34,7 @@ class Stream:
     """Frames from `client` to `server`, sent by an XDP program inside the client's namespace, counted at the server's interface."""
 
     def __init__(self, lab, client, server, port=4000):
-        self.lab, self.client, self.server = lab, client, server
+        self.lab, self.client, self.server, self.port = lab, client, server, port
         self.pins = f"/sys/fs/bpf/{lab.prefix}-generator"
         build = os.environ.get("PENSTOCK_BUILD", "build")
         os.makedirs(self.pins)
@@ -53,6 +53,20 @@ class Stream:
         settings = kernel.obj_get(f"{self.pins}/maps/settings")
         kernel.map_update(settings, struct.pack("=I", 0), struct.pack("=II34s2x", ifindex, FLOWS, self.packet[:34]))
         os.close(settings)
+
+    def answered(self):
+        """Each flow gets an answer and speaks again: established, for whoever tracks connections."""
+        ethernet = mac(self.lab.node, self.server.interface) + mac(self.server, "eth0")
+        asks = [self.packet[:34] + struct.pack("!H", 1024 + f) + self.packet[36:40] + b"\0\0" + self.packet[42:] for f in range(FLOWS)]
+        answers = [udp4(self.server.ip4, self.client.ip4, self.port, 1024 + f, ethernet) for f in range(FLOWS)]
+        for space, frames in ((self.client, asks), (self.server, answers), (self.client, asks)):
+            with space.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+                raw.bind(("eth0", 0))
+                for at, frame in enumerate(frames):
+                    raw.send(frame)
+                    if at % 64 == 63:
+                        time.sleep(0.001)
+            time.sleep(0.02)
 
     def received(self):
         with self.server.entered():
