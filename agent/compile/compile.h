@@ -49,7 +49,7 @@ struct endpoint {
 	const struct workload *workload; /* addresses, wanted interface, sources */
 	bool bound;                      /* has an interface now: local */
 	bool selected;                   /* some policy selects it */
-	uint64_t lost[4];                /* a bit for each of the workload's addresses: somebody else has it */
+	uint64_t lost[4];                /* a bit for each of the workload's addresses: another endpoint has it */
 };
 static inline bool endpoint_lost(const struct endpoint *endpoint, size_t ip)
 {

@@ -261,7 +261,8 @@ static void address_warn(struct compiler *c, const struct address *address, cons
 		has->namespace, has->name, why);
 }
 
-/* The datapath must not look for a workload where another one has its address. */
+/* The datapath must not look for a workload where another one of this node has its address. Who lost it to one of
+ * another node is still where it was: unknown there it would be unguarded. */
 static void lost_note(struct holder *holder, const struct ip *ip, bool lost)
 {
 	if (!holder->endpoint)
@@ -293,7 +294,7 @@ static void address_choose(struct compiler *c, struct address *address)
 	LINKS_EACH(at, &address->claims)
 	{
 		struct holder *holder = OWNER_OF(at, struct claim, in_address)->holder;
-		lost_note(holder, &address->ip, holder != best);
+		lost_note(holder, &address->ip, holder != best && best->endpoint);
 	}
 	if (!(address->touched & ADDRESS_CLAIMED))
 		return;

@@ -85,6 +85,16 @@ def test_the_younger_pod_has_the_interface_too(lab, api, together):
     assert ALLOW not in results(lab, lab.a, lab.b)
 
 
+def test_who_loses_its_address_to_another_node_stays_guarded(lab, api):
+    """Its packets are another's now, or nobody's: never unjudged."""
+    old = pod("s", "old", lab.b.ips, NODE_NAME, {"name": "old"}, created="2026-01-01T00:00:01Z")
+    far = pod("s", "far", lab.b.ips, "another", {"name": "far"}, created="2026-01-01T00:00:02Z")
+    api.put_state([namespace("s"), pod("s", "a", lab.a.ips, NODE_NAME, {"name": "a"}), deny_all("s", "d", {"name": "old"}),
+                   old, far])
+    assert states(api)["old"] == "attached"
+    assert ALLOW not in results(lab, lab.b, lab.a)
+
+
 # ---- warnings ----
 
 def test_bandwidth_that_is_not_enforced_is_said(lab, api):
