@@ -488,6 +488,7 @@ void reconcile_settle(struct reconciler *r)
 		failure_note(r, "the idle side", &e);
 		datapath_resync(r->rooms.datapath);
 	}
+	store_tidy(r->rooms.store);
 }
 
 /* ---- life ---- */

@@ -26,7 +26,10 @@ struct store {
 	bool rules_known;
 	bool rules_staged; /* the open transaction wrote them too */
 	uint32_t next_rule;
+	int log_pages; /* in the log since it was last moved into the file */
 };
+
+#define TIDY_PAGES 1000 /* SQLite's own default: 4 MiB */
 
 /* ---- the directory ---- */
 
@@ -177,6 +180,13 @@ static int store_try(struct store *store, bool after_damage, struct error *e)
 	return result;
 }
 
+/* Takes the place of SQLite's checkpoint within the commit. */
+static int log_grew(void *context, sqlite3 *handle, const char *name, int pages)
+{
+	((struct store *)context)->log_pages = pages;
+	return SQLITE_OK;
+}
+
 int store_open(const char *directory, struct store **ret, char **damaged, struct error *e)
 {
 	struct error why = {0};
@@ -209,6 +219,7 @@ int store_open(const char *directory, struct store **ret, char **damaged, struct
 		store_close(store);
 		return result;
 	}
+	sqlite3_wal_hook(store->db.handle, log_grew, store);
 	*ret = store;
 	return 0;
 }
@@ -461,6 +472,14 @@ int store_commit(struct store *store, struct error *e)
 	store->current = steal_pointer(&store->staged);
 	store->rules_known |= store->rules_staged;
 	return 0;
+}
+
+void store_tidy(struct store *store)
+{
+	if (store->log_pages < TIDY_PAGES)
+		return;
+	store->log_pages = 0;
+	sqlite3_wal_checkpoint_v2(store->db.handle, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
 }
 
 void store_rollback(struct store *store)

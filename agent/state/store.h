@@ -27,5 +27,9 @@ int store_stage(struct store *store, const struct snapshot *snapshot, const stru
 	size_t count, const struct rulebook *book, struct error *e);
 int store_commit(struct store *store, struct error *e); /* durable when it returns 0 */
 void store_rollback(struct store *store);
+/* Between writes: moves what was committed from the log into the database file once enough has gathered. A commit would
+ * do that on its own account, and keep its client waiting for two more fsyncs. Failure is no loss: the log has it all.
+ */
+void store_tidy(struct store *store);
 
 #endif

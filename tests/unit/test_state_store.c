@@ -514,6 +514,38 @@ static void removed_while_running(void **state)
 	close_it(&o);
 }
 
+static off_t file_size(const char *path)
+{
+	struct stat status;
+	assert_int_equal(stat(path, &status), 0);
+	return status.st_size;
+}
+
+/* No commit waits for the log to be moved into the file; between writes it is moved, once there is enough. */
+static void the_log_is_tidied_between_writes(void **state)
+{
+	struct opened o = {0};
+	auto_free char *path = path_of("penstock.db"), *log = path_of("penstock.db-wal");
+	open_it(&o);
+	off_t before = file_size(path);
+	write_one(&o, "few", "1");
+	store_tidy(o.store);
+	assert_int_equal(file_size(path), before);
+	for (int i = 0; file_size(log) < 1100 * 4096; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "n-%d", i);
+		write_one(&o, name, "1");
+	}
+	assert_int_equal(file_size(path), before);
+	store_tidy(o.store);
+	assert_true(file_size(path) > before);
+	uint64_t revision = o.snapshot->revision;
+	close_it(&o);
+	open_it(&o);
+	assert_int_equal(o.snapshot->revision, revision);
+	close_it(&o);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -539,6 +571,7 @@ int main(void)
 		TEST(locked_by_another_process),
 		TEST(disk_full),
 		TEST(removed_while_running),
+		TEST(the_log_is_tidied_between_writes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
