@@ -43,13 +43,18 @@ static int intake_body(const struct call *call, uint64_t body_max, struct buffer
 
 /* ---- ownership ---- */
 
-static bool owner_allows(struct intake *in, const char *pointer, const struct object *standing)
+/* An object in quarantine has its owner also when nothing stands in for it. */
+static bool owner_allows(struct intake *in, const char *pointer, const struct object_key *key)
 {
-	if (!standing || in->call->force || strcmp(standing->owner, in->call->owner) == 0)
+	int kind = kind_by_name(key->kind);
+	const struct object *object = kind < 0 ? NULL : snapshot_find(in->base, kind, key->namespace, key->name);
+	const struct quarantined *aside =
+		kind < 0 || object ? NULL : snapshot_quarantined(in->base, key->kind, key->namespace, key->name);
+	const char *owner = object ? object->owner : aside ? aside->owner : NULL;
+	if (!owner || in->call->force || strcmp(owner, in->call->owner) == 0)
 		return true;
 	errors_add(in->errors, ERROR_CONFLICT, pointer, "%s %s%s%s belongs to owner \"%s\"; force=true takes it over",
-		kinds[standing->kind].kind, standing->namespace, standing->namespace[0] ? "/" : "", standing->name,
-		standing->owner);
+		key->kind, key->namespace, key->namespace[0] ? "/" : "", key->name, owner);
 	return false;
 }
 
@@ -214,19 +219,15 @@ static void object_take(struct intake *in, const char *pointer, struct object *o
 	draft_put(in->draft, owned);
 }
 
-static void intake_object(struct intake *in, const json_t *json, const char *pointer)
+static void intake_object(struct intake *in, const json_t *json, const struct object_key *key, const char *pointer)
 {
-	struct object_key key;
-	object_key_read(json, &key);
-	key_complete(&key);
-	int kind = kind_by_name(key.kind);
-	if (!owner_allows(in, pointer, kind < 0 ? NULL : snapshot_find(in->base, kind, key.namespace, key.name)))
+	if (!owner_allows(in, pointer, key))
 		return;
 
 	struct object *object = NULL, *partial = NULL;
 	struct errors own = {0};
-	struct refusal refusal = {&key, pointer, &own};
-	bool first = key_is_first(in, &key, pointer, &own);
+	struct refusal refusal = {key, pointer, &own};
+	bool first = key_is_first(in, key, pointer, &own);
 	if (object_decode(json, pointer, &object, &partial, &own) == 0 && first)
 		object_take(in, pointer, object);
 	else if (!in->call->quarantine)
@@ -254,7 +255,10 @@ static void intake_items(struct intake *in, const struct body_items *items, cons
 			errors_add_error(in->errors, &e);
 			continue;
 		}
-		intake_object(in, json, pointer);
+		struct object_key key;
+		object_key_read(json, &key);
+		key_complete(&key);
+		intake_object(in, json, &key, pointer);
 		json_decref(json);
 	}
 }
@@ -349,11 +353,9 @@ static void patch_delete(struct intake *in, const json_t *entry, const char *poi
 	if (delete_key_read(in, entry, pointer, &key) < 0)
 		return;
 	key_complete(&key);
-	int kind = kind_by_name(key.kind);
-	if (!key_is_first(in, &key, pointer, in->errors) ||
-		!owner_allows(in, pointer, draft_find(in->draft, kind, key.namespace, key.name)))
+	if (!key_is_first(in, &key, pointer, in->errors) || !owner_allows(in, pointer, &key))
 		return;
-	draft_delete(in->draft, kind, key.namespace, key.name);
+	draft_delete(in->draft, kind_by_name(key.kind), key.namespace, key.name);
 	draft_release(in->draft, key.kind, key.namespace, key.name);
 }
 
@@ -443,6 +445,13 @@ static void path_completes(const struct call *call, json_t *json)
 		json_object_set_new(metadata, "namespace", json_string(call->namespace));
 }
 
+static void path_key(const struct call *call, struct object_key *ret)
+{
+	snprintf(ret->kind, sizeof(ret->kind), "%s", kinds[call->kind].kind);
+	snprintf(ret->namespace, sizeof(ret->namespace), "%s", call->namespace);
+	snprintf(ret->name, sizeof(ret->name), "%s", call->name);
+}
+
 static void put_object_read(struct intake *in, json_t *json)
 {
 	struct object_key key;
@@ -457,8 +466,9 @@ static void put_object_read(struct intake *in, json_t *json)
 			in->errors, ERROR_INVALID, "/kind", "the path says %s, the body %s", kinds[in->call->kind].kind, key.kind);
 	path_agrees(in, &key);
 	path_completes(in->call, json);
+	path_key(in->call, &key);
 	if (same_kind)
-		intake_object(in, json, "");
+		intake_object(in, json, &key, "");
 }
 
 static int put_object(struct intake *in, const char *body, size_t length, struct error *e)
@@ -477,15 +487,14 @@ static int put_object(struct intake *in, const char *body, size_t length, struct
 static void delete_object(struct intake *in)
 {
 	const struct call *call = in->call;
-	const struct object *standing = snapshot_find(in->base, call->kind, call->namespace, call->name);
-	bool released = draft_release(in->draft, kinds[call->kind].kind, call->namespace, call->name);
-	if (!standing && !released) {
-		errors_add(in->errors, ERROR_NOT_FOUND, "", "there is no %s %s%s%s", kinds[call->kind].kind, call->namespace,
-			call->namespace[0] ? "/" : "", call->name);
+	struct object_key key;
+	path_key(call, &key);
+	if (!owner_allows(in, "", &key))
 		return;
-	}
-	if (standing && owner_allows(in, "", standing))
-		draft_delete(in->draft, call->kind, call->namespace, call->name);
+	bool released = draft_release(in->draft, key.kind, call->namespace, call->name);
+	if (!draft_delete(in->draft, call->kind, call->namespace, call->name) && !released)
+		errors_add(in->errors, ERROR_NOT_FOUND, "", "there is no %s %s%s%s", key.kind, call->namespace,
+			call->namespace[0] ? "/" : "", call->name);
 }
 
 static void delete_owner(struct intake *in)

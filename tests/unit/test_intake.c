@@ -92,6 +92,12 @@ static enum error_kind put_namespace(struct bench *bench, const char *name, cons
 	return call_read(bench, &call, body);
 }
 
+static enum error_kind delete_namespace(struct bench *bench, const char *name)
+{
+	struct call call = {.verb = CALL_DELETE_OBJECT, .kind = KIND_NAMESPACE, .name = (char *)name};
+	return call_read(bench, &call, NULL);
+}
+
 static enum error_kind delete_owner(struct bench *bench, const char *name)
 {
 	return call_read(bench, &(struct call){.verb = CALL_DELETE_OWNER, .name = (char *)name}, NULL);
@@ -236,6 +242,23 @@ static void quarantine_settles(void **state)
 	assert_int_equal(bench->base->quarantined_count, 3);
 }
 
+static void what_is_set_aside_has_an_owner(void **state)
+{
+	struct bench *bench = *state;
+	bench->quarantine = true;
+	assert_int_equal(put_namespace(bench, "a", "{'apiVersion':'v1'}"), ERROR_NONE);
+	assert_non_null(aside(bench, KIND_NAMESPACE, "a"));
+	bench->owner = "other";
+	assert_int_equal(put_namespace(bench, "a", SPACE("a")), ERROR_CONFLICT);
+	assert_int_equal(patch_state(bench, "{'delete':[{'kind':'Namespace','name':'a'}]}"), ERROR_CONFLICT);
+	assert_int_equal(delete_namespace(bench, "a"), ERROR_CONFLICT);
+	bench->force = true;
+	assert_int_equal(put_namespace(bench, "a", SPACE("a")), ERROR_NONE);
+	assert_null(aside(bench, KIND_NAMESPACE, "a"));
+	assert_int_equal(delete_namespace(bench, "a"), ERROR_NONE);
+	assert_int_equal(delete_namespace(bench, "a"), ERROR_NOT_FOUND);
+}
+
 static void patches_are_one_transaction(void **state)
 {
 	struct bench *bench = *state;
@@ -280,6 +303,7 @@ int main(void)
 		TEST(quarantine_stands_in),
 		TEST(quarantine_takes_everything),
 		TEST(quarantine_settles),
+		TEST(what_is_set_aside_has_an_owner),
 		TEST(patches_are_one_transaction),
 		TEST(a_path_fills_in),
 	};
