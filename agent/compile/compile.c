@@ -19,8 +19,8 @@ static void lists_init(struct compiler *c)
 	struct link *heads[] = {&c->all_groups, &c->dirty_groups, &c->local_groups, &c->generic_terms, &c->node_terms,
 		&c->fresh_terms, &c->ended_terms, &c->touched_prefixes, &c->ended_prefixes, &c->dirty_addresses,
 		&c->dirty_endpoints, &c->dirty_crossings, &c->dirty_prefixes, &c->fresh_classes, &c->idle_classes,
-		&c->global_compiled, &c->fresh_profiles, &c->idle_profiles, &c->all_rows, &c->fresh_rows, &c->idle_rows,
-		&c->all_port_terms, &c->ended_port_terms, &c->fresh_port_classes, &c->ended_port_classes};
+		&c->global_compiled, &c->fresh_profiles, &c->idle_profiles, &c->renewed_profiles, &c->all_rows, &c->fresh_rows,
+		&c->idle_rows, &c->all_port_terms, &c->ended_port_terms, &c->fresh_port_classes, &c->ended_port_classes};
 	for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
 		link_init(heads[i]);
 }
@@ -195,6 +195,7 @@ void compiler_free(struct compiler *c)
 	slots_free(&c->endpoints);
 	slots_free(&c->proxy_by_number);
 	free(c->pairs);
+	free(c->parted);
 	free(c->node_name);
 	free(c);
 }

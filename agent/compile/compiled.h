@@ -33,7 +33,9 @@ struct compiled {
 	const struct object *object;
 	struct space *space; /* NULL: cluster-scoped */
 	struct link in_scope;
-	unsigned references;              /* profiles */
+	unsigned references; /* profiles */
+	uint64_t stamp;
+	uint32_t rank;                    /* in the profile that is renewed */
 	bool withdrawn;                   /* no longer wanted: goes with its last profile */
 	struct port_name **ingress_ports; /* names that its ingress rules say */
 	size_t ingress_port_count;

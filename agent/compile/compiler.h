@@ -99,6 +99,7 @@ struct compiler {
 	struct slots profile_by_id;
 	struct profile *profile_none;
 	struct link fresh_profiles, idle_profiles;
+	struct link renewed_profiles; /* went on with other policies: the classes that these name are paired anew */
 
 	/* row.h */
 	struct intern rows;
@@ -109,6 +110,8 @@ struct compiler {
 	/* pair.h */
 	struct pair *pairs; /* found in this update */
 	size_t pair_count, pair_room;
+	struct pair *parted; /* were pairs before this update */
+	size_t parted_count, parted_room;
 
 	/* port.h */
 	struct intern port_terms, port_classes;

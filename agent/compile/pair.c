@@ -260,7 +260,17 @@ static void case_free(struct compiler *c, struct profile_side *side, struct peer
 
 /* ---- pairs ---- */
 
-#define PAIRS_KEPT 4096 /* a full compile's list is given back */
+#define PAIRS_KEPT 4096 /* lists longer than this, as of a full compile, are given back */
+
+static void pairs_forget(struct pair **list, size_t *count, size_t *room)
+{
+	*count = 0;
+	if (*room <= PAIRS_KEPT)
+		return;
+	free(*list);
+	*list = NULL;
+	*room = 0;
+}
 
 static void pair_add(struct compiler *c, struct profile_side *side, struct class *class, struct words *scratch)
 {
@@ -309,6 +319,52 @@ static void pairs_of_side(struct compiler *c, struct profile_side *side, struct 
 	}
 }
 
+static void case_leave(struct compiler *c, struct profile_side *side, const struct class *class, struct words *scratch)
+{
+	struct case_key key = {.words = scratch};
+	case_words(c, side, class, scratch, &key.term_count);
+	struct peer_case *peer_case = case_find(side, &key, case_hash(&key));
+	if (peer_case && !--peer_case->references)
+		case_free(c, side, peer_case);
+}
+
+void pairs_part(struct compiler *c, struct profile_side *side, const struct words *terms)
+{
+	uint64_t stamp = ++c->stamp;
+	struct words scratch = {0};
+	for (uint32_t i = 0; i < terms->count; i++) {
+		const struct term *term = slots_get(&c->term_by_id, terms->list[i]);
+		LINKS_EACH(at, &term->classes)
+		{
+			struct class *class = OWNER_OF(at, struct class_link, in_term)->class;
+			if (class->stamp == stamp || !side_meets(side, class))
+				continue;
+			class->stamp = stamp;
+			case_leave(c, side, class, &scratch);
+			c->parted = list_room(c->parted, c->parted_count, &c->parted_room, sizeof(*c->parted));
+			c->parted[c->parted_count++] = (struct pair){.side = side, .class = class};
+		}
+	}
+	words_free(&scratch);
+}
+
+/* Fresh classes find the side themselves. */
+static void pairs_of_changed(struct compiler *c, struct profile_side *side, struct words *scratch)
+{
+	uint64_t stamp = ++c->stamp;
+	for (uint32_t i = 0; i < side->changed.count; i++) {
+		const struct term *term = slots_get(&c->term_by_id, side->changed.list[i]);
+		LINKS_EACH(at, &term->classes)
+		{
+			struct class *class = OWNER_OF(at, struct class_link, in_term)->class;
+			if (class->stamp == stamp || class->ended || class->fresh || !side_meets(side, class))
+				continue;
+			class->stamp = stamp;
+			pair_add(c, side, class, scratch);
+		}
+	}
+}
+
 /* A class that ended lets go the cases that it had with profiles that stay. */
 static void class_unpair(struct compiler *c, struct class *class, struct words *scratch)
 {
@@ -321,11 +377,8 @@ static void class_unpair(struct compiler *c, struct class *class, struct words *
 			if (side->stamp == stamp || side->profile->fresh || side->profile->ended)
 				continue;
 			side->stamp = stamp;
-			struct case_key key = {.words = scratch};
-			case_words(c, side, class, scratch, &key.term_count);
-			struct peer_case *peer_case = case_find(side, &key, case_hash(&key));
-			if (peer_case && !--peer_case->references)
-				case_free(c, side, peer_case);
+			if (!words_meet(&side->changed, class->words, class->term_count)) /* else it has parted */
+				case_leave(c, side, class, scratch);
 		}
 	}
 }
@@ -346,11 +399,20 @@ void pairs_refresh(struct compiler *c)
 	LINKS_EACH(at, &c->fresh_profiles)
 	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
 		pairs_of_side(c, &OWNER_OF(at, struct profile, waiting)->sides[direction], &scratch);
+	LINKS_EACH(at, &c->renewed_profiles)
+	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
+		pairs_of_changed(c, &OWNER_OF(at, struct profile, waiting)->sides[direction], &scratch);
 	LINKS_EACH(at, &c->idle_classes)
 	class_unpair(c, OWNER_OF(at, struct class, waiting), &scratch);
 	LINKS_EACH(at, &c->idle_profiles)
 	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
 		side_unpair(c, &OWNER_OF(at, struct profile, waiting)->sides[direction]);
+	LINKS_EACH_SAFE(at, after, &c->renewed_profiles)
+	{
+		for (enum direction direction = 0; direction < DIRECTIONS; direction++)
+			words_free(&OWNER_OF(at, struct profile, waiting)->sides[direction].changed);
+		link_remove(at);
+	}
 	words_free(&scratch);
 }
 
@@ -380,7 +442,10 @@ void pairs_emit(struct compiler *c)
 		else
 			tables_delete(&c->tables, TABLE_peer_row, &key);
 	}
-	c->pair_count = 0;
+	pairs_forget(&c->pairs, &c->pair_count, &c->pair_room);
+	for (size_t i = 0; i < c->parted_count; i++)
+		pair_erase(c, c->parted[i].side, c->parted[i].class);
+	pairs_forget(&c->parted, &c->parted_count, &c->parted_room);
 	LINKS_EACH(at, &c->idle_classes)
 	{
 		const struct class *class = OWNER_OF(at, struct class, waiting);

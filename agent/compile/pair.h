@@ -13,6 +13,8 @@ struct pair {
 	struct peer_case *peer_case;
 };
 
+/* A side forgets what it has with classes of these terms, while it still has its old terms. */
+void pairs_part(struct compiler *c, struct profile_side *side, const struct words *terms);
 /* New profiles meet all classes, new classes all profiles; what ended lets its rows go. */
 void pairs_refresh(struct compiler *c);
 void pairs_emit(struct compiler *c);

@@ -4,6 +4,7 @@
 #include "agent/base/mem.h"
 #include "agent/compile/holder.h"
 #include "agent/compile/pair.h"
+#include "agent/compile/renew.h"
 #include "agent/compile/row.h"
 #include "agent/compile/space.h"
 #include "agent/compile/term.h"
@@ -104,7 +105,7 @@ size_t side_rule_first(const struct profile_side *side, uint32_t term)
 	return low;
 }
 
-static int side_rule_compare(const void *left, const void *right)
+int side_rule_compare(const void *left, const void *right)
 {
 	const struct side_rule *a = left, *b = right;
 	if (a->term != b->term)
@@ -114,7 +115,7 @@ static int side_rule_compare(const void *left, const void *right)
 	return (a->rule > b->rule) - (a->rule < b->rule);
 }
 
-static void side_add_policy(struct profile_side *side, uint32_t rank, size_t room[2])
+void side_add_policy(struct profile_side *side, uint32_t rank, size_t room[2])
 {
 	const struct compiled *compiled = side->profile->list[rank];
 	for (size_t i = 0; i < compiled->rule_count[side->direction]; i++) {
@@ -139,7 +140,7 @@ static void side_add_policy(struct profile_side *side, uint32_t rank, size_t roo
 
 /* The first policy by name is said to be the reason, and the first that is not in audit mode when that is another one.
  */
-static void side_isolate(struct profile_side *side)
+void side_isolate(struct profile_side *side)
 {
 	for (size_t i = 0; i < side->profile->count; i++) {
 		const struct compiled *compiled = side->profile->list[i];
@@ -151,6 +152,14 @@ static void side_isolate(struct profile_side *side)
 		if (!audit)
 			return;
 	}
+}
+
+struct side_link *side_link_new(struct compiler *c, struct profile_side *side, uint32_t term)
+{
+	struct side_link *link = mem_alloc(sizeof(*link));
+	link->side = side;
+	link_add(&((struct term *)slots_get(&c->term_by_id, term))->users, &link->in_term);
+	return link;
 }
 
 static void side_make(struct compiler *c, struct profile *profile, enum direction direction)
@@ -166,14 +175,11 @@ static void side_make(struct compiler *c, struct profile *profile, enum directio
 	side_isolate(side);
 	words_sort(&side->terms);
 	side->links = mem_array(side->terms.count, sizeof(*side->links));
-	for (uint32_t i = 0; i < side->terms.count; i++) {
-		struct term *term = slots_get(&c->term_by_id, side->terms.list[i]);
-		side->links[i] = mem_alloc(sizeof(**side->links));
-		side->links[i]->side = side;
-		link_add(&term->users, &side->links[i]->in_term);
-	}
+	for (uint32_t i = 0; i < side->terms.count; i++)
+		side->links[i] = side_link_new(c, side, side->terms.list[i]);
 }
 
+/* Its sides are made when it is known that no other profile can go on in its place. */
 static struct profile *profile_new(struct compiler *c, struct profile_key *key, uint64_t hash)
 {
 	struct profile *profile = mem_alloc(sizeof(*profile));
@@ -186,8 +192,6 @@ static struct profile *profile_new(struct compiler *c, struct profile_key *key, 
 		profile->ports[i].name->references++;
 	for (size_t i = 0; i < profile->count; i++)
 		compiled_take(c, profile->list[i]);
-	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
-		side_make(c, profile, direction);
 	profile->fresh = true;
 	link_init(&profile->waiting);
 	link_add(&c->fresh_profiles, &profile->waiting);
@@ -234,6 +238,14 @@ void profiles_refresh(struct compiler *c)
 		struct group *group = OWNER_OF(at, struct group, dirty);
 		if (group->touched & GROUP_PROFILE)
 			group_profile_refresh(c, group);
+	}
+	LINKS_EACH_SAFE(at, after, &c->fresh_profiles)
+	{
+		struct profile *profile = OWNER_OF(at, struct profile, waiting), *before = profile->predecessor;
+		if (before && before != c->profile_none && !before->references && profile_renew(c, before, profile))
+			continue;
+		for (enum direction direction = 0; direction < DIRECTIONS; direction++)
+			side_make(c, profile, direction);
 	}
 	LINKS_EACH_SAFE(at, after, &c->idle_profiles)
 	{

@@ -43,6 +43,7 @@ struct profile_side {
 	/* The first policy in audit mode, if it is before the first that is enforced; then that one. */
 	struct side_isolation isolation[2];
 	size_t isolation_count;
+	struct words changed; /* terms whose rules are others since this update began, sorted */
 	struct intern cases;
 	struct peer_case *base; /* no terms: the default row */
 	uint64_t stamp;
@@ -60,6 +61,13 @@ struct profile {
 	bool fresh, ended;
 	struct link waiting;
 };
+
+/* For renew.c. */
+int side_rule_compare(const void *left, const void *right); /* as struct profile_side says */
+/* Adds the rules and terms of the policy at this place in the profile's list. */
+void side_add_policy(struct profile_side *side, uint32_t rank, size_t room[2]);
+void side_isolate(struct profile_side *side);
+struct side_link *side_link_new(struct compiler *c, struct profile_side *side, uint32_t term);
 
 /* The first of its rules that names this term. */
 size_t side_rule_first(const struct profile_side *side, uint32_t term);

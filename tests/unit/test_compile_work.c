@@ -152,6 +152,31 @@ static void networks_cost_no_more_the_more_there_are(void **state)
 	}
 }
 
+/* Nor does one changed policy ask about the others' networks; but for the first one, by whose name all else is refused.
+ */
+static void one_changed_policy_among_many_networks_costs_its_share(void **state)
+{
+	struct rulebook *book = rulebook_new(1);
+	struct compiler *c = compiler_new("here", book);
+	struct object *policy = cluster_blocks(7, 500, 32, 0);
+	blocks_put(c, 16, 500, 32);
+	for (unsigned moved = 0; moved <= 500; moved += 250) {
+		uint64_t before = effort(compiler_work(c));
+		cluster_change(c, &policy, cluster_blocks(7, 500, 32, moved));
+		assert_in_range(effort(compiler_work(c)) - before, 500, 500 * 16);
+		assert_int_equal(compiler_tables(c)->table[TABLE_peer_row].wanted.count, 8000);
+		assert_int_equal(compiler_tables(c)->table[TABLE_addr4].wanted.count, 8001);
+	}
+	uint64_t before = effort(compiler_work(c));
+	struct change gone = {.old = policy};
+	compiler_update(c, &gone, 1, NULL);
+	assert_in_range(effort(compiler_work(c)) - before, 500, 500 * 16);
+	assert_int_equal(compiler_tables(c)->table[TABLE_peer_row].wanted.count, 7500);
+	object_put(policy);
+	compiler_free(c);
+	rulebook_free(book);
+}
+
 /* Each network may hold any address; many of them are not compared one by one. */
 static void networks_among_many_addresses_compare_each_a_few_times(void **state)
 {
@@ -284,6 +309,7 @@ int main(void)
 		cmocka_unit_test(a_policy_for_nobody_here_costs_nothing),
 		cmocka_unit_test(a_relabelled_namespace_costs_its_share),
 		cmocka_unit_test(networks_cost_no_more_the_more_there_are),
+		cmocka_unit_test(one_changed_policy_among_many_networks_costs_its_share),
 		cmocka_unit_test(networks_among_many_addresses_compare_each_a_few_times),
 		cmocka_unit_test(what_fits_is_accepted),
 		cmocka_unit_test(too_many_endpoints_are_refused),
