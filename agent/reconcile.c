@@ -94,14 +94,20 @@ static void endpoint_bound(void *context, uint32_t endpoint, bool bound)
 	compiler_bind(r->compiler, endpoint, bound);
 }
 
-/* The compiler is a cache over the snapshot; when an apply failed half-way it is made anew, and the kernel compared. */
+/* The compiler is a cache over the snapshot; when in doubt it is made anew, and the kernel compared. */
+static void compiler_anew(struct reconciler *r, const struct snapshot *snapshot, struct errors *warnings)
+{
+	if (r->compiler)
+		compiler_free(r->compiler);
+	compiler_build(r, snapshot, &r->compiler, warnings);
+	datapath_resync(r->rooms.datapath);
+}
+
+/* After an apply that failed half-way. */
 static void compiler_rebuild(struct reconciler *r)
 {
 	struct error e = {0};
-	if (r->compiler)
-		compiler_free(r->compiler);
-	compiler_build(r, r->current, &r->compiler, NULL);
-	datapath_resync(r->rooms.datapath);
+	compiler_anew(r, r->current, NULL);
 	if (r->started && datapath_interfaces(r->rooms.datapath, r->compiler, true, endpoint_bound, r, &e) < 0)
 		failure_note(r, "interfaces", &e);
 }
@@ -151,16 +157,24 @@ static void bandwidth_warn(const struct candidate *candidate, struct errors *war
 
 /* ---- applying ---- */
 
-/* Candidate → tables → idle side → disk → flip. *committed: the disk has it, whatever failed after. */
-static int candidate_apply(
-	struct reconciler *r, const struct candidate *candidate, struct errors *warnings, bool *committed, struct error *e)
+static void compiler_follow(struct reconciler *r, const struct candidate *candidate, struct errors *warnings)
 {
 	struct change *changes = mem_array(candidate->difference_count + 1, sizeof(*changes));
 	for (size_t i = 0; i < candidate->difference_count; i++)
 		changes[i] = (struct change){candidate->differences[i].old, candidate->differences[i].new};
-	double began = seconds_now();
 	compiler_update(r->compiler, changes, candidate->difference_count, warnings);
 	free(changes);
+}
+
+/* Candidate → tables → idle side → disk → flip. *committed: the disk has it, whatever failed after. */
+static int candidate_apply(
+	struct reconciler *r, const struct candidate *candidate, struct errors *warnings, bool *committed, struct error *e)
+{
+	double began = seconds_now();
+	if (r->started)
+		compiler_follow(r, candidate, warnings);
+	else /* what could not be enforced at the start is no ground to build on */
+		compiler_anew(r, candidate->snapshot, warnings);
 	int result = stage_done(r, APPLY_COMPILE, began, compiler_fits(r->compiler, e));
 
 	began = seconds_now();
@@ -285,7 +299,7 @@ static void write_read(struct reconciler *r, struct write *w, const struct snaps
 {
 	struct error e = {0};
 	double began = seconds_now();
-	if (r->waiting_for_state ? w->call->verb != CALL_PUT_STATE : !r->started) {
+	if (!r->started && w->call->verb != CALL_PUT_STATE) { /* that one says all that is wanted, and may be the cure */
 		errors_add(&w->reply.errors, ERROR_BUSY, "", "%s", r->why_not_ready);
 		return;
 	}
