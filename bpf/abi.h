@@ -225,6 +225,16 @@ struct ps_iface {
 };
 #define PS_IFACES_MAX 16384
 
+/*
+ * Hash by ifindex of a port: the bridge that it belongs to. Written by the agent before the port's programs are
+ * attached, and as netlink reports; read for packets on their way to a proxy.
+ */
+struct ps_bridge {
+	__u32 ifindex;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
 /* ---- connection tracking: written by programs, read by the agent ---- */
 
 /*
@@ -346,6 +356,7 @@ PS_STATIC_ASSERT(sizeof(struct ps_proxy) == 8, "ps_proxy");
 PS_STATIC_ASSERT(sizeof(struct ps_control) == 8, "ps_control");
 PS_STATIC_ASSERT(sizeof(struct ps_side) == 8, "ps_side");
 PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");
+PS_STATIC_ASSERT(sizeof(struct ps_bridge) == 12, "ps_bridge");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
 PS_STATIC_ASSERT(sizeof(struct ps_conn) == 112, "ps_conn");

@@ -89,6 +89,15 @@ struct {
 	__type(value, struct ps_iface);
 } ps_iface SEC(".maps");
 
+/* Written by the agent as netlink reports; read by programs. Full: the agent reports the interface as not attached. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PS_IFACES_MAX);
+	__type(key, __u32);
+	__type(value, struct ps_bridge);
+} ps_bridge SEC(".maps");
+
 /* ---- connection tracking ---- */
 
 /*

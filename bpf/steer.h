@@ -100,4 +100,21 @@ assign:
 	return STEER_TAKEN;
 }
 
+/*
+ * A marked packet that entered by a bridge's port: the bridge would forward it by its MAC, past the local stack, and
+ * br_netfilter would route it without its socket. It goes to the local stack as if it had entered by the bridge itself,
+ * socket and mark with it.
+ */
+static __noinline int steer_out(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	const struct ps_bridge *bridge = bpf_map_lookup_elem(&ps_bridge, &ifindex);
+
+	if (!bridge)
+		return PS_PASS;
+	if (bpf_skb_store_bytes(skb, 0, bridge->mac, sizeof(bridge->mac), 0))
+		return PS_DROP;
+	return bpf_redirect(bridge->ifindex, BPF_F_INGRESS);
+}
+
 #endif

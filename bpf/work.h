@@ -7,6 +7,9 @@
 #include "bpf/packet.h"
 #include "bpf/verifier.h"
 
+#define PS_PASS (-1) /* TCX_NEXT, and TC_ACT_UNSPEC for clsact: others come after us */
+#define PS_DROP 2    /* TCX_DROP, TC_ACT_SHOT */
+
 /* One end of a packet, as the policy tables know it. */
 struct party {
 	__u32 class_id;

@@ -26,9 +26,6 @@
 #include "bpf/steer.h"
 #include "bpf/verdict.h"
 
-#define PS_PASS (-1) /* TCX_NEXT, and TC_ACT_UNSPEC for clsact: others come after us */
-#define PS_DROP 2    /* TCX_DROP, TC_ACT_SHOT */
-
 #define NOT_DENIED (-1)
 
 static __always_inline int work_pass(struct work *w, __u32 code, __u32 reason)
@@ -629,6 +626,8 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 		action = work_judged(skb, w, from);
 		if (action == PS_PASS && w->packet.traits & PACKET_FIRST)
 			fragment_remember(&w->packet, from);
+		if (from && action == PS_PASS && (skb->mark & mark_mask) == mark_intercept)
+			action = steer_out(skb);
 	}
 account:
 	account_packet(from ? PS_EGRESS : PS_INGRESS, w->code, w->reason, w->packet.bytes);

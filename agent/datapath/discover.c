@@ -278,6 +278,22 @@ static void net_drop_neighbours(struct net *net, uint32_t ifindex)
 			map_delete(&net->stations, key);
 }
 
+static bool link_bridge(const struct net_link *link)
+{
+	return strcmp(link->kind, "bridge") == 0 || strcmp(link->kind, "openvswitch") == 0;
+}
+
+/* A bridge's address is that of one of its ports, unless somebody set one: it changes as ports come and go. */
+static void net_touch_ports(struct net *net, uint32_t bridge)
+{
+	size_t at = 0;
+	const void *key;
+	void *value;
+	while (map_next(&net->links, &at, &key, &value))
+		if (((const struct net_link *)value)->master == bridge)
+			net_touch(net, *(const uint32_t *)key);
+}
+
 void net_link_put(struct net *net, const struct net_link *link)
 {
 	struct net_link new = *link;
@@ -294,6 +310,8 @@ void net_link_put(struct net *net, const struct net_link *link)
 	map_put(&net->links, &link->ifindex, &new);
 	map_put(&net->names, new.name, &link->ifindex);
 	net_touch(net, link->ifindex);
+	if (link_bridge(&new))
+		net_touch_ports(net, link->ifindex);
 	if (went_down)
 		net_drop_routes(net, link->ifindex);
 }
@@ -350,11 +368,6 @@ static bool link_tunnel(const struct net_link *link)
 		   link->type == ARPHRD_IPGRE || link->type == ARPHRD_IP6GRE || link->type == ARPHRD_PPP;
 }
 
-static bool link_bridge(const struct net_link *link)
-{
-	return strcmp(link->kind, "bridge") == 0 || strcmp(link->kind, "openvswitch") == 0;
-}
-
 /* Interfaces that sit on one other interface of this namespace. */
 static bool link_stacked(const struct net_link *link)
 {
@@ -402,6 +415,12 @@ bool net_eligible(const struct net *net, const struct net_link *link)
 bool net_link_l3(const struct net_link *link)
 {
 	return link->type != ARPHRD_ETHER && link->type != ARPHRD_LOOPBACK;
+}
+
+const struct net_link *net_link_bridge(const struct net *net, const struct net_link *link)
+{
+	const struct net_link *master = link->master ? net_link(net, link->master) : NULL;
+	return master && strcmp(master->kind, "bridge") == 0 ? master : NULL;
 }
 
 /* The port behind which a bridge has seen this station, if the neighbour's device is a bridge or a VLAN on one. */

@@ -22,7 +22,8 @@ struct net_link {
 	uint32_t born;           /* told apart from an earlier interface of the same ifindex; set by net_link_put */
 	uint16_t type;           /* ARPHRD_* */
 	bool up;
-	uint8_t pad; /* zero: links are compared as bytes */
+	uint8_t mac[6];
+	uint8_t pad[3]; /* zero: links are compared as bytes */
 };
 
 struct net_route {
@@ -76,6 +77,8 @@ const struct net_link *net_link_named(const struct net *net, const char *name);
 bool net_eligible(const struct net *net, const struct net_link *link);
 /* No link-layer header. */
 bool net_link_l3(const struct net_link *link);
+/* The bridge that it is a port of, NULL for none; not Open vSwitch, whose datapath is no device to receive on. */
+const struct net_link *net_link_bridge(const struct net *net, const struct net_link *link);
 /* The interface behind which an address is: host routes first, then neighbours, through bridges to their port. 0: not
  * known. */
 uint32_t net_find(const struct net *net, const struct ip *ip);

@@ -53,6 +53,27 @@ static int row_write(
 	return 0;
 }
 
+/* Which bridge a port belongs to, if any: only packets on their way to a proxy ask. */
+static int bridge_write(struct datapath *d, const struct net_link *link, struct attachment *attachment, struct error *e)
+{
+	const struct net_link *master = net_link_bridge(&d->net, link);
+	struct ps_bridge bridge = {0};
+	if (master) {
+		bridge.ifindex = master->ifindex;
+		memcpy(bridge.mac, master->mac, sizeof(bridge.mac));
+	}
+	if (attachment->bridge_known && memcmp(&attachment->bridge, &bridge, sizeof(bridge)) == 0)
+		return 0;
+	int fd = d->loaded.other[OTHER_BRIDGE];
+	int result =
+		master ? bpf_map_update_elem(fd, &link->ifindex, &bridge, BPF_ANY) : bpf_map_delete_elem(fd, &link->ifindex);
+	if (result < 0 && (master || result != -ENOENT))
+		return write_failed(e, -result, "ps_bridge", "written");
+	attachment->bridge = bridge;
+	attachment->bridge_known = true;
+	return 0;
+}
+
 int interfaces_write_side(struct datapath *d, unsigned int side, struct error *e)
 {
 	size_t at = 0;
@@ -91,6 +112,7 @@ static void drop(struct datapath *d, uint32_t ifindex)
 {
 	hook_detach(&d->pins, ifindex);
 	bpf_map_delete_elem(d->loaded.other[OTHER_IFACE], &ifindex);
+	bpf_map_delete_elem(d->loaded.other[OTHER_BRIDGE], &ifindex);
 	map_delete(&d->attachments, &ifindex);
 }
 
@@ -99,9 +121,9 @@ static void attach(struct datapath *d, const struct net_link *link, struct attac
 	struct error e = {0};
 	struct ps_iface row = attachment->kernel;
 	row.flags = flags;
-	int result = 0;
+	int result = bridge_write(d, link, attachment, &e);
 	attachment->leaving = false;
-	if (!attachment->row || attachment->kernel.flags != flags) {
+	if (result == 0 && (!attachment->row || attachment->kernel.flags != flags)) {
 		result = row_write(d, link->ifindex, attachment, &row, &e);
 		both_sides_pending(d, link->ifindex);
 	}

@@ -19,6 +19,7 @@ const char *const program_names[PS_DIRECTION_COUNT] = {[PS_EGRESS] = "from_workl
 static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_control",
 	[OTHER_SIDE] = "ps_side",
 	[OTHER_IFACE] = "ps_iface",
+	[OTHER_BRIDGE] = "ps_bridge",
 	[OTHER_CONN4] = "ps_conn4",
 	[OTHER_CONN6] = "ps_conn6",
 	[OTHER_COUNT_MAP] = "ps_count",

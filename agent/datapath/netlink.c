@@ -103,6 +103,10 @@ static void read_link(const struct nlmsghdr *message, struct net *net)
 		case IFLA_IFNAME:
 			copy_name(link.name, attribute);
 			break;
+		case IFLA_ADDRESS:
+			if (mnl_attr_get_payload_len(attribute) == sizeof(link.mac))
+				memcpy(link.mac, mnl_attr_get_payload(attribute), sizeof(link.mac));
+			break;
 		case IFLA_MASTER:
 			link.master = mnl_attr_get_u32(attribute);
 			break;

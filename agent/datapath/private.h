@@ -42,6 +42,7 @@ enum other_map {
 	OTHER_CONTROL,
 	OTHER_SIDE,
 	OTHER_IFACE,
+	OTHER_BRIDGE,
 	OTHER_CONN4,
 	OTHER_CONN6,
 	OTHER_COUNT_MAP,
@@ -136,11 +137,13 @@ int routes_count(void);
 
 /* ---- interfaces (interfaces.c, claims.c) ---- */
 
-struct attachment {         /* by ifindex */
-	uint32_t endpoint;      /* wanted; PS_ENDPOINT_NONE: unclaimed */
-	uint32_t born;          /* which interface of this ifindex; 0: taken over, not seen yet */
-	struct ps_iface kernel; /* as written */
-	bool row;               /* `kernel` is in the map */
+struct attachment {          /* by ifindex */
+	uint32_t endpoint;       /* wanted; PS_ENDPOINT_NONE: unclaimed */
+	uint32_t born;           /* which interface of this ifindex; 0: taken over, not seen yet */
+	struct ps_iface kernel;  /* as written */
+	bool row;                /* `kernel` is in the map */
+	struct ps_bridge bridge; /* as written; all zero: not there, or not known */
+	bool bridge_known;
 	bool attached;
 	bool leaving; /* to be detached when no program can read its endpoint any more */
 	int error;    /* errno of the last attempt to attach */
