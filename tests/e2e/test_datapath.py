@@ -181,7 +181,7 @@ def test_map_of_another_layout_is_refused_and_nothing_touched(bench):
     os.makedirs(f"{bench.pins}/maps")
     run(BPFTOOL, "map", "create", f"{bench.pins}/maps/ps_row", "type", "array", "key", 4, "value", 12, "entries", 7,
         "name", "ps_row")
-    with pytest.raises(Refused, match=r"maps/ps_row has another layout .*value 12, entries 7.*value 16, entries 131072"):
+    with pytest.raises(Refused, match=r"maps/ps_row has another layout .*value 12, entries 7.*value 16, entries \d+"):
         bench.open()
     assert os.listdir(f"{bench.pins}/maps") == ["ps_row"]
     assert os.listdir(f"{bench.pins}/programs") == [] and "proto 76" not in bench.node.run("ip", "rule").stdout
