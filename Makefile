@@ -38,9 +38,9 @@ STATE := $(call room,agent/state)
 # What unit tests can link: no file here may need libbpf.
 OBSERVE := $(call room,agent/observe)
 SERVER := $(call room,api/server) $(B)/api/openapi.o
-AGENT := $(call room,agent) $(call room,agent/datapath) $(OBSERVE) $(STATE) $(PURE) $(SERVER)
+INTAKE := $(call room,agent/intake)
+AGENT := $(call room,agent) $(INTAKE) $(call room,agent/datapath) $(OBSERVE) $(STATE) $(PURE) $(SERVER)
 CONFIG := $(B)/agent/config.o $(B)/agent/config_value.o
-INTAKE := $(addprefix $(B)/agent/,intake.o precondition.o whole.o)
 CLIENT := $(call room,api/client)
 CLI := $(call room,api/cli) $(CLIENT) $(BASE)
 RELAY := $(call room,agent/relay) $(BASE)

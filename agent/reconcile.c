@@ -8,7 +8,7 @@
 #include <time.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
-#include "agent/intake.h"
+#include "agent/intake/intake.h"
 #include "agent/status.h"
 
 struct reconciler {

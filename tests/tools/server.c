@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
-#include "agent/intake.h"
+#include "agent/intake/intake.h"
 #include "api/server/route.h"
 #include "api/server/server.h"
 

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "agent/base/mem.h"
-#include "agent/intake.h"
+#include "agent/intake/intake.h"
 
 #define BODY_MAX (1u << 20)
 #define EPOCH "0123456789abcdef"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/precondition.h"
+#include "agent/intake/precondition.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/whole.h"
+#include "agent/intake/whole.h"
 
 #include <errno.h>
 #include <stdio.h>
