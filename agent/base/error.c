@@ -2,6 +2,7 @@
 #include "agent/base/error.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,26 @@ int error_system(struct error *e, int errnum, const char *format, ...)
 		snprintf(e->detail + length, sizeof e->detail - length, ": %s", strerror_r(errnum, reason, sizeof reason));
 	}
 	return -errnum;
+}
+
+size_t pointer_add(char *pointer, size_t length, size_t size, const char *token)
+{
+	size_t at = length, limit = size - 1;
+	if (at + 1 > limit)
+		return length;
+	pointer[at++] = '/';
+	for (; *token; token++) {
+		bool escape = *token == '~' || *token == '/';
+		if (at + 1 + escape > limit) {
+			pointer[length] = 0;
+			return length;
+		}
+		if (escape)
+			pointer[at++] = '~';
+		pointer[at++] = *token == '~' ? '0' : *token == '/' ? '1' : *token;
+	}
+	pointer[at] = 0;
+	return at;
 }
 
 static struct error *errors_next(struct errors *errors)

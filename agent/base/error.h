@@ -34,6 +34,12 @@ int error_set(struct error *e, enum error_kind kind, int errnum, const char *pat
 /* ERROR_SYSTEM with ": strerror" appended. */
 int error_system(struct error *e, int errnum, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/*
+ * Appends one reference token of a JSON pointer (RFC 6901), escaped, to `length` bytes of it; returns the new length. A
+ * token that does not fit is left out whole: the pointer then leads to the parent.
+ */
+size_t pointer_add(char *pointer, size_t length, size_t size, const char *token);
+
 /* All errors of a body at once, the first 50; `total` goes on counting. `size` of them (at most 50) are on the heap. */
 #define ERRORS_MAX 50
 struct errors {

@@ -11,31 +11,10 @@
 
 /* ---- where the walk is ---- */
 
-/* Appends one reference token, escaped. A path that would not fit any more stays cut before the token. */
-static void path_add(struct walk *w, const char *token)
-{
-	size_t at = w->length, limit = sizeof(w->path) - 1;
-	if (at + 1 > limit)
-		return;
-	w->path[at++] = '/';
-	for (; *token; token++) {
-		bool escape = *token == '~' || *token == '/';
-		if (at + 1 + escape > limit) {
-			w->path[w->length] = 0;
-			return;
-		}
-		if (escape)
-			w->path[at++] = '~';
-		w->path[at++] = *token == '~' ? '0' : *token == '/' ? '1' : *token;
-	}
-	w->path[at] = 0;
-	w->length = at;
-}
-
 size_t walk_key(struct walk *w, const char *key)
 {
 	size_t before = w->length;
-	path_add(w, key);
+	w->length = pointer_add(w->path, w->length, sizeof(w->path), key);
 	return before;
 }
 

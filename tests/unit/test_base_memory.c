@@ -141,6 +141,21 @@ static void errors_carry_path_and_detail(void **state)
 	assert_int_equal(strlen(e.detail), sizeof e.detail - 1);
 }
 
+/* A pointer leads to what the body has, or to its parent; never to half a name. */
+static void pointers_are_escaped_or_left_out_whole(void **state)
+{
+	char pointer[16] = "/a";
+	size_t length = pointer_add(pointer, 2, sizeof(pointer), "b/c~d");
+	assert_string_equal(pointer, "/a/b~1c~0d");
+	assert_int_equal(length, strlen(pointer));
+	assert_int_equal(pointer_add(pointer, length, sizeof(pointer), "abcde"), length);
+	assert_int_equal(pointer_add(pointer, length, sizeof(pointer), "ab~c"), length);
+	assert_string_equal(pointer, "/a/b~1c~0d");
+	assert_int_equal(pointer_add(pointer, length, sizeof(pointer), "abcd"), sizeof(pointer) - 1);
+	assert_int_equal(pointer_add(pointer, sizeof(pointer) - 1, sizeof(pointer), ""), sizeof(pointer) - 1);
+	assert_string_equal(pointer, "/a/b~1c~0d/abcd");
+}
+
 static void errors_stop_at_fifty_and_count_on(void **state)
 {
 	struct errors errors = {0};
@@ -256,6 +271,7 @@ int main(void)
 		cmocka_unit_test(buffers_are_terminated),
 		cmocka_unit_test(json_strings),
 		cmocka_unit_test(errors_carry_path_and_detail),
+		cmocka_unit_test(pointers_are_escaped_or_left_out_whole),
 		cmocka_unit_test(errors_stop_at_fifty_and_count_on),
 		cmocka_unit_test(log_as_text),
 		cmocka_unit_test(log_as_json),
