@@ -308,3 +308,12 @@ def test_a_state_that_does_not_fit_after_a_restart_can_be_replaced(lab):
     assert agent.api.request("PUT", "/v1/namespaces/a", {"apiVersion": "v1", "kind": "Namespace"}).status == 503
     revision = agent.api.put_state([pod("s", "only", ["10.0.1.0"], "large")])["revision"]
     assert revision == 2 and agent.api.request("GET", "/readyz").status == 200
+
+
+def test_a_kernel_without_types_is_said_clearly(lab):
+    agent = lab.agent(start=False)
+    os.makedirs(f"{lab.directory}/empty")
+    said = lab.node.run("unshare", "--mount", "sh", "-c", f"mount --bind {lab.directory}/empty /sys/kernel/btf && "
+                        f"exec {agent.binary} --config {agent.config_path}", check=False)
+    assert said.returncode == 1 and "CONFIG_DEBUG_INFO_BTF" in said.stderr
+    assert not os.path.exists(agent.pins) and not os.path.exists(agent.socket)
