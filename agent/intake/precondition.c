@@ -43,7 +43,9 @@ int precondition_check(const struct call *call, const struct snapshot *base, str
 			return error_set(e, ERROR_PRECONDITION, EINVAL, "", "If-Match: the object does not exist");
 		return error_set(e, ERROR_PRECONDITION, EINVAL, "", "If-Match: the ETag is %s now", tag);
 	}
-	if (call->if_none_match && exists && (any_tag(call->if_none_match) || tags_name(call->if_none_match, tag, true)))
+	/* An asterisk among tags is no proper list: read as what refuses, in both. */
+	if (call->if_none_match && exists &&
+		(tags_name(call->if_none_match, "*", true) || tags_name(call->if_none_match, tag, true)))
 		return error_set(
 			e, ERROR_PRECONDITION, EINVAL, "", "If-None-Match: %s exists", one ? "the object" : "the state");
 	return 0;

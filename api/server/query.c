@@ -232,6 +232,30 @@ static bool media_type_is(const char *header, const char *wanted)
 	return !strncasecmp(charset, "utf-8", strlen("utf-8"));
 }
 
+/* What stands twice has no meaning: which of two lengths, two terms is it? Lists of entity tags may come in pieces. */
+static const char *const single_headers[] = {"Content-Length", "Content-Type", "Content-Encoding", "Penstock-Term"};
+#define SINGLE_COUNT (sizeof(single_headers) / sizeof(single_headers[0]))
+
+struct header_walk {
+	unsigned seen;
+	const char *twice;
+};
+
+static enum MHD_Result header_once(void *context, enum MHD_ValueKind type, const char *name, const char *value)
+{
+	struct header_walk *walk = context;
+	(void)type;
+	(void)value;
+	for (size_t at = 0; at < SINGLE_COUNT; at++) {
+		if (strcasecmp(name, single_headers[at]))
+			continue;
+		if (walk->seen & 1u << at)
+			walk->twice = single_headers[at];
+		walk->seen |= 1u << at;
+	}
+	return walk->twice ? MHD_NO : MHD_YES;
+}
+
 static const char *header_get(struct request *request, const char *name)
 {
 	return MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, name);
@@ -252,6 +276,10 @@ static int content_type_read(struct request *request, bool takes_ndjson)
 int body_headers_read(struct request *request, bool takes_body, bool takes_ndjson)
 {
 	const char *term = header_get(request, "Penstock-Term"), *encoding = header_get(request, "Content-Encoding");
+	struct header_walk walk = {0};
+	MHD_get_connection_values(request->http, MHD_HEADER_KIND, header_once, &walk);
+	if (walk.twice)
+		return problem_answer(request, 400, "header %s is given twice", walk.twice);
 	request->has_term = term != NULL;
 	if (term && !number_parse(term, &request->term))
 		return problem_answer(request, 400, "header Penstock-Term must be a number");

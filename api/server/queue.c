@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
@@ -56,9 +57,28 @@ static void pending_answer(struct pending_call *pending, struct answer *answer)
 	pending->request = NULL;
 }
 
-static char *header_dup(struct request *request, const char *name)
+struct header_list {
+	const char *name;
+	struct buffer text;
+};
+
+static enum MHD_Result header_add(void *context, enum MHD_ValueKind type, const char *name, const char *value)
 {
-	return str_dup(MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, name));
+	struct header_list *list = context;
+	(void)type;
+	if (!strcasecmp(name, list->name))
+		buffer_printf(&list->text, "%s%s", list->text.length ? ", " : "", value ? value : "");
+	return MHD_YES;
+}
+
+/* A list's lines as one (RFC 9110 section 5.3); NULL when there is none. */
+static char *header_list_dup(struct request *request, const char *name)
+{
+	struct header_list list = {.name = name};
+	if (!MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, name))
+		return NULL;
+	MHD_get_connection_values(request->http, MHD_HEADER_KIND, header_add, &list);
+	return buffer_take(&list.text);
 }
 
 void queue_submit(struct request *request, enum call_verb verb)
@@ -80,8 +100,8 @@ void queue_submit(struct request *request, enum call_verb verb)
 		.quarantine = parameters->quarantine,
 		.has_term = request->has_term,
 		.term = request->term,
-		.if_match = header_dup(request, "If-Match"),
-		.if_none_match = header_dup(request, "If-None-Match"),
+		.if_match = header_list_dup(request, "If-Match"),
+		.if_none_match = header_list_dup(request, "If-None-Match"),
 		.ndjson = request->ndjson,
 		.gzip = request->gzip,
 		.body_length = request->body.length,

@@ -123,7 +123,7 @@ static void path_clear(struct path *path)
 /* 0, or -EINVAL when a segment cannot be decoded. */
 static int path_split(const char *text, struct path *path)
 {
-	*path = (struct path){0};
+	*path = (struct path){.count = *text == '/' ? 0 : -1};
 	for (const char *at = text; *at;) {
 		const char *start = *at == '/' ? at + 1 : at, *end = strchrnul(start, '/');
 		auto_free char *segment = percent_decode(start, (size_t)(end - start));
