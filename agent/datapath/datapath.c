@@ -45,6 +45,8 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	if (result == 0)
 		result = monitor_open(&d->monitor, e);
 	if (result == 0)
+		result = watch_open(d, e);
+	if (result == 0)
 		result = interfaces_take_over(d, e);
 	/* An earlier agent's, perhaps of another configuration. */
 	d->steering = routes_count() > 0;
@@ -60,7 +62,7 @@ int datapath_open(const struct datapath_options *options, struct datapath **ret,
 		return result;
 	struct datapath *d = mem_alloc(sizeof(*d));
 	d->pins.directory_lock = d->pins.namespace_lock = -1;
-	d->monitor.fd = -1;
+	d->monitor.fd = d->watch = d->news = -1;
 	d->resync[0] = d->resync[1] = d->untouched[0] = d->untouched[1] = true;
 	d->connections = mem_alloc(sizeof(*d->connections));
 	map_init(&d->rules, sizeof(uint32_t), 0);
@@ -81,6 +83,7 @@ void datapath_close(struct datapath *datapath)
 	if (!datapath)
 		return;
 	interfaces_clear(datapath);
+	watch_close(datapath);
 	monitor_close(&datapath->monitor);
 	load_close(&datapath->loaded);
 	map_clear(&datapath->rules);

@@ -213,6 +213,7 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 	int result = monitor_read(&d->monitor, &d->net, e);
 	if (result < 0)
 		return result;
+	watch_read(d);
 	bool whole = all || !d->looked || d->net.stale;
 	if (whole) {
 		result = monitor_dump(&d->net, e);
@@ -226,7 +227,8 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 		while (map_next(&d->attachments, &at, &key, &value)) /* also those whose interface went unnoticed */
 			map_put(&d->net.touched, key, NULL);
 	}
-	each_touched(d, drop_gone, whole);
+	each_touched(d, drop_gone, whole || d->suspicious);
+	d->suspicious = false;
 	if (!d->looked)
 		claims_take_over(d);
 	d->looked = true;
@@ -291,7 +293,7 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 
 int datapath_netlink_fd(const struct datapath *datapath)
 {
-	return datapath->monitor.fd;
+	return datapath->news;
 }
 
 bool datapath_interface_next(const struct datapath *datapath, size_t *at, struct interface_status *ret)

@@ -117,6 +117,25 @@ int pins_make(const struct pins *pins, struct error *e)
 	return 0;
 }
 
+int pins_restore(struct pins *pins, struct error *e)
+{
+	struct stat locked, there;
+	int result = make_directories(pins->directory, e);
+	if (result < 0)
+		return result;
+	if (fstat(pins->directory_lock, &locked) < 0 || stat(pins->directory, &there) < 0)
+		return error_system(e, errno, "%s cannot be read", pins->directory);
+	if (locked.st_ino != there.st_ino || locked.st_dev != there.st_dev) {
+		int lock = -1;
+		result = lock_directory(pins->directory, &lock, e);
+		if (result < 0)
+			return result;
+		cleanup_close(&pins->directory_lock);
+		pins->directory_lock = lock;
+	}
+	return pins_make(pins, e);
+}
+
 const char *pins_path(const struct pins *pins, char path[PIN_PATH_MAX], const char *folder, const char *name)
 {
 	snprintf(path, PIN_PATH_MAX, name ? "%s/%s/%s" : "%s/%s", pins->directory, folder, name);

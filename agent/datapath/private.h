@@ -30,6 +30,8 @@ int place_check(const char *pin_directory, struct error *e);
 int pins_lock(const char *pin_directory, struct pins *ret, struct error *e);
 void pins_unlock(struct pins *pins);
 int pins_make(const struct pins *pins, struct error *e); /* subdirectories */
+/* Directories that were removed while this process used them are made again, and locked. */
+int pins_restore(struct pins *pins, struct error *e);
 const char *pins_path(const struct pins *pins, char path[PIN_PATH_MAX], const char *folder, const char *name);
 /* Pins, replacing what is there in one step. */
 int pins_replace(const struct pins *pins, int fd, const char *folder, const char *name, struct error *e);
@@ -188,6 +190,9 @@ struct datapath {
 	struct map rules, rules_gone; /* sets of rule ids that have counters; those to be deleted after the flip */
 
 	struct monitor monitor;
+	int watch;       /* inotify on links/; -1: none */
+	int news;        /* epoll over both */
+	bool suspicious; /* pins went: what is touched has to be looked at */
 	struct net net;
 	bool looked;                 /* net holds a whole look */
 	struct map attachments;      /* ifindex → struct attachment */
@@ -208,6 +213,13 @@ void grace_wait(void);
 int revision_read(struct datapath *d, struct error *e);
 int rules_take_over(struct datapath *d, struct error *e);
 void rules_leave(struct datapath *d); /* counters of rules that no live table names */
+
+/* ---- pins that somebody removes (watch.c) ---- */
+
+int watch_open(struct datapath *d, struct error *e);
+void watch_close(struct datapath *d);
+/* Notes in net.touched and `suspicious` what has to be looked at. */
+void watch_read(struct datapath *d);
 
 int interfaces_take_over(struct datapath *d, struct error *e);
 /* The idle half of table iface. */
