@@ -493,6 +493,8 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 	}
 	if (result < 0 || note.changed)
 		facts_publish(r);
+	else if (all)
+		status_publish(r); /* how full the connection tables are, and what interfaces are called by now */
 }
 
 void reconcile_settle(struct reconciler *r)

@@ -59,6 +59,11 @@ void board_set_status(struct board *board, char *json)
 {
 	pthread_mutex_lock(&board->lock);
 	char *before = board->status;
+	if (before && strcmp(before, json) == 0) { /* nobody is woken for nothing */
+		pthread_mutex_unlock(&board->lock);
+		free(json);
+		return;
+	}
 	board->status = json;
 	board->change++;
 	void (*changed)(void *) = board->changed;
