@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data path in surroundings that a plain node does not have: bridges whose frames netfilter sees, few capabilities,
 other people's programs, interfaces that change."""
+import ctypes
+import json
+import os
+import platform
+import shutil
 import socket
+import struct
+import subprocess
+import threading
 
 import pytest
 
-from lab import DENY, OUTSIDE4, Lab
-from objects import intercept, proxy
-from scenes import echoed, member, serve
+from bpfsys import NUMBER, open_pinned
+from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, UPLINK4, UPLINK6, Lab, Probe
+from netns import BPFFS, mount_bpffs, run
+from objects import intercept, policy, proxy
+from scenes import IN_B, echoed, enforced, eventually, heard, member, results, serve
 from test_intercept import PROXY_PORT, rule, tried
 
 # ---- ports of a bridge ----
@@ -50,3 +60,280 @@ def test_a_bridged_pod_is_intercepted(bridged):
     lab.prober.close_listeners()
     serve(lab, lab.b)
     assert tried(lab, lab.a, lab.b.ip4, expect=DENY).result == DENY, "never past the proxy"
+
+
+# ---- few privileges ----
+
+
+def test_four_capabilities_are_enough(lab_outside):
+    """As another user, whose are the files and the pins: start, enforce, intercept, restart, uninstall."""
+    lab, uid = lab_outside, 4242
+    lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
+    serve(lab, lab.b, lab.outside)
+    agent = lab.agent(start=False, api={"unixGroup": str(uid)})
+    for path in (agent.directory, agent.config["state"]["directory"], agent.pins):
+        os.makedirs(path, exist_ok=True)
+        os.chown(path, uid, uid)
+    binary = shutil.copy(agent.binary, lab.directory)  # the build may be out of another user's reach
+    capabilities = "-all,+net_admin,+net_raw,+bpf,+perfmon"
+    limited = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps", capabilities,
+               "--ambient-caps", capabilities, "--bounding-set", capabilities, binary, "--config", agent.config_path]
+
+    def start():
+        with open(agent.log_path, "a") as log:
+            agent.process = lab.node.popen(*limited, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        agent.wait_ready()
+    start()
+    agent.api.put_state([member(n, p, interface=p.interface) for n, p in lab.pods.items()] +
+                        [IN_B, proxy("gw", PROXY_PORT), intercept("llm", {"name": "a"}, [rule()])])
+    lab.prober.listen(lab.node, PROXY_PORT, ip="0.0.0.0", transparent=True)
+    for stop in (agent.stop, agent.kill9):
+        assert enforced(lab)
+        assert tried(lab, lab.a).peer[2:] == (OUTSIDE4, 80)
+        stop()
+        start()
+    assert not [line for line in agent.log.splitlines() if " WARN" in line or " ERROR" in line]
+    agent.stop()
+    lab.node.run(*limited, "--uninstall")
+    assert results(lab, lab.c, lab.b) == [ALLOW] * 4 and not os.path.exists(agent.pins)
+    assert "76" not in lab.node.run("ip", "-d", "rule").stdout.split()
+
+
+# ---- interfaces that change ----
+
+
+@pytest.fixture
+def moving(lab):
+    """Found by their routes; what nobody claims is denied."""
+    lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
+    serve(lab, lab.b)
+    lab.running = lab.agent(datapath={"workloadInterfaces": ["pv*"], "unclaimed": "deny"})
+    lab.running.api.put_state([member(n, p) for n, p in lab.pods.items()] + [IN_B])
+    eventually(lambda: enforced(lab))
+    return lab
+
+
+def test_an_address_that_moves_to_another_interface(moving):
+    lab = moving
+    old = lab.a
+    with old.entered():
+        client = socket.create_connection((lab.b.ip4, 80), timeout=2)
+    assert echoed(lab, client, b"one")
+    lab.node.ip(*[f"route del {ip}/{128 if ':' in ip else 32} dev {old.interface}" for ip in old.ips])
+    lab.a = lab.pod("another", ips=old.ips)
+    assert eventually(lambda: results(lab, lab.a, lab.b) == [ALLOW] * 4) < 2
+    assert not echoed(lab, client, b"two", 0.4), "the old interface has lost the address, and its connection"
+    assert results(lab, old, lab.b, protocols=("UDP",)) == [DENY] * 2
+    with lab.a.entered():
+        probe, = lab.prober.probe([Probe(lab.a, lab.b.ip4, 80, bind=client.getsockname(), expect=ALLOW)])
+    assert probe.ok, "from the very port of the old connection"
+    assert enforced(lab)
+
+
+def test_an_interface_that_leaves_for_another_namespace_and_comes_back(moving):
+    lab, name = moving, moving.b.interface
+    away = lab.namespace("away")
+    lab.node.ip(f"link set {name} netns {away.name}")
+    eventually(lambda: "pending" in str(lab.running.api.status()["workloads"]))
+    away.ip(f"link set {name} netns {lab.node.name}")
+    lab.node.ip(f"link set {name} up", f"addr add 169.254.1.1/32 dev {name} scope link",
+                f"addr add fe80::1/64 dev {name} nodad", f"route add {lab.b.ip4}/32 dev {name} src {NODE4}",
+                f"route add {lab.b.ip6}/128 dev {name} src {NODE6}")
+    eventually(lambda: enforced(lab), 5)
+    lab.node.ip(f"link set {name} name renamed0")
+    assert enforced(lab), "by another name"
+    lab.running.restart()
+    assert enforced(lab)
+
+
+# ---- the node translates addresses ----
+
+
+def test_translation_to_a_pod(lab_outside):
+    """As a host port and kube-proxy do it: the backend's ingress is asked, replies pass, the pod may be its own client."""
+    lab = lab_outside
+    lab.a, lab.b = lab.pod("a"), lab.pod("b")
+    serve(lab, lab.b)
+    service4, service6 = "10.96.0.10", "fd00:96::10"
+    to4, to6 = f"tcp dport 80 dnat ip to {lab.b.ip4}:80", f"tcp dport 80 dnat ip6 to [{lab.b.ip6}]:80"
+    lab.node.run("nft", "-f", "-", input=f"""table inet lab {{
+chain pre {{
+type nat hook prerouting priority -100;
+ip daddr {{ {UPLINK4}, {service4} }} {to4}
+ip6 daddr {{ {UPLINK6}, {service6} }} {to6}
+}}
+chain out {{
+type nat hook output priority -100;
+ip daddr {service4} {to4}
+ip6 daddr {service6} {to6}
+}}
+chain post {{
+type nat hook postrouting priority 100;
+ip saddr {lab.b.ip4} ip daddr {lab.b.ip4} masquerade
+ip6 saddr {lab.b.ip6} ip6 daddr {lab.b.ip6} masquerade
+}}
+}}
+""")
+    lab.running = lab.agent()
+    items = [member(n, p, interface=p.interface) for n, p in lab.pods.items()]
+    clients = {"outside": (lab.outside, UPLINK4, UPLINK6), "node": (lab.node, service4, service6),
+               "a": (lab.a, service4, service6), "b": (lab.b, service4, service6)}
+
+    def passing():
+        probes = [Probe(source, ip, 80, label=name) for name, (source, *ips) in clients.items() for ip in ips]
+        return {p.label for p in lab.prober.probe(probes) if p.result == ALLOW}, {p.result for p in probes}
+    lab.running.api.put_state(items)
+    assert passing() == ({"outside", "node", "a", "b"}, {ALLOW})
+    with lab.node.entered():
+        probe = socket.create_connection((service4, 80), timeout=2)
+    with lab.b.entered():
+        itself = socket.create_connection((service4, 80), timeout=2)
+    lab.running.api.put_state(items + [policy("s", "b-in", {"name": "b"}, types=["Ingress"])])
+    assert passing() == ({"node"}, {ALLOW, DENY})
+    assert echoed(lab, probe, b"kubelet") and not echoed(lab, itself, b"one", 0.4)
+    lab.running.api.put_state(items + [policy("s", "b-in", {"name": "b"}, ingress=[
+        {"from": [{"podSelector": {}}], "ports": [{"port": 80}]}])])
+    assert passing() == ({"node", "a", "b"}, {ALLOW, DENY})
+    assert heard(lab, itself, b"one", 4), "TCP sends it again, and it passes"
+
+
+# ---- other people's programs ----
+
+COUNTER = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} seen SEC(".maps");
+SEC("tc") int foreign(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	__u64 *count = bpf_map_lookup_elem(&seen, &zero);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return -1;
+}
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def tcx_attach(program, ifindex, egress):
+    """BPF_LINK_CREATE; None where the kernel has no TCX."""
+    attr = ctypes.create_string_buffer(struct.pack("=IIII48x", program, ifindex, 47 if egress else 46, 0))
+    fd = ctypes.CDLL(None, use_errno=True).syscall(NUMBER, 28, attr, 64)
+    return fd if fd >= 0 else None
+
+
+def test_foreign_programs_go_on_running(lab):
+    lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
+    serve(lab, lab.b)
+    name, pins = lab.b.interface, f"{BPFFS}/{lab.prefix}-foreign"
+    mount_bpffs()
+    os.makedirs(pins)
+    source = f"{lab.directory}/foreign.bpf.c"
+    with open(source, "w") as file:
+        file.write(COUNTER)
+    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    run("clang", "-O2", "-g", "-target", "bpf", include, "-c", source, "-o", f"{source}.o")
+    links = []
+
+    def foreign(kind):
+        """One more, at both hooks; returns how to read what it has seen."""
+        at = f"{pins}/{kind}"
+        os.makedirs(f"{at}/maps")
+        run("bpftool", "prog", "loadall", f"{source}.o", at, "type", "classifier", "pinmaps", f"{at}/maps")
+        if kind.startswith("tcx"):
+            with lab.node.entered():
+                program = open_pinned(f"{at}/foreign")
+                links.extend(tcx_attach(program, socket.if_nametoindex(name), egress) for egress in (False, True))
+            os.close(program)
+            if None in links:
+                return lambda: None
+        else:
+            lab.node.run("tc", "qdisc", "replace", "dev", name, "clsact")
+            for side in ("ingress", "egress"):
+                lab.node.run("tc", "filter", "add", "dev", name, side, "prio", 1 if "first" in kind else 50, "bpf", "da",
+                             "pinned", f"{at}/foreign")
+        return lambda: json.loads(run("bpftool", "-j", "map", "lookup", "pinned", f"{at}/maps/seen", "key", 0, 0, 0, 0)
+                                  .stdout)["formatted"]["value"]
+    seen = [foreign("tc first"), foreign("tcx before")]
+    lab.running = lab.agent()
+    lab.running.api.put_state([member(n, p, interface=p.interface) for n, p in lab.pods.items()] + [IN_B])
+    seen += [foreign("tc last"), foreign("tcx after")]
+
+    def all_run():
+        before = [read() for read in seen]
+        assert results(lab, lab.a, lab.b) == [ALLOW] * 4
+        return all(was is None or read() >= was + 8 for was, read in zip(before, seen))
+    try:
+        for change in (lambda: None, lab.running.restart, lambda: (lab.running.kill9(), lab.running.start())):
+            change()
+            assert enforced(lab) and all_run()
+        lab.running.stop()
+        lab.running.uninstall()
+        assert results(lab, lab.c, lab.b) == [ALLOW] * 4 and all_run()
+    finally:
+        for link in links:
+            if link is not None:
+                os.close(link)
+        shutil.rmtree(pins)
+
+
+# ---- bulk ----
+
+
+def test_packets_of_every_size_arrive_as_they_were_sent(lab):
+    """Super-packets beyond 64 KiB, then small ones without any offload."""
+    lab.a, lab.b = lab.pod("a"), lab.pod("b")
+    ends = [(pod, "eth0") for pod in (lab.a, lab.b)] + [(lab.node, pod.interface) for pod in (lab.a, lab.b)]
+    for space, name in ends:
+        packets_beyond_64k(space, name)
+    lab.running = lab.agent()
+    lab.running.api.put_state([member(n, p, interface=p.interface) for n, p in lab.pods.items()] +
+                              [policy("s", "any", ingress=[{}], egress=[{}])])
+    data = os.urandom(1 << 16) * 512
+    for ip in lab.b.ips:
+        carried(lab, ip, data)
+    for space, name in ends:
+        space.run("ethtool", "-K", name, "tx", "off", "tso", "off", "gso", "off", "gro", "off")
+    lab.a.ip("link set eth0 mtu 1400")
+    for ip in lab.b.ips:
+        carried(lab, ip, data[:1 << 22])
+    assert lab.running.api.metrics()("penstock_packets_total", reason="Malformed") == 0
+
+
+def packets_beyond_64k(space, name):
+    """IFLA_GSO_IPV4_MAX_SIZE, IFLA_GRO_IPV4_MAX_SIZE, which iproute2 has had since 6.3. The kernel forwards none in IPv6."""
+    with space.entered():
+        netlink, index = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE), socket.if_nametoindex(name)
+    body = struct.pack("=BBHiII", 0, 0, 0, index, 0, 0) + b"".join(struct.pack("=HHI", 8, kind, 196608) for kind in (63, 64))
+    netlink.send(struct.pack("=IHHII", 16 + len(body), 19, 5, 1, 0) + body)  # RTM_SETLINK, with acknowledgement
+    netlink.recv(4096)  # refused before Linux 6.3: then none are larger
+    netlink.close()
+
+
+def carried(lab, ip, data):
+    """There and back."""
+    with lab.b.entered():
+        listener = socket.create_server((ip, 5000), family=socket.AF_INET6 if ":" in ip else socket.AF_INET)
+    with lab.a.entered():
+        client = socket.create_connection((ip, 5000), timeout=5)
+    server, _ = listener.accept()
+    listener.close()
+    server.settimeout(5)
+    for sender, receiver in ((client, server), (server, client)):
+        thread = threading.Thread(target=sender.sendall, args=(data,))
+        thread.start()
+        got = bytearray(len(data))
+        at = 0
+        while at < len(got):
+            count = receiver.recv_into(memoryview(got)[at:])
+            assert count, "ended early"
+            at += count
+        thread.join()
+        assert got == data
+    client.close()
+    server.close()
