@@ -13,20 +13,20 @@ import os
 import random
 import re
 import socket
+import threading
 import time
 import urllib.parse
 
 import pytest
 
 from api import CLUSTER, NAMESPACED, UnixConnection
-from lab import ALLOW, REPOSITORY
+from lab import REPOSITORY
 from objects import policy
-from scenes import enforced, member, results
+from scenes import enforced
 
 SECONDS = float(os.environ.get("PENSTOCK_FUZZ_SECONDS", "5"))
 PROBLEM = "application/problem+json"
 REFUSALS = {400, 404, 405, 409, 412, 413, 415, 422, 503, 507}
-INTERNAL_WORDS = ("runtime error", "AddressSanitizer", "LeakSanitizer")
 
 
 @pytest.fixture
@@ -239,12 +239,12 @@ def written_path(document):
     return f"/v1/{CLUSTER.get(kind, 'namespaces') if isinstance(kind, str) else 'namespaces'}/{name}"
 
 
-def one_write(judge, dice, objects):
+def one_write(judge, dice, objects, owner="fuzz"):
     chosen = [copy.deepcopy(o) for o in dice.sample(objects, dice.choice([0, 1, 1, 1, 2, 5]))]
     for document in chosen:
         for _ in range(dice.choice([0, 1, 1, 1, 2, 6])):
             bend(dice, document)
-    query, headers = {"owner": "fuzz"}, {"Content-Type": "application/json"}
+    query, headers = {"owner": owner}, {"Content-Type": "application/json"}
     if dice.random() < 0.3:
         query["invalid"] = "quarantine"
     if dice.random() < 0.3:
@@ -308,9 +308,60 @@ def test_bent_bodies(pair, dice):
     print(f"{count} writes: {judge.seen}")
     print(f"resident {warm} KiB, then {resident(agent)} KiB")
     assert judge.seen[200] > count / 50 and judge.seen[422] > count / 50, "neither too wild nor too tame"
+    same_after_restart(agent)
     agent.api.put_state([], owner="fuzz")
     assert enforced(lab)
     assert agent.stop() == 0
+
+
+def same_after_restart(agent):
+    """What was taken can be read back from the disk, all of it."""
+    def everything():
+        answer = agent.api.expect("GET", "/v1/state")
+        return answer.body, answer.headers["ETag"], agent.api.status().get("quarantined")
+    before = everything()
+    agent.restart()
+    assert everything() == before
+
+
+def test_bent_bodies_at_once(pair, dice):
+    """Writes that wait together are applied together, and each is answered for itself."""
+    lab, agent, objects = pair, pair.running, corpus()
+    seeds, failures, seen = [dice.random() for _ in range(6)], [], {}
+
+    class Sender(Judge):
+        def note(self):
+            self.state = None
+
+        def write(self, method, path, body, headers, document=None, strict=True):
+            status, answered, text = self.exchange(method, path, body, headers)
+            seen[status] = seen.get(status, 0) + 1
+            if status != 200:
+                self.refusal(status, answered, text, document, f"{method} {path} {body[:2000]!r}")
+            else:
+                assert not strict or document is not None, f"200 for what is no JSON: {body[:2000]!r}"
+
+    def send(seed):
+        sender, own = Sender(agent), random.Random(seed)
+        end = time.monotonic() + SECONDS / 2
+        try:
+            while time.monotonic() < end and not failures:
+                one_write(sender, own, objects, f"fuzz{seed}")
+        except BaseException as error:  # reported below
+            failures.append(error)
+    threads = [threading.Thread(target=send, args=(seed,)) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(seen)
+    assert not failures, failures
+    assert seen[200] > 50 and seen[422] > 50
+    same_after_restart(agent)
+    for seed in seeds:
+        agent.api.request("DELETE", f"/v1/owners/fuzz{seed}")
+    agent.api.put_state(lab.items, force="true")
+    assert enforced(lab)
 
 
 # ---- bytes that are hardly HTTP ----
