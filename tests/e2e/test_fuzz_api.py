@@ -3,7 +3,7 @@
 Requests that nobody would send: bodies bent out of the examples and the golden inputs, and bytes that are hardly HTTP.
 The agent lives, never answers 500, says of every refusal what is wrong and where, and a refused write leaves no trace.
 
-PENSTOCK_FUZZ_SECONDS (default 5 a test) and PENSTOCK_FUZZ_SEED; the seed is printed.
+PENSTOCK_FUZZ_SECONDS (default 3 a test) and PENSTOCK_FUZZ_SEED; the seed is printed.
 """
 import copy
 import glob
@@ -24,7 +24,7 @@ from lab import REPOSITORY
 from objects import policy
 from scenes import enforced
 
-SECONDS = float(os.environ.get("PENSTOCK_FUZZ_SECONDS", "5"))
+SECONDS = float(os.environ.get("PENSTOCK_FUZZ_SECONDS", "3"))
 PROBLEM = "application/problem+json"
 REFUSALS = {400, 404, 405, 409, 412, 413, 415, 422, 503, 507}
 
@@ -498,7 +498,7 @@ def test_odd_requests(lab, half_close):
     agent.api.put_object(policy("s", "p"))
     before = agent.api.state()
     for name, (raw, may) in ODD_REQUESTS.items():
-        got = talk(agent, raw, timeout=1.0, half_close=half_close)
+        got = talk(agent, raw, timeout=0.4, half_close=half_close)
         codes = statuses(got)
         if (not codes and None not in may and half_close is False) or any(code not in may for code in codes):
             wrong.append(f"{name}: {codes}, wanted {may}: {got[:300]!r}")
