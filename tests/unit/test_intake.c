@@ -277,6 +277,23 @@ static void patches_are_one_transaction(void **state)
 	assert_string_equal(bench->errors.list[0].path, "/delete/0");
 }
 
+static void pointers_lead_into_the_patch(void **state)
+{
+	struct bench *bench = *state;
+	assert_int_equal(patch_state(bench, "{'apply':[],'a/b~':1}"), ERROR_INVALID);
+	assert_string_equal(bench->errors.list[0].path, "/a~1b~0");
+	assert_int_equal(patch_state(bench, "{'delete':[{'kind':'Namespace','name':'a','x/y':''}]}"), ERROR_INVALID);
+	assert_string_equal(bench->errors.list[0].path, "/delete/0/x~1y");
+	auto_free char *name = mem_alloc(301);
+	memset(name, 'x', 300);
+	auto_free char *member = str_format("{'apply':[],'%s':1}", name);
+	assert_int_equal(patch_state(bench, member), ERROR_INVALID);
+	assert_string_equal(bench->errors.list[0].path, "");
+	auto_free char *of_key = str_format("{'delete':[{'kind':'Namespace','name':'a','%s':''}]}", name);
+	assert_int_equal(patch_state(bench, of_key), ERROR_INVALID);
+	assert_string_equal(bench->errors.list[0].path, "/delete/0");
+}
+
 static void a_path_fills_in(void **state)
 {
 	static const char *const bodies[] = {
@@ -305,6 +322,7 @@ int main(void)
 		TEST(quarantine_settles),
 		TEST(what_is_set_aside_has_an_owner),
 		TEST(patches_are_one_transaction),
+		TEST(pointers_lead_into_the_patch),
 		TEST(a_path_fills_in),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
