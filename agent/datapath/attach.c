@@ -14,6 +14,8 @@
 #include "agent/base/mem.h"
 #include "agent/datapath/private.h"
 
+#define RELEASE_MS 300
+
 /* Linux 6.6; libbpf 1.1 and the headers of 6.1 do not know them. */
 #define TCX_INGRESS 46
 #define TCX_EGRESS 47
@@ -72,6 +74,11 @@ int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum dire
 		return 0;
 	DECLARE_LIBBPF_OPTS(bpf_link_create_opts, first, .flags = TCX_BEFORE);
 	auto_close int fd = bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_types[direction], &first);
+	/* A link whose pin somebody removed holds the program until a grace period is over. */
+	for (int waited = 0; fd == -EEXIST && waited < RELEASE_MS; waited++) {
+		usleep(1000);
+		fd = bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_types[direction], &first);
+	}
 	if (fd < 0)
 		return error_system(e, -fd, "%s cannot be attached to interface %u", program_names[direction], ifindex);
 	char name[32];

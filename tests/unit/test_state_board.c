@@ -39,7 +39,7 @@ static void watcher(void *context)
 {
 	struct board *board = ((void **)context)[0];
 	auto_free char *status = board_status(board, NULL); /* who is woken may read */
-	assert_string_equal(status, "{}");
+	assert_memory_equal(status, "{\"revision\":", 12);
 	++*(int *)((void **)context)[1];
 }
 
@@ -49,8 +49,9 @@ static void watched(void **state)
 	struct board *board = board_new();
 	void *context[] = {board, &calls};
 	board_watch(board, watcher, context);
-	board_set_status(board, str_dup("{}"));
-	board_set_status(board, str_dup("{}"));
+	board_set_status(board, str_dup("{\"revision\":1}"));
+	board_set_status(board, str_dup("{\"revision\":1}")); /* no change: nobody is woken */
+	board_set_status(board, str_dup("{\"revision\":2}"));
 	assert_int_equal(calls, 2);
 	board_free(board);
 }
