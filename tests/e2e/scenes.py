@@ -18,9 +18,9 @@ def eventually(check, timeout=3.0):
     return time.monotonic() - begun
 
 
-def results(lab, source, target, ports=(80,), protocols=("TCP", "UDP")):
-    """What becomes of one attempt a family, protocol and port."""
-    probes = [Probe(source, ip, port, protocol) for ip in target.ips for protocol in protocols for port in ports]
+def results(lab, source, target, ports=(80,), protocols=("TCP", "UDP"), expect=None):
+    """What becomes of one attempt a family, protocol and port. What is expected to pass is given time on a busy machine."""
+    probes = [Probe(source, ip, port, protocol, expect=expect) for ip in target.ips for protocol in protocols for port in ports]
     return [p.result for p in lab.prober.probe(probes)]
 
 

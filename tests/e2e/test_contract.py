@@ -79,7 +79,7 @@ def test_the_younger_pod_has_the_interface_too(lab, api, together):
     warned = api.put_state([*base, a, old, young])["warnings"]
     assert any("young" in w["detail"] and lab.b.ip4 in w["detail"] for w in warned)
     assert states(api) == {"a": "attached", "old": "pending", "young": "attached"}
-    assert results(lab, lab.a, lab.b) == [ALLOW] * 4
+    assert results(lab, lab.a, lab.b, expect=ALLOW) == [ALLOW] * 4
     api.put_state([*base, a, old])
     assert states(api) == {"a": "attached", "old": "attached"}
     assert ALLOW not in results(lab, lab.a, lab.b)
@@ -313,7 +313,7 @@ def test_an_empty_state_ends_the_wait_after_a_lost_database(lab, api):
     assert agent_seconds(agent) - busy < 0.2, "it spins on news that it does not read"
     assert ALLOW not in results(lab, lab.a, lab.b)
     assert put(api, []).status == 200
-    assert results(lab, lab.a, lab.b) == [ALLOW] * 4 and api.request("GET", "/readyz").status == 200
+    assert results(lab, lab.a, lab.b, expect=ALLOW) == [ALLOW] * 4 and api.request("GET", "/readyz").status == 200
 
 
 def agent_seconds(agent):

@@ -192,9 +192,9 @@ def test_a_full_disk(small):
     refused_without_trace(lab, before, times=1)  # a full disk does not keep the agent from its work
     os.unlink(f"{lab.disk}/filler")
     agent.api.put_object(policy("s", "b-in", {"name": "b"}, ingress=OPEN))
-    assert results(lab, lab.c, lab.b) == [ALLOW] * 4
+    assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4
     agent.restart()
-    assert results(lab, lab.c, lab.b) == [ALLOW] * 4
+    assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4
 
 
 def test_a_disk_that_is_read_only_at_the_start(small):
@@ -210,7 +210,7 @@ def test_a_disk_that_is_read_only_at_the_start(small):
     agent.start()
     assert enforced(lab)
     agent.api.put_object(policy("s", "b-in", {"name": "b"}, ingress=OPEN))
-    assert results(lab, lab.c, lab.b) == [ALLOW] * 4
+    assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4
 
 
 # ---- the pins ----
@@ -234,7 +234,7 @@ def test_pins_removed_while_no_agent_runs(pair):
         agent.start()
         assert enforced(lab), f"'{what}' was removed"
     agent.api.put_object(policy("s", "b-in", {"name": "b"}, ingress=OPEN))
-    assert results(lab, lab.c, lab.b) == [ALLOW] * 4
+    assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4
 
 
 def test_pins_removed_under_a_running_agent(pair):

@@ -15,7 +15,7 @@ RULE = {"kind": "NetworkPolicy", "policy_namespace": "s", "policy": "b-in", "dir
 
 def test_traffic_is_counted(pair):
     before = pair.running.api.metrics()
-    assert results(pair, pair.a, pair.b, protocols=("TCP",)) == [ALLOW] * 2
+    assert results(pair, pair.a, pair.b, protocols=("TCP",), expect=ALLOW) == [ALLOW] * 2
     assert results(pair, pair.c, pair.b, protocols=("TCP",)) == [DENY] * 2
     after = pair.running.api.metrics()
 

@@ -95,7 +95,7 @@ def test_four_capabilities_are_enough(lab_outside):
     assert not [line for line in agent.log.splitlines() if " WARN" in line or " ERROR" in line]
     agent.stop()
     lab.node.run(*limited, "--uninstall")
-    assert results(lab, lab.c, lab.b) == [ALLOW] * 4 and not os.path.exists(agent.pins)
+    assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4 and not os.path.exists(agent.pins)
     assert "76" not in lab.node.run("ip", "-d", "rule").stdout.split()
 
 
@@ -266,7 +266,7 @@ def test_foreign_programs_go_on_running(lab):
 
     def all_run():
         before = [read() for read in seen]
-        assert results(lab, lab.a, lab.b) == [ALLOW] * 4
+        assert results(lab, lab.a, lab.b, expect=ALLOW) == [ALLOW] * 4
         return all(was is None or read() >= was + 8 for was, read in zip(before, seen))
     try:
         for change in (lambda: None, lab.running.restart, lambda: (lab.running.kill9(), lab.running.start())):
@@ -274,7 +274,7 @@ def test_foreign_programs_go_on_running(lab):
             assert enforced(lab) and all_run()
         lab.running.stop()
         lab.running.uninstall()
-        assert results(lab, lab.c, lab.b) == [ALLOW] * 4 and all_run()
+        assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4 and all_run()
     finally:
         for link in links:
             if link is not None:
