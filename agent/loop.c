@@ -16,6 +16,7 @@
 #define RETRY_MS 1000
 /* What netlink does not tell (an entry deleted by hand, a neighbour to be asked again) is looked at this often. */
 #define LOOK_MS 30000
+#define EXPIRE_MS 2000
 #define CALLS_TOGETHER 64
 
 static void signal_set(sigset_t *set)
@@ -113,12 +114,17 @@ int loop_run(struct loop *loop, struct error *e)
 	if (timer < 0)
 		return error_system(e, errno, "timerfd_create");
 
-	enum { SIGNALS, CALLS, NETLINK, TIMER };
+	auto_close int expiry = timer_new(EXPIRE_MS);
+	if (expiry < 0)
+		return error_system(e, errno, "timerfd_create");
+
+	enum { SIGNALS, CALLS, NETLINK, TIMER, EXPIRY };
 	struct pollfd fds[] = {
 		[SIGNALS] = {.fd = signals, .events = POLLIN},
 		[CALLS] = {.fd = server_fd(loop->server), .events = POLLIN},
 		[NETLINK] = {.fd = datapath_netlink_fd(loop->datapath), .events = POLLIN},
 		[TIMER] = {.fd = timer, .events = POLLIN},
+		[EXPIRY] = {.fd = expiry, .events = POLLIN},
 	};
 	int64_t start_due = now_ms() + RETRY_MS;
 	for (;;) {
@@ -133,6 +139,8 @@ int loop_run(struct loop *loop, struct error *e)
 			continue;
 		if (fds[SIGNALS].revents && !signal_read(loop, signals))
 			return 0;
+		if (fds[EXPIRY].revents && timer_read(expiry))
+			datapath_expire(loop->datapath);
 		if (fds[TIMER].revents && timer_read(timer))
 			interfaces_look(loop, true);
 		if (fds[NETLINK].revents)

@@ -8,7 +8,7 @@
 struct loop {
 	struct reconciler *reconciler;
 	struct server *server;
-	const struct datapath *datapath;
+	struct datapath *datapath;
 	/* SIGHUP: read the configuration again. */
 	void (*reload)(void *context);
 	void *context;

@@ -303,6 +303,18 @@ struct ps_conn_live {
 	struct ps_conn conn;
 };
 #define PS_EMBRYONIC_MAX 65536
+/*
+ * Seconds that an established entry may be idle. Its timer ends it in the kernel, also when no agent runs; the agent
+ * sweeps what has no timer (before 5.15, or when the kernel had no memory for one at that moment).
+ */
+#define PS_CONN_IDLE_TCP 7200
+#define PS_CONN_IDLE_CLOSING 10
+#define PS_CONN_IDLE_ICMP 30
+#define PS_CONN_IDLE_OTHER 180
+#define PS_CONN_IDLE(protocol, state)                                                                                  \
+	((protocol) == 6                          ? ((state) == PS_CONN_CLOSING ? PS_CONN_IDLE_CLOSING : PS_CONN_IDLE_TCP) \
+		: (protocol) == 1 || (protocol) == 58 ? PS_CONN_IDLE_ICMP                                                      \
+											  : PS_CONN_IDLE_OTHER)
 
 /* LRU: the ports of a first fragment, for those that follow. */
 struct ps_key_fragment {

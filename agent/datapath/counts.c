@@ -148,11 +148,35 @@ static uint64_t connections6(const struct datapath *d)
 	return atomic_load(&d->connections->ipv6);
 }
 
-static uint64_t connections_count(const struct datapath *d, bool ipv6)
+static uint64_t opened_not_closed(const struct datapath *d)
 {
 	uint64_t opened = read_word(d->loaded.other[OTHER_STAT], PS_STAT_OPENED),
 			 closed = read_word(d->loaded.other[OTHER_STAT], PS_STAT_CLOSED);
-	uint64_t both = opened > closed ? opened - closed : 0, six = connections6(d);
+	return opened > closed ? opened - closed : 0;
+}
+
+uint64_t connections_open(const struct datapath *d)
+{
+	uint64_t open = opened_not_closed(d), swept = atomic_load(&d->connections->swept);
+	return open > swept ? open - swept : 0;
+}
+
+void connections_take_over(struct datapath *d)
+{
+	uint64_t open = opened_not_closed(d), there = 0;
+	if (open == 0)
+		return;
+	if (read_entries(d->loaded.other[OTHER_CONN4], sizeof(struct ps_key_conn4), sizeof(struct ps_conn_live), true,
+			count_entry, &there) == 0 &&
+		read_entries(d->loaded.other[OTHER_CONN6], sizeof(struct ps_key_conn6), sizeof(struct ps_conn_live), true,
+			count_entry, &there) == 0 &&
+		there < open)
+		atomic_store(&d->connections->swept, open - there);
+}
+
+static uint64_t connections_count(const struct datapath *d, bool ipv6)
+{
+	uint64_t both = connections_open(d), six = connections6(d);
 	if (six > both)
 		six = both;
 	return ipv6 ? six : both - six;

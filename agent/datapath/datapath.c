@@ -42,6 +42,7 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	result = revision_read(d, e);
 	if (result == 0)
 		result = rules_take_over(d, e);
+	connections_take_over(d);
 	if (result == 0)
 		result = monitor_open(&d->monitor, e);
 	if (result == 0)

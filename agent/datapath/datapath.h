@@ -46,6 +46,9 @@ int datapath_settle(struct datapath *datapath, struct tables *tables, struct err
 /* Rule counters exist for these rules. */
 int datapath_rules(struct datapath *datapath, const struct rulebook *book, struct error *e);
 
+/* Ends established connections that have been idle for too long and have no timer; a piece of the tables a call. */
+void datapath_expire(struct datapath *datapath);
+
 /* ---- interfaces ---- */
 
 /* Readable when netlink has news. */

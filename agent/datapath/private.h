@@ -170,6 +170,12 @@ struct home {
 struct connection_cache {
 	_Atomic int64_t due; /* seconds, CLOCK_MONOTONIC */
 	_Atomic uint64_t ipv6;
+	_Atomic uint64_t swept; /* ended by an agent, so that no program counted them as closed */
+};
+
+struct sweep_cursor {
+	uint32_t at; /* the kernel's: a bucket */
+	bool under_way;
 };
 
 struct datapath {
@@ -187,7 +193,8 @@ struct datapath {
 	bool untouched[2]; /* nothing was written to the side since open */
 	_Atomic uint64_t fill[TABLE_COUNT];
 	struct connection_cache *connections;
-	struct map rules, rules_gone; /* sets of rule ids that have counters; those to be deleted after the flip */
+	struct sweep_cursor sweeps[2]; /* IPv4, IPv6 */
+	struct map rules, rules_gone;  /* sets of rule ids that have counters; those to be deleted after the flip */
 
 	struct monitor monitor;
 	int watch;       /* inotify on links/; -1: none */
@@ -212,6 +219,10 @@ static inline unsigned int side_live(const struct datapath *d)
 void grace_wait(void);
 int revision_read(struct datapath *d, struct error *e);
 int rules_take_over(struct datapath *d, struct error *e);
+/* Established connections of both families, by the programs' count and ours. */
+uint64_t connections_open(const struct datapath *d);
+/* What an earlier agent swept is told by what is there. */
+void connections_take_over(struct datapath *d);
 void rules_leave(struct datapath *d); /* counters of rules that no live table names */
 
 /* ---- pins that somebody removes (watch.c) ---- */

@@ -337,3 +337,26 @@ def carried(lab, ip, data):
         assert got == data
     client.close()
     server.close()
+
+
+# ---- many at once ----
+
+def test_connections_that_ended_leave_the_table():
+    """In a burst the kernel has no memory for many of the timers: those entries are the agent's to end."""
+    with Lab() as lab:
+        a, b = lab.pod("a"), lab.pod("b")
+        agent = lab.agent()
+        agent.api.put_state([member(n, p, interface=p.interface) for n, p in lab.pods.items()])
+        with b.entered():
+            listener = socket.create_server(("", 80), backlog=1024)
+        ends = []
+        with a.entered():
+            for _ in range(450):
+                ends += [socket.create_connection((b.ip4, 80)), listener.accept()[0]]
+        tracked = lambda: agent.api.metrics()("penstock_connections")  # noqa: E731
+        assert tracked() == 450
+        for end in [*ends, listener]:
+            end.close()
+        eventually(lambda: tracked() == 0, 16)
+        agent.restart()
+        assert tracked() == 0
