@@ -50,6 +50,7 @@ static struct datapath_options datapath_options(const struct config *c)
 		.connections_max = c->datapath.connections_max,
 		.allow_local_host = c->datapath.allow_local_host,
 		.unclaimed_deny = c->datapath.unclaimed_deny,
+		.adopt_listeners = c->datapath.adopt_listeners,
 		.workload_interfaces = c->datapath.workload_interfaces,
 	};
 }

@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 /* Raised when a pinned map can no longer be read by this build; a mismatch is refused at start, never reset. */
-#define PS_ABI_VERSION 1
+#define PS_ABI_VERSION 2
 
 #define PS_STATIC_ASSERT(condition, text) _Static_assert(condition, text)
 
@@ -101,7 +101,8 @@ struct ps_key_addr6 {
 	__u32 side;
 	__u8 addr[16];
 };
-#define PS_ADDR_LOCAL 1u /* has an interface on this node: its profile is enforced at the last hook */
+#define PS_ADDR_LOCAL 1u   /* has an interface on this node: its profile is enforced at the last hook */
+#define PS_ADDR_STEERED 2u /* an ingress rule of an InterceptPolicy selects it: asked before the last hook */
 /* A workload's address, or a network of one address: that one has only a class. */
 struct ps_addr {
 	__u32 class_id; /* peer class */
@@ -177,7 +178,7 @@ struct ps_proxy {
 	__u16 port;
 	__u8 flags; /* PS_PROXY_* */
 	__u8 pad;
-	__u32 pad2;
+	__u32 chosen; /* 0: any transparent listener of the port; else only those in ps_listener under this word */
 };
 
 /* name, kind, key, value, entries a side (rounded to what a node needs; a full table is refused with 507 before a
@@ -216,8 +217,9 @@ struct ps_side {
  * Programs read endpoint[generation & 1]. The agent writes endpoint[s] together with the tables of side s when it
  * resyncs that side, and both at once for an interface that comes later.
  */
-#define PS_IFACE_DENY 1u /* unclaimed: deny; passes ARP, ND and the node itself */
-#define PS_IFACE_L3 2u   /* no link-layer header */
+#define PS_IFACE_DENY 1u    /* unclaimed: deny; passes ARP, ND and the node itself */
+#define PS_IFACE_L3 2u      /* no link-layer header */
+#define PS_IFACE_NETWORK 4u /* no workload is behind it: from_network, to_network */
 struct ps_iface {
 	__u32 endpoint[2]; /* PS_ENDPOINT_NONE: unclaimed */
 	__u32 flags;       /* PS_IFACE_* */
@@ -265,7 +267,13 @@ enum ps_conn_state {
 #define PS_CONN_FIN_ORIGIN 8u
 #define PS_CONN_FIN_REPLY 16u
 #define PS_CONN_MIDSTREAM 32u /* first seen without SYN: intercepted only if a proxy has it already */
-#define PS_CONN_REWRITTEN 64u /* the originator's address was rewritten on this node: `origin` is what it was */
+#define PS_CONN_REWRITTEN 64u /* the originator is not who the addresses say: `origin` is who it was */
+/*
+ * A proxy of this node opened it for a client, and no policy but the responder's ingress asks. From the client's
+ * address: replies are handed to its socket. From the node's own: REWRITTEN, and `origin` is the client. An intercepted
+ * connection and the leg that has the same addresses and ports share one entry.
+ */
+#define PS_CONN_LEG 128u
 /* In ifindex[]: the interface has no link-layer header. So tagged it equals no skb->ifindex, and proves nothing. */
 #define PS_CONN_L3 0x80000000u
 /* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
@@ -332,6 +340,42 @@ struct ps_fragment {
 	__u8 pad[3];
 };
 
+/* ---- proxies: written by the agent, read by programs ---- */
+
+/* Hash: listeners that a proxy with conditions on its process may use. The cookie is the socket's for its life; the
+ * word is the proxy's (ps_proxy.chosen), because numbers of proxies belong to a compiler. */
+struct ps_key_listener {
+	__u64 cookie;
+	__u32 chosen;
+	__u32 pad;
+};
+#define PS_LISTENERS_MAX 4096
+
+/* ---- legs: written and read by programs on sockets (sockets.h), read by those on packets (leg.h) ---- */
+
+/* An intercepted connection that a process of this node has in its hands. */
+struct ps_held {
+	union {
+		struct ps_key_conn4 key4;
+		struct ps_key_conn6 key6;
+	};
+	__u8 family; /* 4 or 6 */
+	__u8 pad[7];
+};
+/* LRU, by thread: which intercepted connection it asked the addresses of last. Thread 0: any thread of the process. */
+struct ps_key_held {
+	__u32 process; /* tgid and pid of the initial pid namespace */
+	__u32 thread;
+};
+/* LRU, by cookie of a connecting socket: the client that it connects for. */
+struct ps_leg {
+	__u8 client[16]; /* IPv4 in the first four bytes, the rest zero */
+	__u8 family;     /* 4 or 6 */
+	__u8 proxy;
+	__u8 pad[6];
+};
+#define PS_LEGS_MAX 65536
+
 /* ---- counters ---- */
 
 /* Per-CPU array by PS_COUNT_INDEX. */
@@ -348,8 +392,11 @@ enum ps_stat {
 	PS_STAT_CLOSED,      /* established entries ended */
 	PS_STAT_TABLE_FULL,  /* promotions refused: established table full */
 	PS_STAT_ASSIGN_FAIL, /* bpf_sk_assign refused a socket */
+	PS_STAT_LEG_CLIENT,  /* a proxy's onward connections from the client's address */
+	PS_STAT_LEG_NODE,    /* from the node's own: the source is not kept */
 	PS_STAT_COUNT
 };
+#define PS_STAT_MAX 64 /* what the map has room for */
 
 PS_STATIC_ASSERT(PS_REASON_COUNT <= 32, "PS_COUNT_INDEX has room for 32 reasons");
 PS_STATIC_ASSERT(sizeof(struct ps_key_addr4) == 8, "ps_key_addr4");
@@ -376,5 +423,10 @@ PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 128, "ps_conn_live");
 PS_STATIC_ASSERT(sizeof(struct ps_key_fragment) == 40, "ps_key_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_fragment) == 8, "ps_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_count) == 16, "ps_count");
+PS_STATIC_ASSERT(sizeof(struct ps_key_listener) == 16, "ps_key_listener");
+PS_STATIC_ASSERT(sizeof(struct ps_held) == 48, "ps_held");
+PS_STATIC_ASSERT(sizeof(struct ps_key_held) == 8, "ps_key_held");
+PS_STATIC_ASSERT(sizeof(struct ps_leg) == 24, "ps_leg");
+PS_STATIC_ASSERT(PS_STAT_COUNT <= PS_STAT_MAX, "ps_stat");
 
 #endif

@@ -19,6 +19,7 @@ const volatile __u8 unclaimed_deny = 0;           /* for an interface that has n
 const volatile __u8 have_timer = 1;               /* Linux 5.15: bpf_timer; without it the agent expires entries */
 const volatile __u32 nfct_offset = 0;             /* of sk_buff._nfct; 0: not known, and nothing is read */
 const volatile __u32 nfct_tuple_offset = 0;       /* of the original tuple in struct nf_conn */
+const volatile __u64 netns_cookie = 0;            /* of the agent's network namespace, for programs on sockets */
 
 /* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
  *
@@ -98,6 +99,33 @@ struct {
 	__type(value, struct ps_bridge);
 } ps_bridge SEC(".maps");
 
+/* Written by the agent, read by programs. Full: the agent reports the listener as not used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PS_LISTENERS_MAX);
+	__type(key, struct ps_key_listener);
+	__type(value, __u32);
+} ps_listener SEC(".maps");
+
+/* ---- legs: who connects for whom ---- */
+
+/* Written and read by programs. Full: the least recently used goes, and its process's next leg is the node's own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct ps_key_held);
+	__type(value, struct ps_held);
+} ps_held SEC(".maps");
+
+/* Written and read by programs. Full: the least recently used goes; each is read at its connection's first packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PS_LEGS_MAX);
+	__type(key, __u64);
+	__type(value, struct ps_leg);
+} ps_leg SEC(".maps");
+
 /* ---- connection tracking ---- */
 
 /*
@@ -153,7 +181,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PS_STAT_COUNT);
+	__uint(max_entries, PS_STAT_MAX);
 	__type(key, __u32);
 	__type(value, __u64);
 } ps_stat SEC(".maps");

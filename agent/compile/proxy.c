@@ -59,6 +59,7 @@ bool proxy_update(struct compiler *c, const struct object *old, const struct obj
 	struct ps_proxy value = {0};
 	if (new) {
 		value.port = new->proxy->port;
+		value.chosen = proxy_chosen(new->proxy);
 		value.flags = PS_PROXY_USED | (new->proxy->bypass ? PS_PROXY_BYPASS : 0);
 	}
 	tables_put(&c->tables, TABLE_proxy, &slot->number, &value);

@@ -35,7 +35,7 @@ enum hook_type hook_probe(const struct loaded *loaded)
 	if (forced && strcmp(forced, hook_names[HOOK_CLSACT]) == 0)
 		return HOOK_CLSACT;
 	auto_close int fd =
-		bpf_link_create(loaded->program[PS_EGRESS], 0x7fffffff, (enum bpf_attach_type)TCX_INGRESS, NULL);
+		bpf_link_create(loaded->program[ROLE_WORKLOAD][PS_EGRESS], 0x7fffffff, (enum bpf_attach_type)TCX_INGRESS, NULL);
 	return fd == -EINVAL ? HOOK_CLSACT : HOOK_TCX;
 }
 
@@ -80,7 +80,8 @@ int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum dire
 		fd = bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_types[direction], &first);
 	}
 	if (fd < 0)
-		return error_system(e, -fd, "%s cannot be attached to interface %u", program_names[direction], ifindex);
+		return error_system(
+			e, -fd, "%s cannot be attached to interface %u", program_names[ROLE_WORKLOAD][direction], ifindex);
 	char name[32];
 	return pins_replace(pins, fd, "links", tcx_pin(name, ifindex, direction), e);
 }
@@ -90,8 +91,9 @@ int hook_attach(
 {
 	int result = 0;
 	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++)
-		result = hook == HOOK_TCX ? tcx_attach(pins, loaded->program[direction], ifindex, direction, e)
-								  : clsact_attach(pins, loaded->program[direction], ifindex, direction, e);
+		result = hook == HOOK_TCX
+					 ? tcx_attach(pins, loaded->program[ROLE_WORKLOAD][direction], ifindex, direction, e)
+					 : clsact_attach(pins, loaded->program[ROLE_WORKLOAD][direction], ifindex, direction, e);
 	return result;
 }
 
@@ -161,7 +163,7 @@ static int tcx_update(const struct take_over *t, uint32_t ifindex, enum directio
 		unlink(path);
 		return 0;
 	}
-	result = bpf_link_update(fd, t->loaded->program[direction], NULL);
+	result = bpf_link_update(fd, t->loaded->program[ROLE_WORKLOAD][direction], NULL);
 	if (result < 0)
 		return error_system(t->e, -result, "the program of the pinned link %s cannot be replaced", path);
 	return 0;

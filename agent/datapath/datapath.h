@@ -18,6 +18,7 @@ struct datapath_options {
 	uint32_t connections_max; /* a family */
 	bool allow_local_host;
 	bool unclaimed_deny;
+	bool adopt_listeners;
 	char *const *workload_interfaces; /* fnmatch patterns, NULL-terminated */
 };
 
@@ -68,13 +69,74 @@ struct interface_status {
 	uint32_t ifindex;
 	const char *name;
 	uint32_t endpoint; /* PS_ENDPOINT_NONE: attached by pattern, unclaimed */
+	bool network;      /* no workload is behind it: watched for what belongs to proxies */
 	const char *hook;  /* "tcx", "clsact" */
 	const char *error; /* or NULL */
 };
 /* Walk: size_t at = 0; while (datapath_interface_next(d, &at, &status)) … */
 bool datapath_interface_next(const struct datapath *datapath, size_t *at, struct interface_status *ret);
 
+/* ---- proxies (listeners.c) ----
+ *
+ * A thread of its own looks every 200 ms who listens on the proxies' ports in this network namespace, and makes them
+ * usable: IP_TRANSPARENT where it is missing (adopt_listeners), a row in ps_listener where conditions choose.
+ */
+
+struct proxy_wanted {
+	const char *name;          /* copied */
+	const struct proxy *proxy; /* copied */
+};
+/* Replaces what is looked for, and looks once before it returns: a listener that is there is usable then. Applying
+ * thread. A listener that cannot be made usable is no error: datapath_listeners says why. */
+void datapath_proxies(struct datapath *datapath, const struct proxy_wanted *proxies, size_t count);
+/* Readable when what datapath_listeners says has changed; datapath_listeners_read makes it unreadable. */
+int datapath_listeners_fd(const struct datapath *datapath);
+void datapath_listeners_read(struct datapath *datapath);
+
+enum listener_state {
+	LISTENER_READY,   /* transparent by itself */
+	LISTENER_ADOPTED, /* made transparent by the agent */
+	LISTENER_IGNORED, /* not chosen by the proxy's conditions, or cannot be reached or adopted: `why` */
+};
+struct listener_status {
+	char proxy[256];
+	struct ip ip; /* where it listens; family 6 with all zero and v6only false: both families */
+	uint16_t port;
+	bool v6only;
+	enum listener_state state;
+	uint32_t uid;
+	int32_t pid;          /* one of its processes; 0: not known */
+	char executable[256]; /* "" : not known */
+	char why[256];
+};
+/* A copy of all, the caller frees *ret; returns how many. Any thread. */
+size_t datapath_listeners(const struct datapath *datapath, struct listener_status **ret);
+
 /* ---- reads; any thread ---- */
+
+/*
+ * The live tables' own answer about a connection, looked up in the kernel as its programs do. One revision: read again
+ * when a flip came in between.
+ */
+struct explain_query {
+	struct ip source, destination;
+	uint8_t protocol;
+	uint16_t port; /* destination */
+};
+struct explain_side {
+	bool local;                                  /* is enforced on this node; else verdict says nothing */
+	uint32_t class_id, profile, row, port_class; /* of the peer, of the subject, what they gave */
+	bool peer_row, cell;                         /* not the profile's default row; not the row's own verdict */
+	struct ps_verdict verdict;
+};
+struct explain_answer {
+	uint64_t revision;
+	uint32_t generation;
+	struct explain_side egress, ingress;
+	struct ps_proxy proxy; /* the one that would get it, if any */
+};
+int datapath_explain(
+	const struct datapath *datapath, const struct explain_query *query, struct explain_answer *ret, struct error *e);
 
 struct datapath_counts {
 	struct ps_count counts[PS_COUNT_MAX]; /* by PS_COUNT_INDEX */

@@ -14,7 +14,10 @@
 #include "agent/datapath/private.h"
 #include "bpf/penstock.skel.h"
 
-const char *const program_names[PS_DIRECTION_COUNT] = {[PS_EGRESS] = "from_workload", [PS_INGRESS] = "to_workload"};
+const char *const program_names[ROLE_COUNT][PS_DIRECTION_COUNT] = {
+	[ROLE_WORKLOAD] = {[PS_EGRESS] = "from_workload", [PS_INGRESS] = "to_workload"},
+	[ROLE_NETWORK] = {[PS_EGRESS] = "from_network", [PS_INGRESS] = "to_network"},
+};
 
 static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_control",
 	[OTHER_SIDE] = "ps_side",
@@ -25,7 +28,8 @@ static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_contro
 	[OTHER_COUNT_MAP] = "ps_count",
 	[OTHER_STAT] = "ps_stat",
 	[OTHER_RULE_HITS] = "ps_rule_hits",
-	[OTHER_PROXY_COUNT] = "ps_proxy_count"};
+	[OTHER_PROXY_COUNT] = "ps_proxy_count",
+	[OTHER_LISTENER] = "ps_listener"};
 
 /* ---- what libbpf says: at debug, and once more as an error when a load fails (then the verifier's log is in it) ----
  */
@@ -186,8 +190,9 @@ static int find_descriptors(struct bpf_object *object, const bool *fresh, struct
 		if (i == OTHER_CONN4)
 			ret->connections = bpf_map__max_entries(map);
 	}
-	for (int i = 0; i < PS_DIRECTION_COUNT; i++)
-		ret->program[i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[i]));
+	for (int role = 0; role < ROLE_COUNT; role++)
+		for (int i = 0; i < PS_DIRECTION_COUNT; i++)
+			ret->program[role][i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[role][i]));
 	return 0;
 }
 
@@ -220,8 +225,8 @@ static int load_pinned(
 	result = find_descriptors(skeleton->obj, fresh, ret, e);
 	if (result == 0)
 		result = pin_maps(pins, skeleton->obj, e);
-	for (int i = 0; result == 0 && i < PS_DIRECTION_COUNT; i++)
-		result = pins_replace(pins, ret->program[i], "programs", program_names[i], e);
+	for (int i = 0; result == 0 && i < ROLE_COUNT * PS_DIRECTION_COUNT; i++)
+		result = pins_replace(pins, ret->program[i / 2][i % 2], "programs", program_names[i / 2][i % 2], e);
 	return result;
 }
 

@@ -51,17 +51,20 @@ enum other_map {
 	OTHER_STAT,
 	OTHER_RULE_HITS,
 	OTHER_PROXY_COUNT,
+	OTHER_LISTENER,
 	OTHER_MAPS
 };
+/* What stands on one side of an interface: programs of one role, by direction. */
+enum hook_role { ROLE_WORKLOAD, ROLE_NETWORK, ROLE_COUNT };
 struct loaded {
 	void *skeleton;
 	int table[TABLE_COUNT];
 	bool table_fresh[TABLE_COUNT]; /* made by this process: known to be empty */
 	int other[OTHER_MAPS];
-	uint32_t connections; /* a family: the pinned size has precedence */
-	int program[PS_DIRECTION_COUNT];
+	uint32_t connections;                        /* a family: the pinned size has precedence */
+	int program[ROLE_COUNT][PS_DIRECTION_COUNT]; /* what enters (from_*): PS_EGRESS; what leaves (to_*): PS_INGRESS */
 };
-extern const char *const program_names[PS_DIRECTION_COUNT];
+extern const char *const program_names[ROLE_COUNT][PS_DIRECTION_COUNT];
 void load_prepare(void); /* what libbpf prints goes to the log */
 int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e);
 void load_close(struct loaded *loaded);

@@ -60,7 +60,7 @@ static void note_programs(struct removal *removal)
 {
 	for (int i = 0; i < PS_DIRECTION_COUNT; i++) {
 		char path[PIN_PATH_MAX];
-		auto_close int fd = bpf_obj_get(pins_path(removal->pins, path, "programs", program_names[i]));
+		auto_close int fd = bpf_obj_get(pins_path(removal->pins, path, "programs", program_names[ROLE_WORKLOAD][i]));
 		struct bpf_prog_info info = {0};
 		uint32_t length = sizeof(info);
 		if (fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &length) == 0)

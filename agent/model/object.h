@@ -157,6 +157,8 @@ struct proxy {
 	int64_t uid;               /* -1 = any */
 	char *cgroup, *executable; /* "" = any */
 };
+/* 0: any listener of the port will do; else a word that equal conditions share (ps_proxy.chosen). */
+uint32_t proxy_chosen(const struct proxy *proxy);
 
 struct object {
 	enum kind kind;
