@@ -75,6 +75,8 @@ struct interface_status {
 };
 /* Walk: size_t at = 0; while (datapath_interface_next(d, &at, &status)) … */
 bool datapath_interface_next(const struct datapath *datapath, size_t *at, struct interface_status *ret);
+/* What that walk tells has changed since this was asked last. */
+bool datapath_hooks_changed(struct datapath *datapath);
 
 /* ---- proxies (listeners.c) ----
  *
@@ -133,8 +135,12 @@ struct explain_answer {
 	uint64_t revision;
 	uint32_t generation;
 	struct explain_side egress, ingress;
-	struct ps_proxy proxy; /* the one that would get it, if any */
+	bool node;                   /* the source is this node itself, which may always reach its workloads */
+	enum ps_action action;       /* what becomes of a new connection */
+	enum ps_direction direction; /* INTERCEPT: whose rule and proxy */
+	struct ps_proxy proxy;       /* the one that would get it, if any */
 };
+/* ERROR_BUSY while there is no data path (NULL), or when flips come faster than it can read. */
 int datapath_explain(
 	const struct datapath *datapath, const struct explain_query *query, struct explain_answer *ret, struct error *e);
 

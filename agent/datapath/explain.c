@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the programs would say about a connection: the lookups of bpf/verdict.h, in its order, in the same maps. Any
+ * thread: nothing but the maps, options that never change and the kernel's own addresses is read.
+ */
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
+#include <string.h>
+#include "agent/datapath/private.h"
+
+/* Each try is some twenty system calls; a flip takes much longer. */
+#define TRIES 64
+
+struct asking {
+	const struct datapath *datapath;
+	const struct explain_query *query;
+	uint32_t side;
+	int error; /* the first lookup that failed otherwise than by finding nothing */
+};
+
+static bool look(struct asking *a, int fd, const void *key, void *value)
+{
+	int result = bpf_map_lookup_elem(fd, key, value);
+	if (result < 0 && result != -ENOENT && !a->error)
+		a->error = result;
+	return result == 0;
+}
+
+static bool look_table(struct asking *a, enum table_id id, const void *key, void *value)
+{
+	return look(a, a->datapath->loaded.table[id], key, value);
+}
+
+/* An array, by its index on this side. */
+static bool look_array(struct asking *a, enum table_id id, uint32_t index, void *value)
+{
+	if (index >= table_infos[id].entries)
+		return false;
+	index += a->side * (uint32_t)table_infos[id].entries;
+	return look_table(a, id, &index, value);
+}
+
+/* party_find: the exact address, else the longest prefix. */
+static struct ps_addr party_find(struct asking *a, const struct ip *ip)
+{
+	struct ps_addr found = {0};
+	if (ip->family == 4) {
+		struct ps_key_addr4 exact = {.side = a->side, .addr = ip_v4(ip)};
+		struct ps_key_net4 prefix = {.prefix_length = 64, .side = a->side, .addr = ip_v4(ip)};
+		if (!look_table(a, TABLE_addr4, &exact, &found))
+			look_table(a, TABLE_net4, &prefix, &found.class_id);
+	} else {
+		struct ps_key_addr6 exact = {.side = a->side};
+		struct ps_key_net6 prefix = {.prefix_length = 160, .side = a->side};
+		memcpy(exact.addr, ip->bytes, sizeof(exact.addr));
+		memcpy(prefix.addr, ip->bytes, sizeof(prefix.addr));
+		if (!look_table(a, TABLE_addr6, &exact, &found))
+			look_table(a, TABLE_net6, &prefix, &found.class_id);
+	}
+	return found;
+}
+
+static uint32_t port_class(struct asking *a)
+{
+	static const uint8_t protocols[PS_PORT_PROTO_COUNT] = {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP};
+	uint16_t port = a->query->port;
+	struct ps_port_block block;
+	for (uint32_t i = 0; i < PS_PORT_PROTO_COUNT; i++)
+		if (protocols[i] == a->query->protocol && look_array(a, TABLE_port, i * 256 + (port >> 8), &block))
+			return block.port_class[port & 255];
+	return PS_PORT_CLASS_NONE;
+}
+
+/* verdict_find: the peer's row or the profile's own; the port's cell or the row's own. */
+static void verdict_find(struct asking *a, enum ps_direction direction, struct explain_side *side)
+{
+	struct ps_key_row peer = {
+		.side = a->side, .profile = side->profile, .class_id = side->class_id, .direction = direction};
+	struct ps_profile profile;
+	side->verdict = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT};
+	if (side->profile == PS_PROFILE_NONE)
+		return;
+	side->verdict.action = PS_ACTION_DENY;
+	side->peer_row = look_table(a, TABLE_peer_row, &peer, &side->row);
+	if (!side->peer_row) {
+		if (!look_array(a, TABLE_profile, side->profile, &profile))
+			return;
+		side->row = profile.default_row[direction];
+	}
+	side->port_class = port_class(a);
+	struct ps_key_cell cell = {.side = a->side, .row = side->row, .port_class = side->port_class};
+	side->cell = side->port_class != PS_PORT_CLASS_NONE && look_table(a, TABLE_cell, &cell, &side->verdict);
+	if (!side->cell)
+		look_array(a, TABLE_row, side->row, &side->verdict);
+}
+
+static bool node_has(const struct ip *ip)
+{
+	struct ifaddrs *all, *at;
+	bool found = false;
+	if (getifaddrs(&all) < 0)
+		return false;
+	for (at = all; at && !found; at = at->ifa_next) {
+		struct ip own = {0};
+		if (at->ifa_addr && at->ifa_addr->sa_family == AF_INET)
+			own = ip_from_v4(((struct sockaddr_in *)(void *)at->ifa_addr)->sin_addr.s_addr);
+		else if (at->ifa_addr && at->ifa_addr->sa_family == AF_INET6)
+			own = ip_from_v6(((struct sockaddr_in6 *)(void *)at->ifa_addr)->sin6_addr.s6_addr);
+		found = own.family && ip_equal(&own, ip);
+	}
+	freeifaddrs(all);
+	return found;
+}
+
+static enum ps_action enforced(const struct explain_side *side)
+{
+	if (!side->local || side->verdict.flags & PS_VERDICT_AUDIT)
+		return PS_ACTION_ALLOW;
+	return side->verdict.action;
+}
+
+/*
+ * 1 what policy denies in either direction is not handed over
+ * 2 egress rules of a local source
+ * 3 ingress rules of a local destination, when none of 2 matched; not for the node itself, and of steered addresses
+ * only
+ */
+static void answer_conclude(struct explain_answer *answer, bool steered)
+{
+	enum ps_action out = enforced(&answer->egress), in = enforced(&answer->ingress);
+	answer->action = PS_ACTION_ALLOW;
+	if (out == PS_ACTION_DENY || in == PS_ACTION_DENY) { /* 1 */
+		answer->action = PS_ACTION_DENY;
+	} else if (out == PS_ACTION_INTERCEPT) { /* 2 */
+		answer->action = PS_ACTION_INTERCEPT;
+		answer->direction = PS_EGRESS;
+	} else if (in == PS_ACTION_INTERCEPT && steered && !answer->node &&
+			   !(answer->egress.local && answer->egress.verdict.intercept_rule)) { /* 3 */
+		answer->action = PS_ACTION_INTERCEPT;
+		answer->direction = PS_INGRESS;
+	}
+}
+
+static void answer_read(struct asking *a, struct explain_answer *answer)
+{
+	struct ps_addr source = party_find(a, &a->query->source), destination = party_find(a, &a->query->destination);
+	answer->egress = (struct explain_side){
+		.local = source.flags & PS_ADDR_LOCAL, .profile = source.profile, .class_id = destination.class_id};
+	answer->ingress = (struct explain_side){
+		.local = destination.flags & PS_ADDR_LOCAL, .profile = destination.profile, .class_id = source.class_id};
+	answer->node =
+		a->datapath->options.allow_local_host && source.endpoint == PS_ENDPOINT_NONE && node_has(&a->query->source);
+	if (answer->egress.local)
+		verdict_find(a, PS_EGRESS, &answer->egress);
+	if (answer->ingress.local && answer->node)
+		answer->ingress.verdict = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_NODE};
+	else if (answer->ingress.local)
+		verdict_find(a, PS_INGRESS, &answer->ingress);
+	answer_conclude(answer, destination.flags & PS_ADDR_STEERED);
+	if (answer->action != PS_ACTION_INTERCEPT)
+		return;
+	const struct explain_side *side = answer->direction == PS_EGRESS ? &answer->egress : &answer->ingress;
+	if (side->verdict.proxy != PS_PROXY_NONE)
+		look_array(a, TABLE_proxy, side->verdict.proxy, &answer->proxy);
+}
+
+static uint32_t generation_read(struct asking *a)
+{
+	struct ps_control control = {0};
+	uint32_t zero = 0;
+	look(a, a->datapath->loaded.other[OTHER_CONTROL], &zero, &control);
+	return control.generation;
+}
+
+int datapath_explain(
+	const struct datapath *datapath, const struct explain_query *query, struct explain_answer *ret, struct error *e)
+{
+	if (!datapath)
+		return error_set(e, ERROR_BUSY, EAGAIN, NULL, "there is no data path yet");
+	for (int i = 0; i < TRIES; i++) {
+		struct asking a = {.datapath = datapath, .query = query};
+		struct explain_answer answer = {.generation = generation_read(&a)};
+		struct ps_side held = {0};
+		a.side = answer.generation & 1;
+		look(&a, datapath->loaded.other[OTHER_SIDE], &a.side, &held);
+		answer.revision = held.revision;
+		answer_read(&a, &answer);
+		/* A side that was live at both ends was live, and so not written to, all the time in between. */
+		bool same = generation_read(&a) == answer.generation;
+		if (a.error)
+			return error_system(e, -a.error, "the kernel's tables cannot be read");
+		if (!same)
+			continue;
+		*ret = answer;
+		return 0;
+	}
+	return error_set(e, ERROR_BUSY, EAGAIN, NULL, "the tables change faster than they can be read");
+}
