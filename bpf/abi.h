@@ -158,13 +158,13 @@ struct ps_key_row {
 /* What is done with a connection. In table `row` (array, sided, by row id): the verdict of ports without a cell. */
 #define PS_VERDICT_AUDIT 1u /* `action` is what would have happened; the packet passes */
 struct ps_verdict {
-	__u8 action; /* ps_action: ALLOW or DENY by policy, or INTERCEPT (= ALLOW, then hand over) */
-	__u8 reason; /* ps_reason of the policy decision */
-	__u8 flags;  /* PS_VERDICT_* */
-	__u8 proxy;  /* INTERCEPT: index into table proxy */
-	__u32 rule;  /* the policy rule that decided, or the isolation; PS_RULE_NONE for Default */
-	__u32 intercept_rule;
-	__u32 limit; /* 0 */
+	__u8 action;          /* ps_action: ALLOW or DENY by policy, or INTERCEPT (= ALLOW, then hand over) */
+	__u8 reason;          /* ps_reason of the policy decision */
+	__u8 flags;           /* PS_VERDICT_* */
+	__u8 proxy;           /* INTERCEPT: index into table proxy */
+	__u32 rule;           /* the policy rule that decided, or the isolation; PS_RULE_NONE for Default */
+	__u32 intercept_rule; /* of an InterceptPolicy: INTERCEPT, or with ALLOW the Bypass that ended the search */
+	__u32 limit;          /* 0 */
 };
 struct ps_key_cell {
 	__u32 side;
