@@ -9,6 +9,7 @@
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 #include "agent/loop.h"
+#include "agent/observe/explain.h"
 #include "agent/reconcile.h"
 
 #define DEFAULT_CONFIG "/etc/penstock/penstock.yaml"
@@ -137,6 +138,26 @@ static void source_api(void *context, void (*each_count)(void *, const struct ap
 		server_counts(server, each_count, each_latency, argument);
 }
 
+/* ---- explaining ---- */
+
+static int source_ask(void *context, const struct explain_query *query, struct explain_answer *ret, struct error *e)
+{
+	return datapath_explain(((struct agent *)context)->datapath, query, ret, e);
+}
+
+static size_t source_listeners(void *context, struct listener_status **ret)
+{
+	return datapath_listeners(((struct agent *)context)->datapath, ret);
+}
+
+static void agent_explain(void *context, const char *body, size_t length, struct buffer *out, struct errors *errors)
+{
+	struct agent *agent = context;
+	const struct explain_source source = {
+		.context = agent, .ask = source_ask, .listeners = source_listeners, .metrics = agent->metrics};
+	explain_body(&source, body, length, out, errors);
+}
+
 static int agent_open(struct agent *agent, struct error *e)
 {
 	const struct config *c = agent->config;
@@ -174,6 +195,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.body_max = c->api.body_max,
 		.board = agent->board,
 		.metrics = agent_metrics,
+		.explain = agent_explain,
 		.context = agent,
 	};
 	struct server *started = NULL;

@@ -140,6 +140,14 @@ void metrics_apply(struct metrics *metrics, enum apply_stage stage, double secon
 	pthread_mutex_unlock(&metrics->lock);
 }
 
+void metrics_published(struct metrics *metrics, struct snapshot **snapshot, struct rule_list **rules)
+{
+	pthread_mutex_lock(&metrics->lock);
+	*snapshot = metrics->facts.snapshot ? snapshot_get(metrics->facts.snapshot) : NULL;
+	*rules = rule_list_get(metrics->facts.rules);
+	pthread_mutex_unlock(&metrics->lock);
+}
+
 /* ---- rendering ---- */
 
 static void facts_copy(struct metrics *metrics, struct facts *copy)

@@ -50,6 +50,7 @@ struct metrics_facts {               /* read during the call */
 };
 
 struct metrics;
+struct rule_list;
 struct metrics *metrics_new(void);
 void metrics_free(struct metrics *metrics);
 void metrics_source(
@@ -58,6 +59,9 @@ void metrics_source(
 /* From the applying thread. */
 void metrics_publish(struct metrics *metrics, const struct metrics_facts *facts);
 void metrics_apply(struct metrics *metrics, enum apply_stage stage, double seconds, bool failed);
+
+/* What was published last, a reference each, the two of one moment; NULL before. From any thread. */
+void metrics_published(struct metrics *metrics, struct snapshot **snapshot, struct rule_list **rules);
 
 /* From any thread. Appends. */
 void metrics_render(struct metrics *metrics, struct buffer *out);

@@ -45,6 +45,27 @@ static int item_order(const void *a, const void *b)
 	return order ? order : x->id < y->id ? -1 : x->id > y->id;
 }
 
+static int id_order(const void *a, const void *b, void *context)
+{
+	const struct rule_item *items = context;
+	uint32_t x = items[*(const uint32_t *)a].id, y = items[*(const uint32_t *)b].id;
+	return (x > y) - (x < y);
+}
+
+static struct rule_item item_of(const struct rule_identity *rule)
+{
+	return (struct rule_item){
+		.id = rule->id,
+		.labels = rule_labels(rule),
+		.kind = rule->kind,
+		.direction = rule->direction,
+		.index = rule->index,
+		.namespace = str_dup(rule->namespace),
+		.name = str_dup(rule->name),
+		.rule_name = str_dup(rule->rule_name ? rule->rule_name : ""),
+	};
+}
+
 struct rule_list *rule_list_of(const struct rulebook *book, struct rule_list *current)
 {
 	const struct rule_identity *rule;
@@ -59,8 +80,12 @@ struct rule_list *rule_list_of(const struct rulebook *book, struct rule_list *cu
 	list->list = mem_array(count, sizeof(*list->list));
 	while ((rule = rulebook_next(book, &at)))
 		if (rule->live)
-			list->list[list->count++] = (struct rule_item){rule->id, rule_labels(rule)};
+			list->list[list->count++] = item_of(rule);
 	qsort(list->list, list->count, sizeof(*list->list), item_order);
+	list->by_id = mem_array(count, sizeof(*list->by_id));
+	for (size_t i = 0; i < count; i++)
+		list->by_id[i] = (uint32_t)i;
+	qsort_r(list->by_id, count, sizeof(*list->by_id), id_order, list->list);
 	return list;
 }
 
@@ -75,10 +100,31 @@ void rule_list_put(struct rule_list *list)
 {
 	if (!list || __atomic_sub_fetch(&list->references, 1, __ATOMIC_ACQ_REL))
 		return;
-	for (size_t i = 0; i < list->count; i++)
+	for (size_t i = 0; i < list->count; i++) {
 		free(list->list[i].labels);
+		free(list->list[i].namespace);
+		free(list->list[i].name);
+		free(list->list[i].rule_name);
+	}
 	free(list->list);
+	free(list->by_id);
 	free(list);
+}
+
+const struct rule_item *rule_list_find(const struct rule_list *list, uint32_t id)
+{
+	size_t first = 0, end = list ? list->count : 0;
+	while (first < end) {
+		size_t middle = first + (end - first) / 2;
+		const struct rule_item *item = &list->list[list->by_id[middle]];
+		if (item->id == id)
+			return item;
+		if (item->id < id)
+			first = middle + 1;
+		else
+			end = middle;
+	}
+	return NULL;
 }
 
 void rule_list_render(

@@ -31,10 +31,10 @@ void body_receive(struct request *request, const char *data, size_t length)
 		&server->connections, request->connection, request->began, CONNECTION_GRACE_SECONDS, request->received);
 	if (request->answer || !request->route || request->route->body == BODY_NONE)
 		return;
-	if (request->received > server->options.body_max) {
+	uint64_t body_max = route_body_max(request);
+	if (request->received > body_max) {
 		body_drop(request);
-		problem_answer(
-			request, 413, "the body is larger than %llu bytes", (unsigned long long)server->options.body_max);
+		problem_answer(request, 413, "the body is larger than %llu bytes", (unsigned long long)body_max);
 	} else if (!budget_charge(server, length)) {
 		body_drop(request);
 		problem_answer(request, 503, "other requests' bodies fill the memory that there is for them");

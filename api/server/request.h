@@ -93,6 +93,7 @@ void read_list(struct request *request);
 void read_object(struct request *request);
 void read_owners(struct request *request);
 void read_status(struct request *request);
+void read_explain(struct request *request);
 void page_metrics(struct request *request);
 void page_health(struct request *request);
 void page_ready(struct request *request);

@@ -8,6 +8,7 @@
 #include "agent/base/mem.h"
 #include "api/server/answer.h"
 #include "api/server/problem.h"
+#include "api/server/state.h"
 
 /* Which kinds {plural} stands for. */
 enum scope { SCOPE_NONE, SCOPE_ANY, SCOPE_NAMESPACED, SCOPE_CLUSTER };
@@ -22,6 +23,7 @@ static const struct route routes[] = {
 	{"GET", "/v1/owners", SCOPE_NONE, false, read_owners, 0, BODY_NONE},
 	{"DELETE", "/v1/owners/{name}", SCOPE_NONE, false, write_owner_delete, WRITE, BODY_NONE},
 	{"GET", "/v1/status", SCOPE_NONE, false, read_status, PARAMETER_FOLLOW, BODY_NONE},
+	{"POST", "/v1/explain", SCOPE_NONE, false, read_explain, 0, BODY_SMALL},
 	{"GET", "/v1/{plural}", SCOPE_ANY, false, read_list, LIST, BODY_NONE},
 	{"GET", "/v1/{plural}/{namespace}", SCOPE_NAMESPACED, false, read_list, LIST, BODY_NONE},
 	{"GET", "/v1/{plural}/{namespace}/{name}", SCOPE_NAMESPACED, false, read_object, 0, BODY_NONE},
@@ -182,6 +184,13 @@ static void not_found(struct request *request, const struct path *path, bool pub
 		problem_answer(request, 404, "there is no \"/v1/%s\" in this API", path->segments[1]);
 	else
 		problem_answer(request, 404, "there is no such path%s", public_only ? " on this listener" : "");
+}
+
+uint64_t route_body_max(const struct request *request)
+{
+	uint64_t most = request->server->options.body_max;
+	bool small = request->route && request->route->body == BODY_SMALL;
+	return small && most > BODY_SMALL_MAX ? BODY_SMALL_MAX : most;
 }
 
 int route_find(struct request *request, const char *path_text, bool public_only)

@@ -8,7 +8,13 @@
 #include "agent/base/buffer.h"
 #include "api/server/request.h"
 
-enum route_body { BODY_NONE, BODY_OBJECT, BODY_OBJECTS /* NDJSON too */ };
+enum route_body {
+	BODY_NONE,
+	BODY_OBJECT,
+	BODY_OBJECTS, /* NDJSON too */
+	BODY_SMALL    /* read by the handler itself, on its thread */
+};
+#define BODY_SMALL_MAX (64u << 10)
 
 struct route {
 	const char *method;  /* HEAD is answered by GET */
@@ -25,6 +31,9 @@ struct route {
  * and name. 0, or -EINVAL with the answer set: 400, 404, 405 with Allow.
  */
 int route_find(struct request *request, const char *path, bool public_only);
+
+/* Bytes that the body of this request may have, after decompression too. */
+uint64_t route_body_max(const struct request *request);
 
 /* Each path once, plural written out: "/v1/pods/{namespace}/{name}"; the last label is for what is not found. */
 int route_label_count(void);

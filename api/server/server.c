@@ -78,11 +78,11 @@ static void request_free(struct request *request)
 static void request_check(struct request *request, const char *path, bool public_only)
 {
 	const char *length = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Content-Length");
-	uint64_t body_max = request->server->options.body_max;
 	if (route_find(request, path, public_only) < 0 || parameters_read(request, request->route->parameters) < 0)
 		return;
 	if (body_headers_read(request, request->route->body != BODY_NONE, request->route->body == BODY_OBJECTS) < 0)
 		return;
+	uint64_t body_max = route_body_max(request);
 	if (length && request->route->body != BODY_NONE && strtoull(length, NULL, 10) > body_max)
 		problem_answer(request, 413, "the body is larger than %llu bytes", (unsigned long long)body_max);
 }

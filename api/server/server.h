@@ -56,6 +56,8 @@ struct server_options {
 	struct board *board;
 	/* Renders /metrics. Called on HTTP's threads. */
 	void (*metrics)(void *context, struct buffer *out);
+	/* Answers POST /v1/explain: appends the document, or adds errors. Called on HTTP's threads; NULL: 503. */
+	void (*explain)(void *context, const char *body, size_t length, struct buffer *out, struct errors *errors);
 	void *context;
 };
 
