@@ -62,6 +62,12 @@ static __always_inline bool conn_reply(const struct ps_conn *conn, bool high)
 	return high != !!(conn->flags & PS_CONN_ORIGIN_HIGH);
 }
 
+/* Packets of this direction go to a proxy's socket. */
+static __always_inline bool conn_marked(const struct ps_conn *conn, bool high)
+{
+	return conn->flags & (conn_reply(conn, high) ? PS_CONN_LEG : PS_CONN_INTERCEPTED);
+}
+
 /* ---- expiry ---- */
 
 static __always_inline __u64 conn_timeout(__u8 protocol, __u8 state)

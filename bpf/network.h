@@ -1,19 +1,253 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What happens to one packet at an interface that no workload is behind: uplinks, tunnels, bridges. Nothing is refused
- * here; the workload's own hooks do that. Taken are, before the stack routes them:
+ * What happens to one packet at an interface that no workload is behind: uplinks, tunnels, bridges. Hardly anything is
+ * refused here; that is for the workload's own hooks. What enters, in this order:
  *
- *  1. packets of connections that a proxy has
- *  2. connections to a local workload that an ingress rule hands to a proxy
- *  3. replies to a proxy's socket that speaks from a client's address
+ *  1. what is marked already goes on: it comes from a bridge's port (steer_out)
+ *  2. an ICMP error about a connection that a proxy has goes to the proxy's socket
+ *  3. a packet of a connection that a proxy has, or a reply to one that it opened with a client's address, goes there
+ *  4. a packet that belongs to no connection, and ends at a local workload: handed over if an ingress rule says so; or
+ *     to a socket that has it although its entry is gone
+ *
+ * What leaves: only the beginning and the end of connections of this node's own stack are looked at, to know which
+ * replies are a proxy's.
  */
 #ifndef PENSTOCK_NETWORK_H
 #define PENSTOCK_NETWORK_H
 
+#include "bpf/usual.h"
 #include "bpf/workload.h"
 
-static __always_inline int network_packet(struct __sk_buff *skb, bool from)
+static __always_inline struct work *network_begin(struct __sk_buff *skb, bool from)
 {
+	struct work *w = work_get(from);
+	__u32 zero = 0;
+	const struct ps_control *control = bpf_map_lookup_elem(&ps_control, &zero);
+
+	if (!w)
+		return NULL;
+	__builtin_memset(w, 0, sizeof(*w));
+	w->generation = control ? PS_READ_ONCE(control->generation) : 0;
+	w->side = w->generation & 1;
+	w->now = bpf_ktime_get_ns();
+	return w;
+}
+
+static __always_inline bool network_l3(const struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	const struct ps_iface *iface = bpf_map_lookup_elem(&ps_iface, &ifindex);
+
+	return iface && iface->flags & PS_IFACE_L3;
+}
+
+static __always_inline void network_account(const struct work *w)
+{
+	account_packet(PS_INGRESS, w->code, w->reason, w->packet.bytes);
+}
+
+/* 2 */
+static __always_inline int network_error(struct __sk_buff *skb, struct work *w)
+{
+	struct ps_conn_live *live;
+	struct ps_conn *conn;
+
+	if (packet_embedded(skb, &w->packet))
+		return PS_PASS;
+	conn = conn_find(&w->packet, &live, w->now);
+	if (conn && conn_marked(conn, w->packet.high))
+		mark_set(skb);
+	return PS_PASS;
+}
+
+/* 3, with the client as originator: policy is asked here, for no workload's hook sees it. */
+static __always_inline int network_intercepted(
+	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, struct ps_conn_live *live)
+{
+	int action = PS_DROP;
+
+	w->code = PS_VERDICT_FORWARDED;
+	if (known_judge(skb, w, conn, true) == NOT_DENIED)
+		action = known_steer(skb, w, conn, live);
+	else
+		w->code = PS_VERDICT_DROPPED;
+	if (action == PS_PASS) {
+		conn_count(conn, false, true, w->packet.bytes, w->now);
+		conn_advance(&w->packet, conn, live, false, w->now);
+	}
+	if (w->code != PS_VERDICT_FORWARDED)
+		network_account(w);
+	return action;
+}
+
+/* 3, a reply to a proxy's socket. The originator's packets are not seen on their way out, so that the second reply must
+ * stand for the exchange. */
+static __always_inline int network_answer(
+	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, struct ps_conn_live *live)
+{
+	mark_set(skb);
+	conn_count(conn, true, true, w->packet.bytes, w->now);
+	if (!live && conn->state == PS_CONN_REPLIED && !(w->packet.traits & (PACKET_RST | PACKET_SYN))) {
+		conn->state = PS_CONN_ESTABLISHED;
+		if (!conn_promote(&w->packet, conn))
+			conn->state = PS_CONN_REPLIED;
+		return PS_PASS;
+	}
+	conn_advance(&w->packet, conn, live, true, w->now);
+	return PS_PASS;
+}
+
+/* 4, its first packet. */
+static __always_inline int network_new(struct __sk_buff *skb, struct work *w, const struct ps_conn *old, bool live)
+{
+	if (!w->destination.steered)
+		return PS_PASS;
+	parties_find(skb, true);
+	judge(true, PS_EGRESS, false);
+	if (!work_intercepts(w) || work_denied(w) != NOT_DENIED)
+		return PS_PASS; /* the last hook's to refuse */
+	w->code = PS_VERDICT_FORWARDED;
+	if (new_steer(skb, w) == PS_DROP) {
+		network_account(w);
+		return PS_DROP;
+	}
+	if (w->code != PS_VERDICT_INTERCEPTED)
+		return PS_PASS;
+	network_account(w);
+	judgment_count(w, NOT_DENIED);
+	if (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING)
+		return PS_PASS;
+	if (live)
+		conn_delete(&w->packet);
+	conn_create(true, false, PS_CONN_INTERCEPTED);
+	return PS_PASS;
+}
+
+/* 4, without SYN: the socket tells whose it is. What ends there is a client's packet, or a reply to a leg. */
+static __always_inline int network_orphan(struct __sk_buff *skb, struct work *w)
+{
+	if (steer_socket(skb, true) != STEER_TAKEN)
+		return PS_PASS;
+	parties_find(skb, true);
+	judge(true, PS_EGRESS, false);
+	if (work_intercepts(w)) {
+		if (work_denied(w) != NOT_DENIED) {
+			mark_clear(skb);
+			return PS_PASS;
+		}
+		conn_create(true, false, PS_CONN_INTERCEPTED);
+		return PS_PASS;
+	}
+	w->judged = 0;
+	w->known |= WORK_LEG;
+	conn_create(true, true, 0);
+	return PS_PASS;
+}
+
+static __always_inline int network_tcp(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	struct ps_conn_live *live;
+	struct ps_conn *conn;
+
+	packet_key(p);
+	conn = conn_find(p, &live, w->now);
+	if (conn && !conn_reopened(p, conn)) {
+		if (!conn_marked(conn, p->high))
+			return PS_PASS;
+		if (conn_reply(conn, p->high))
+			return network_answer(skb, w, conn, live);
+		return network_intercepted(skb, w, conn, live);
+	}
+	party_find(&w->destination, &p->destination, p->v4, w->side);
+	w->known |= WORK_DESTINATION;
+	if (!w->destination.local)
+		return PS_PASS;
+	return p->traits & PACKET_STARTS ? network_new(skb, w, conn, live) : network_orphan(skb, w);
+}
+
+static __always_inline int network_in(struct __sk_buff *skb)
+{
+	bool l3 = network_l3(skb);
+	struct work *w;
+
+	if (mark_is_set(skb)) /* 1 */
+		return PS_PASS;
+	if (!l3 && usual_packet(skb, FROM_NETWORK))
+		return PS_PASS;
+	w = network_begin(skb, true);
+	if (!w || work_parse(skb, l3, true) != PACKET_JUDGED || w->packet.traits & (PACKET_FIRST | PACKET_LATER))
+		return PS_PASS;
+	if (w->packet.traits & PACKET_ERROR)
+		return network_error(skb, w);
+	return w->packet.protocol == IPPROTO_TCP ? network_tcp(skb, w) : PS_PASS;
+}
+
+/* ---- what leaves ---- */
+
+/* FIN, SYN, RST of plain TCP; 0 of anything else. */
+static __always_inline __u8 network_flags(struct __sk_buff *skb, bool l3)
+{
+	__u32 at = l3 ? 0 : sizeof(struct ethhdr);
+	__u8 first, protocol, flags;
+
+	if (bpf_skb_load_bytes(skb, at, &first, 1))
+		return 0;
+	if (bpf_skb_load_bytes(skb, at + (first >> 4 == 4 ? 9 : 6), &protocol, 1) || protocol != IPPROTO_TCP)
+		return 0;
+	at += first >> 4 == 4 ? (first & 15) * 4 : sizeof(struct ipv6hdr);
+	return bpf_skb_load_bytes(skb, at + 13, &flags, 1) ? 0 : flags & 7;
+}
+
+/* A connection of this node begins. A leg from the client's own address and port shares the intercepted connection's
+ * entry; a live entry of the client's own with these addresses must not lose its replies to a proxy. */
+static __always_inline int network_opens(
+	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, const struct ps_conn_live *live)
+{
+	if (!leg_find(skb, w))
+		return PS_PASS;
+	if (w->known & WORK_ORIGIN) {
+		account_stat(PS_STAT_LEG_NODE);
+		return PS_PASS;
+	}
+	if (conn && conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED) && !conn_reopened(&w->packet, conn)) {
+		if (!(conn->flags & PS_CONN_LEG))
+			account_stat(PS_STAT_LEG_CLIENT);
+		conn->flags |= PS_CONN_LEG;
+		return PS_PASS;
+	}
+	if (live && live->conn.state != PS_CONN_CLOSING)
+		return PS_DROP;
+	account_stat(PS_STAT_LEG_CLIENT);
+	if (live)
+		conn_delete(&w->packet);
+	conn_create(false, false, 0);
+	return PS_PASS;
+}
+
+static __always_inline int network_out(struct __sk_buff *skb)
+{
+	struct ps_conn_live *live;
+	struct ps_conn *conn;
+	struct work *w;
+	bool l3;
+
+	if (skb->ingress_ifindex || !skb->sk)
+		return PS_PASS;
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return PS_PASS;
+	l3 = network_l3(skb);
+	if (!network_flags(skb, l3))
+		return PS_PASS;
+	w = network_begin(skb, false);
+	if (!w || work_parse(skb, l3, false) != PACKET_JUDGED || w->packet.protocol != IPPROTO_TCP)
+		return PS_PASS;
+	packet_key(&w->packet);
+	conn = conn_find(&w->packet, &live, w->now);
+	if (w->packet.traits & PACKET_STARTS)
+		return network_opens(skb, w, conn, live);
+	if (conn && conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED))
+		conn_advance(&w->packet, conn, live, conn_reply(conn, w->packet.high), w->now);
 	return PS_PASS;
 }
 

@@ -77,6 +77,8 @@ static __noinline bool origin_same(struct __sk_buff *skb, const struct ps_conn *
 	const __u64 *origin = (const __u64 *)conn->origin;
 	struct address address = {};
 
+	if (conn->flags & PS_CONN_LEG) /* its socket is no rewritten packet */
+		return !skb->ingress_ifindex;
 	if (!(conn->flags & PS_CONN_REWRITTEN))
 		return !conn->entered || conn->entered == skb->ingress_ifindex;
 	return nfct_source(skb, v4, &address) && address.half[0] == origin[0] && address.half[1] == origin[1];

@@ -39,6 +39,7 @@ enum packet_kind {
 #define PACKET_LATER 64u   /* its ports are those of the first fragment */
 #define PACKET_ANSWER 128u /* ICMP reply: never begins anything */
 #define PACKET_ALONE 256u  /* whatever entry has its addresses and ports is about something else */
+#define PACKET_SYN 512u    /* TCP SYN, with or without ACK */
 
 struct address {
 	union {
@@ -237,6 +238,8 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *p, __
 	p->destination_port = bpf_ntohs(tcp.ports.destination);
 	if ((tcp.flags & 0x16) == 0x02) /* SYN, neither ACK nor RST */
 		p->traits |= PACKET_STARTS;
+	if (tcp.flags & 0x02)
+		p->traits |= PACKET_SYN;
 	if (tcp.flags & 0x01)
 		p->traits |= PACKET_FIN;
 	if (tcp.flags & 0x04)

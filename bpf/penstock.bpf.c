@@ -8,16 +8,16 @@
 SEC("tc")
 int from_workload(struct __sk_buff *skb)
 {
-	if (usual_packet(skb, true))
-		return PS_PASS;
-	return workload_packet(skb, true);
+	if (!usual_packet(skb, FROM_WORKLOAD))
+		return workload_packet(skb, true);
+	return mark_is_set(skb) ? steer_out(skb) : PS_PASS;
 }
 
 /* Egress of a workload's interface, host side: what the workload receives. The last hook. */
 SEC("tc")
 int to_workload(struct __sk_buff *skb)
 {
-	if (usual_packet(skb, false))
+	if (usual_packet(skb, TO_WORKLOAD))
 		return PS_PASS;
 	return workload_packet(skb, false);
 }
@@ -26,14 +26,14 @@ int to_workload(struct __sk_buff *skb)
 SEC("tc")
 int from_network(struct __sk_buff *skb)
 {
-	return network_packet(skb, true);
+	return network_in(skb);
 }
 
 /* Its egress. */
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
-	return network_packet(skb, false);
+	return network_out(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -7,27 +7,36 @@
 #define PENSTOCK_STEER_H
 
 #include "bpf/account.h"
+#include "bpf/inet.h"
 #include "bpf/maps.h"
 #include "bpf/work.h"
 
 enum steer {
-	STEER_TAKEN,  /* marked, and its socket assigned */
-	STEER_MARKED, /* no socket: the local stack answers with a reset */
+	STEER_TAKEN,  /* marked; a socket has its connection, or the listener is assigned */
 	STEER_NOBODY, /* nobody listens; the packet is as it was */
 };
 
 static __always_inline void mark_set(struct __sk_buff *skb)
 {
+	PS_OPAQUE(skb);
 	skb->mark = (skb->mark & ~mark_mask) | mark_intercept;
 }
 
 /* The mark is ours: a workload cannot set it. */
 static __always_inline void mark_clear(struct __sk_buff *skb)
 {
-	__u32 mark = skb->mark;
+	__u32 mark;
 
+	PS_OPAQUE(skb);
+	mark = skb->mark;
 	if (mark & mark_mask)
 		skb->mark = mark & ~mark_mask;
+}
+
+static __always_inline bool mark_is_set(const struct __sk_buff *skb)
+{
+	PS_OPAQUE(skb);
+	return (skb->mark & mark_mask) == mark_intercept;
 }
 
 static __always_inline const struct ps_proxy *proxy_find(__u32 number, __u32 side)
@@ -38,66 +47,136 @@ static __always_inline const struct ps_proxy *proxy_find(__u32 number, __u32 sid
 	return proxy && number != PS_PROXY_NONE && proxy->flags & PS_PROXY_USED ? proxy : NULL;
 }
 
+/* ---- sockets ---- */
+
+/* The packet's own addresses and ports; returns the size that says which family the tuple is. */
+static __always_inline __u32 tuple_set(struct bpf_sock_tuple *tuple, const struct packet *p)
+{
+	if (p->v4) {
+		tuple->ipv4.saddr = p->source.v4;
+		tuple->ipv4.daddr = p->destination.v4;
+		tuple->ipv4.sport = bpf_htons(p->source_port);
+		tuple->ipv4.dport = bpf_htons(p->destination_port);
+		return sizeof(tuple->ipv4);
+	}
+	__builtin_memcpy(tuple->ipv6.saddr, p->source.word, sizeof(tuple->ipv6.saddr));
+	__builtin_memcpy(tuple->ipv6.daddr, p->destination.word, sizeof(tuple->ipv6.daddr));
+	tuple->ipv6.sport = bpf_htons(p->source_port);
+	tuple->ipv6.dport = bpf_htons(p->destination_port);
+	return sizeof(tuple->ipv6);
+}
+
+/* Loopback, or none: that finds who listens on the wildcard although somebody else listens on loopback. */
+static __always_inline void tuple_aim(struct bpf_sock_tuple *tuple, bool v4, bool loopback, __u16 port)
+{
+	if (v4) {
+		tuple->ipv4.daddr = loopback ? bpf_htonl(0x7f000001) : 0;
+		tuple->ipv4.dport = bpf_htons(port);
+		return;
+	}
+	__builtin_memset(tuple->ipv6.daddr, 0, sizeof(tuple->ipv6.daddr));
+	tuple->ipv6.daddr[3] = loopback ? bpf_htonl(1) : 0;
+	tuple->ipv6.dport = bpf_htons(port);
+}
+
+/* A listener that is not transparent could not answer; with conditions, the agent has looked at its process. */
+static __always_inline bool listener_usable(struct bpf_sock *sk, const struct ps_proxy *proxy)
+{
+	struct ps_key_listener key = {.chosen = proxy->chosen};
+	const struct tcp_sock *tcp;
+
+	if (sk->state != BPF_TCP_LISTEN)
+		return false;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp || !sock_transparent(tcp))
+		return false;
+	if (!key.chosen)
+		return true;
+	key.cookie = sock_cookie(tcp);
+	return bpf_map_lookup_elem(&ps_listener, &key);
+}
+
+static __always_inline int listener_assign(
+	struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size, const struct ps_proxy *proxy)
+{
+	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
+	int result = STEER_NOBODY;
+
+	if (!sk)
+		return STEER_NOBODY;
+	if (listener_usable(sk, proxy)) {
+		if (bpf_sk_assign(skb, sk, 0))
+			account_stat(PS_STAT_ASSIGN_FAIL);
+		else
+			result = STEER_TAKEN;
+	}
+	bpf_sk_release(sk);
+	return result;
+}
+
 /*
- * In this order:
- *  1. the socket of this very connection. For a SYN that may be TIME_WAIT: it answers with an ACK, the client resets
- *     that, and the SYN that it sends again (some 10 ms later) finds the listener. Past it the kernel lets no request
- *     of the listener into its table: the connection would never open.
- *  2. for a SYN the proxy's listener, on 127.0.0.1 or the wildcard; with the client's address, so that the sockets of a
- *     REUSEPORT group share the work
- * orphan: of a packet without SYN, that its connection has no socket means that no proxy has it (STEER_NOBODY).
+ * Does a transparent socket of this node have the packet's very connection? Marked, the packet finds it by itself.
+ * `full`: not a request or TIME_WAIT, which do not tell whether they are transparent.
  */
-PS_APART int steer_tcp4(struct __sk_buff *skb, __u32 number, bool orphan)
+PS_APART int steer_socket(struct __sk_buff *skb, bool full)
 {
 	const struct work *w = work_get(true);
-	const struct packet *p;
 	struct bpf_sock_tuple tuple = {};
-	const struct ps_proxy *proxy;
+	const struct tcp_sock *tcp;
 	struct bpf_sock *sk;
-	long error;
-	bool syn;
+	bool taken;
+	__u32 size;
 
 	if (!w)
 		return STEER_NOBODY;
-	p = &w->packet;
-	syn = p->traits & PACKET_STARTS;
-	tuple.ipv4.saddr = p->source.v4;
-	tuple.ipv4.daddr = p->destination.v4;
-	tuple.ipv4.sport = bpf_htons(p->source_port);
-	tuple.ipv4.dport = bpf_htons(p->destination_port);
-	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0); /* 1 */
-	if (sk) {
-		if (sk->state != BPF_TCP_LISTEN)
-			goto assign;
-		bpf_sk_release(sk);
-	}
-	if (!syn && orphan)
+	size = tuple_set(&tuple, &w->packet);
+	sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
 		return STEER_NOBODY;
-	if (!syn) {
-		mark_set(skb);
-		return STEER_MARKED;
-	}
+	taken = sk->state != BPF_TCP_LISTEN;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (tcp ? !sock_transparent(tcp) : full)
+		taken = false;
+	bpf_sk_release(sk);
+	if (!taken)
+		return STEER_NOBODY;
+	mark_set(skb);
+	return STEER_TAKEN;
+}
+
+/*
+ * A TCP packet of a connection that is not established yet, in this order:
+ *  1. the socket of this very connection. For a SYN that may be TIME_WAIT: it answers with an ACK, the client resets
+ *     that, and the SYN that it sends again (some 10 ms later) finds the listener. Past it the kernel lets no request
+ *     of the listener into its table: the connection would never open.
+ *  2. the proxy's listener on loopback, 3. on the wildcard; with the client's address, so that the sockets of a
+ * REUSEPORT group share the work. Also without SYN: the answer to a SYN cookie has no socket yet.
+ */
+PS_APART int steer_tcp(struct __sk_buff *skb, __u32 number)
+{
+	const struct work *w = work_get(true);
+	struct bpf_sock_tuple tuple = {};
+	const struct ps_proxy *proxy;
+	__u32 size;
+	int result;
+
+	if (!w || w->packet.protocol != IPPROTO_TCP)
+		return STEER_NOBODY;
+	if (steer_socket(skb, false) == STEER_TAKEN) /* 1 */
+		return STEER_TAKEN;
 	proxy = proxy_find(number, w->side);
 	if (!proxy)
 		return STEER_NOBODY;
-	tuple.ipv4.daddr = bpf_htonl(0x7f000001);
-	tuple.ipv4.dport = bpf_htons(proxy->port);
-	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0); /* 2 */
-	if (!sk)
-		return STEER_NOBODY;
-	if (sk->state != BPF_TCP_LISTEN) {
-		bpf_sk_release(sk);
-		return STEER_NOBODY;
+	size = tuple_set(&tuple, &w->packet);
+	tuple_aim(&tuple, w->packet.v4, true, proxy->port);
+	result = listener_assign(skb, &tuple, size, proxy); /* 2 */
+	if (result == STEER_NOBODY) {
+		tuple_aim(&tuple, w->packet.v4, false, proxy->port);
+		result = listener_assign(skb, &tuple, size, proxy); /* 3 */
 	}
-assign:
-	error = bpf_sk_assign(skb, sk, 0);
-	bpf_sk_release(sk);
-	if (error) {
-		account_stat(PS_STAT_ASSIGN_FAIL);
-		return STEER_NOBODY;
-	}
-	mark_set(skb);
-	return STEER_TAKEN;
+	if (result == STEER_TAKEN)
+		mark_set(skb);
+	return result;
 }
 
 /*

@@ -14,19 +14,22 @@
 #include "bpf/packet.h"
 #include "bpf/steer.h"
 
+enum place { FROM_WORKLOAD, TO_WORKLOAD, FROM_NETWORK };
+
 /*
- * True: the packet passes, and has been counted.
+ * True: the packet passes, and has been counted; marked, if it goes to a proxy.
  *
  * The interface must be the one that the entry knows for its end. That proves the source at a workload's own interface
  * (only the long way writes it there), and that there is an Ethernet header (PS_CONN_L3 equals no interface).
  */
 static __always_inline bool usual_pass(
-	struct __sk_buff *skb, struct ps_conn *conn, bool high, __u32 bytes, bool v4, bool from)
+	struct __sk_buff *skb, struct ps_conn *conn, bool live, bool high, __u32 bytes, bool v4, bool from)
 {
 	bool reply = conn_reply(conn, high);
 	__u32 own = from == reply ? PS_INGRESS : PS_EGRESS;
 	__u32 zero = 0;
 	const struct ps_control *control = bpf_map_lookup_elem(&ps_control, &zero);
+	__u32 code = PS_VERDICT_FORWARDED, reason = PS_REASON_ESTABLISHED;
 	__u64 allowed;
 
 	if (!control)
@@ -36,20 +39,57 @@ static __always_inline bool usual_pass(
 		return false;
 	if (conn->ifindex[from == reply] != skb->ifindex)
 		return false;
-	if (from) {
-		if (!reply && conn->flags & PS_CONN_INTERCEPTED)
+	if (from && conn_marked(conn, high)) {
+		/* The last hook never sees it: both directions count here. */
+		if (!live || (PS_READ_ONCE(conn->judged[!own]) & ~(__u64)PS_JUDGED_NOT_LOCAL) != allowed)
 			return false;
+		mark_set(skb);
+		if (!reply) {
+			code = PS_VERDICT_INTERCEPTED;
+			reason = PS_REASON_INTERCEPT;
+		}
+	} else if (from) {
 		mark_clear(skb);
 	} else {
 		if ((PS_READ_ONCE(conn->judged[!own]) & ~(__u64)PS_JUDGED_NOT_LOCAL) != allowed)
 			return false;
 		if (!reply && conn->flags & PS_CONN_NODE && skb->ingress_ifindex)
 			return false;
-		if (!reply && (conn->flags & PS_CONN_REWRITTEN || conn->entered) && !origin_same(skb, conn, v4))
+		if (!reply && (conn->flags & (PS_CONN_REWRITTEN | PS_CONN_LEG) || conn->entered) && !origin_same(skb, conn, v4))
 			return false;
 	}
 	conn_count(conn, reply, from, bytes, coarse_now());
-	account_packet(from ? PS_EGRESS : PS_INGRESS, PS_VERDICT_FORWARDED, PS_REASON_ESTABLISHED, bytes);
+	account_packet(from ? PS_EGRESS : PS_INGRESS, code, reason, bytes);
+	return true;
+}
+
+/*
+ * At an interface that no workload is behind: only what belongs to a proxy is touched. Policy was asked when this
+ * revision's word was written; a leg's replies are asked where they end.
+ */
+static __always_inline bool usual_passes_by(
+	struct __sk_buff *skb, struct ps_conn *conn, bool live, bool high, __u32 bytes)
+{
+	bool reply = conn_reply(conn, high);
+	__u32 zero = 0;
+	const struct ps_control *control;
+	__u64 allowed;
+
+	if (!conn_marked(conn, high))
+		return true;
+	if (!live)
+		return false;
+	if (!reply) {
+		control = bpf_map_lookup_elem(&ps_control, &zero);
+		if (!control)
+			return false;
+		allowed = judged_word(PS_READ_ONCE(control->generation), PS_JUDGED_ALLOW);
+		if (PS_READ_ONCE(conn->judged[PS_INGRESS]) != allowed)
+			return false;
+		account_packet(PS_INGRESS, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT, bytes);
+	}
+	mark_set(skb);
+	conn_count(conn, reply, true, bytes, coarse_now());
 	return true;
 }
 
@@ -91,7 +131,7 @@ static __always_inline bool usual_ports(
 	return false;
 }
 
-static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr *ip, const void *end, bool from)
+static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr *ip, const void *end, enum place place)
 {
 	__u32 total = bpf_ntohs(ip->tot_len);
 	__u16 source, destination;
@@ -114,10 +154,13 @@ static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr
 	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new4, &key);
 	if (!live && !usual_waits(conn, high))
 		return false;
-	return usual_pass(skb, conn, high, total, true, from);
+	if (place == FROM_NETWORK)
+		return usual_passes_by(skb, conn, live, high, total);
+	return usual_pass(skb, conn, live, high, total, true, place == FROM_WORKLOAD);
 }
 
-static __always_inline bool usual_ipv6(struct __sk_buff *skb, const struct ipv6hdr *ip, const void *end, bool from)
+static __always_inline bool usual_ipv6(
+	struct __sk_buff *skb, const struct ipv6hdr *ip, const void *end, enum place place)
 {
 	struct address from_address, to_address;
 	__u32 payload = bpf_ntohs(ip->payload_len);
@@ -143,10 +186,12 @@ static __always_inline bool usual_ipv6(struct __sk_buff *skb, const struct ipv6h
 	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new6, &key);
 	if (!live && !usual_waits(conn, high))
 		return false;
-	return usual_pass(skb, conn, high, payload + sizeof(*ip), false, from);
+	if (place == FROM_NETWORK)
+		return usual_passes_by(skb, conn, live, high, payload + sizeof(*ip));
+	return usual_pass(skb, conn, live, high, payload + sizeof(*ip), false, place == FROM_WORKLOAD);
 }
 
-static __always_inline bool usual_packet(struct __sk_buff *skb, bool from)
+static __always_inline bool usual_packet(struct __sk_buff *skb, enum place place)
 {
 	const void *data = (const void *)(long)skb->data, *end = (const void *)(long)skb->data_end;
 	const struct ethhdr *link = data;
@@ -156,9 +201,9 @@ static __always_inline bool usual_packet(struct __sk_buff *skb, bool from)
 	if ((const void *)(ip4 + 1) > end)
 		return false;
 	if (link->h_proto == bpf_htons(ETH_P_IP))
-		return usual_ipv4(skb, ip4, end, from);
+		return usual_ipv4(skb, ip4, end, place);
 	if (link->h_proto == bpf_htons(ETH_P_IPV6) && (const void *)(ip6 + 1) <= end)
-		return usual_ipv6(skb, ip6, end, from);
+		return usual_ipv6(skb, ip6, end, place);
 	return false;
 }
 

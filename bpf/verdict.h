@@ -12,6 +12,7 @@
 #define PENSTOCK_VERDICT_H
 
 #include "bpf/conntrack.h"
+#include "bpf/leg.h"
 #include "bpf/maps.h"
 #include "bpf/nfct.h"
 #include "bpf/work.h"
@@ -35,7 +36,7 @@ static __noinline void party_find(struct party *party, const struct address *add
 	party->class_id = PS_CLASS_NONE;
 	party->endpoint = PS_ENDPOINT_NONE;
 	party->profile = PS_PROFILE_NONE;
-	party->local = 0;
+	party->local = party->steered = 0;
 	if (v4) {
 		key.addr4.side = side;
 		key.addr4.addr = address->v4;
@@ -50,6 +51,7 @@ static __noinline void party_find(struct party *party, const struct address *add
 		party->endpoint = exact->endpoint;
 		party->profile = exact->profile;
 		party->local = exact->flags & PS_ADDR_LOCAL;
+		party->steered = exact->flags & PS_ADDR_STEERED;
 		PS_RETURN_ZERO;
 	}
 	if (v4) {
@@ -145,11 +147,29 @@ static __noinline bool party_entered(struct party *party, struct work *w, __u32 
 	return true;
 }
 
+/* The originator that `origin` names. Of the other family than the packet, it is a client whose proxy went over from
+ * one to the other (leg.h). */
+static __noinline void party_origin(struct party *party, struct work *w)
+{
+	struct address origin = w->origin;
+	bool v4 = w->packet.v4;
+
+	if (v4) {
+		v4 = !origin.word[1] && !origin.half[1];
+	} else if (!origin.half[0] && origin.word[2] == bpf_htonl(0xffff)) {
+		v4 = true;
+		origin.word[0] = origin.word[3];
+		origin.half[1] = 0;
+	}
+	party_find(party, &origin, v4, w->side);
+	PS_RETURN_ZERO;
+}
+
 /* The originator as the connection knows it: what entered, or by which address. */
 static __noinline void party_remembered(struct party *party, struct work *w, const struct address *address)
 {
 	if (w->known & WORK_ORIGIN)
-		party_find(party, &w->origin, w->packet.v4, w->side);
+		party_origin(party, w);
 	else if (w->entered)
 		party_entered(party, w, w->entered, address);
 	PS_RETURN_ZERO;
@@ -157,7 +177,8 @@ static __noinline void party_remembered(struct party *party, struct work *w, con
 
 /*
  * Fills both parties. Who judges the source at the last hook, in this order:
- *  1. a socket of this node sent it, and the source is no workload's: the node
+ *  1. a socket of this node sent it: the client, if a proxy opened it for one; else, when the source is no workload's,
+ *     the node
  *  2. it entered by a claimed interface: the endpoint behind that
  *  3. this node rewrote its address: the address with which it entered
  *  4. its address
@@ -191,7 +212,10 @@ PS_APART int parties_find(struct __sk_buff *skb, bool from)
 			return 0;
 		origin_find(skb, w); /* 3, else 4 */
 		if (w->known & WORK_ORIGIN)
-			party_find(&w->source, &w->origin, w->packet.v4, w->side);
+			party_origin(&w->source, w);
+	} else if (w->known & WORK_LEG || leg_find(skb, w)) {
+		if (w->known & WORK_ORIGIN) /* 1 */
+			party_origin(&w->source, w);
 	} else if (allow_local_host && w->source.endpoint == PS_ENDPOINT_NONE) {
 		w->known |= WORK_NODE; /* 1 */
 	}
@@ -296,7 +320,7 @@ PS_APART int judge(bool from, __u32 direction, bool reverse)
 	verdict = VERDICT_DEFAULT;
 	if (direction == PS_INGRESS && w->known & WORK_NODE) {
 		verdict.reason = PS_REASON_NODE;
-	} else if (!local || (direction == PS_EGRESS && w->known & WORK_NODE)) {
+	} else if (!local || (direction == PS_EGRESS && w->known & (WORK_NODE | WORK_LEG))) {
 		bits = PS_JUDGED_ALLOW | PS_JUDGED_NOT_LOCAL;
 	} else {
 		verdict_find(&q, &verdict);

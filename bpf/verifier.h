@@ -31,6 +31,12 @@
 #define PS_APART __attribute__((noinline))
 
 /*
+ * PS_OPAQUE: clang may keep the address of a field of the context instead of the context. Complaint: "dereference of
+ * modified ctx ptr". All kernels.
+ */
+#define PS_OPAQUE(pointer) asm volatile("" : "+r"(pointer))
+
+/*
  * PS_READ_ONCE, PS_WRITE_ONCE: one load or store of the declared width. Not for the verifier but for the same reader:
  * clang may split or repeat an access to a word that another CPU writes.
  */

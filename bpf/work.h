@@ -15,7 +15,8 @@ struct party {
 	__u32 class_id;
 	__u32 endpoint; /* whose address it is */
 	__u32 profile;
-	__u32 local; /* its profile is enforced on this node */
+	__u32 local;   /* its profile is enforced on this node */
+	__u32 steered; /* an ingress rule of an InterceptPolicy selects it */
 };
 
 #define WORK_SOURCE 1u /* the party is known */
@@ -23,6 +24,7 @@ struct party {
 #define WORK_NODE 4u     /* the originator is a socket of this node */
 #define WORK_ORIGIN 8u   /* the originator's address was rewritten on this node, and was `origin` */
 #define WORK_RELATED 16u /* an error about the connection: who sent it says nothing about the originator */
+#define WORK_LEG 32u     /* a proxy of this node opened it, for `origin` if that is known, else for its source */
 
 /* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */
 struct work {
@@ -36,11 +38,13 @@ struct work {
 	__u32 entered;  /* the interface that shows who the source was before its address was rewritten */
 	__u32 ifindex;  /* as it is put into an entry */
 	__u32 judged;   /* bit per direction: verdict[] was judged now */
+	__u32 intercept_rule;
 	__u8 bits[PS_DIRECTION_COUNT];
 	__u8 reply; /* goes to the originator of the connection that it belongs to */
 	__u8 known; /* WORK_* */
 	__u8 code;  /* ps_verdict_code and ps_reason of the packet, for the counters */
 	__u8 reason;
+	__u8 proxy; /* and intercept_rule: who takes the connection, and why */
 };
 
 /*

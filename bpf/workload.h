@@ -162,13 +162,15 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 		flags |= PS_CONN_MIDSTREAM;
 	if (w->known & WORK_NODE)
 		flags |= PS_CONN_NODE;
+	if (w->known & WORK_LEG)
+		flags |= PS_CONN_LEG;
 	if (p->traits & PACKET_RST)
 		conn.state = PS_CONN_CLOSING;
 	if (p->traits & PACKET_FIN)
 		flags |= reverse ? PS_CONN_FIN_REPLY : PS_CONN_FIN_ORIGIN;
 	if (flags & PS_CONN_INTERCEPTED) {
-		conn.proxy = w->verdict[PS_EGRESS].proxy;
-		conn.intercept_rule = w->verdict[PS_EGRESS].intercept_rule;
+		conn.proxy = w->proxy;
+		conn.intercept_rule = w->intercept_rule;
 	}
 	conn.flags = flags;
 	conn_remember(&conn, w);
@@ -189,8 +191,14 @@ static __noinline void conn_turn(struct ps_conn *conn)
 {
 	__u64 packets = conn->packets[0], bytes = conn->bytes[0];
 	__u32 ifindex = conn->ifindex[0];
+	__u8 flags = (conn->flags ^ PS_CONN_ORIGIN_HIGH) & ~(PS_CONN_REWRITTEN | PS_CONN_INTERCEPTED | PS_CONN_LEG);
 
-	conn->flags = (conn->flags ^ PS_CONN_ORIGIN_HIGH) & ~(PS_CONN_REWRITTEN | PS_CONN_INTERCEPTED);
+	/* What went to a proxy goes on doing so. */
+	if (conn->flags & PS_CONN_INTERCEPTED)
+		flags |= PS_CONN_LEG;
+	if (conn->flags & PS_CONN_LEG)
+		flags |= PS_CONN_INTERCEPTED;
+	conn->flags = flags;
 	conn->packets[0] = conn->packets[1];
 	conn->packets[1] = packets;
 	conn->bytes[0] = conn->bytes[1];
@@ -242,7 +250,9 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	}
 	w->reply = reply;
 	w->entered = 0;
-	if (from ? reply : w->known & WORK_RELATED)
+	if (!from && !reply && conn->flags & PS_CONN_LEG && !skb->ingress_ifindex)
+		w->known |= WORK_LEG;
+	if (from ? reply : w->known & (WORK_RELATED | WORK_LEG))
 		conn_recall(conn, w);
 	if (conn->flags & PS_CONN_NODE && (from ? reply : w->known & WORK_RELATED || !skb->ingress_ifindex))
 		w->known |= WORK_NODE;
@@ -273,6 +283,8 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	}
 	if (w->known & WORK_NODE && !reply)
 		conn->flags |= PS_CONN_NODE;
+	if (w->known & WORK_LEG && !reply)
+		conn->flags |= PS_CONN_LEG;
 	if (!from && !reply)
 		conn_remember(conn, w);
 	conn_judged(conn, w);
@@ -284,13 +296,18 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	return denied;
 }
 
-/* An intercepted connection's packet to the proxy. */
-static __always_inline int known_steer(struct __sk_buff *skb, struct work *w, struct ps_conn *conn)
+/* An intercepted connection's packet to the proxy. Once it is established the mark is enough: the local stack finds the
+ * socket, or answers with a reset. */
+static __always_inline int known_steer(
+	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, const struct ps_conn_live *live)
 {
 	const struct ps_proxy *proxy;
 
-	if (steer_tcp4(skb, conn->proxy, false) != STEER_NOBODY)
-		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
+	if (!(live && !(w->packet.traits & PACKET_STARTS)) && steer_tcp(skb, conn->proxy) == STEER_NOBODY)
+		goto nobody;
+	mark_set(skb);
+	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
+nobody:
 	proxy = proxy_find(conn->proxy, w->side);
 	if (!proxy || !(proxy->flags & PS_PROXY_BYPASS) || conn->state != PS_CONN_NEW)
 		return work_drop(w, PS_REASON_NO_LISTENER);
@@ -298,6 +315,17 @@ static __always_inline int known_steer(struct __sk_buff *skb, struct work *w, st
 	conn->flags &= ~PS_CONN_INTERCEPTED;
 	mark_clear(skb);
 	return PS_PASS;
+}
+
+/* An intercepted connection's own addresses and ports, sent by a socket of this node: the proxy goes on with them. */
+static __noinline void conn_leg(struct __sk_buff *skb, struct work *w, struct ps_conn *conn)
+{
+	if (!skb->ingress_ifindex && conn->flags & PS_CONN_INTERCEPTED && !(conn->flags & PS_CONN_LEG) &&
+		leg_find(skb, w)) {
+		conn->flags |= PS_CONN_LEG;
+		account_stat(PS_STAT_LEG_CLIENT);
+	}
+	PS_RETURN_ZERO;
 }
 
 static __always_inline int work_known(
@@ -317,10 +345,14 @@ static __always_inline int work_known(
 	else
 		conn->ifindex[0] = w->ifindex;
 	if (from && !reply && conn->flags & PS_CONN_INTERCEPTED) {
-		if (known_steer(skb, w, conn) == PS_DROP)
+		if (known_steer(skb, w, conn, live) == PS_DROP)
 			return PS_DROP;
+	} else if (from && reply && conn->flags & PS_CONN_LEG) {
+		mark_set(skb);
 	} else if (from) {
 		mark_clear(skb);
+	} else if (!reply && w->packet.traits & PACKET_STARTS) {
+		conn_leg(skb, w, conn);
 	}
 	conn_count(conn, reply, from, w->packet.bytes, w->now);
 	if (!conn_advance(&w->packet, conn, live, reply, w->now) && w->code == PS_VERDICT_FORWARDED)
@@ -330,37 +362,65 @@ static __always_inline int work_known(
 
 /* ---- 9: a new connection ---- */
 
+static __always_inline bool verdict_intercepts(const struct ps_verdict *verdict)
+{
+	return verdict->action == PS_ACTION_INTERCEPT && !(verdict->flags & PS_VERDICT_AUDIT);
+}
+
+/*
+ * Does an InterceptPolicy want the connection that this packet of its originator begins or belongs to?
+ *  1. an egress rule of its source, when that is local
+ *  2. else an ingress rule of its destination, when that is local
+ * Sets w->proxy and w->intercept_rule. What 2 judged is kept only if it wants it: else it is the last hook's to say.
+ */
+static __noinline bool work_intercepts(struct work *w)
+{
+	struct ps_verdict verdict = w->verdict[PS_EGRESS];
+
+	if (!verdict_intercepts(&verdict)) { /* 1 */
+		if (!w->destination.local || !w->destination.steered)
+			return false;
+		judge(true, PS_INGRESS, false); /* 2 */
+		verdict = w->verdict[PS_INGRESS];
+		if (!verdict_intercepts(&verdict)) {
+			w->judged &= 1 << PS_EGRESS;
+			w->bits[PS_INGRESS] = 0;
+			return false;
+		}
+	}
+	w->proxy = verdict.proxy;
+	w->intercept_rule = verdict.intercept_rule;
+	return true;
+}
+
+/* The proxy stands before the last hook: a local destination is asked now. */
+static __always_inline int steer_denied(struct work *w)
+{
+	if (w->destination.local && !(w->judged & 1 << PS_INGRESS))
+		judge(true, PS_INGRESS, false);
+	return work_denied(w);
+}
+
 /*
  * Policy allows it, and an InterceptPolicy wants it. PS_DROP: refused; else `w->code` tells whether a proxy has it or,
  * with Bypass, it goes on.
  */
 static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 {
-	const struct ps_verdict verdict = w->verdict[PS_EGRESS];
+	int denied = steer_denied(w);
 	const struct ps_proxy *proxy;
-	int denied;
 
-	if (w->destination.local) {
-		/* The proxy stands before the last hook. */
-		judge(true, PS_INGRESS, false);
-		denied = work_denied(w);
-		if (denied != NOT_DENIED)
-			return judgment_drop(w, denied);
-	}
-	account_rule(verdict.intercept_rule);
-	if (w->packet.v4 && w->packet.protocol == IPPROTO_TCP && steer_tcp4(skb, verdict.proxy, false) == STEER_TAKEN) {
-		account_proxy(verdict.proxy);
+	if (denied != NOT_DENIED)
+		return judgment_drop(w, denied);
+	account_rule(w->intercept_rule);
+	if (steer_tcp(skb, w->proxy) == STEER_TAKEN) {
+		account_proxy(w->proxy);
 		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	}
-	proxy = proxy_find(verdict.proxy, w->side);
+	proxy = proxy_find(w->proxy, w->side);
 	if (proxy && proxy->flags & PS_PROXY_BYPASS)
 		return PS_PASS;
 	return work_drop(w, PS_REASON_NO_LISTENER);
-}
-
-static __always_inline bool verdict_intercepts(const struct ps_verdict *verdict)
-{
-	return verdict->action == PS_ACTION_INTERCEPT && !(verdict->flags & PS_VERDICT_AUDIT);
 }
 
 /*
@@ -371,16 +431,11 @@ static __noinline int orphan_steer(struct __sk_buff *skb, struct work *w)
 {
 	int denied;
 
-	if (!w->packet.v4 || w->packet.protocol != IPPROTO_TCP)
+	if (steer_socket(skb, false) != STEER_TAKEN)
 		return PS_PASS;
-	if (steer_tcp4(skb, w->verdict[PS_EGRESS].proxy, true) != STEER_TAKEN)
-		return PS_PASS;
-	if (w->destination.local) {
-		judge(true, PS_INGRESS, false);
-		denied = work_denied(w);
-		if (denied != NOT_DENIED)
-			return judgment_drop(w, denied);
-	}
+	denied = steer_denied(w);
+	if (denied != NOT_DENIED)
+		return judgment_drop(w, denied);
 	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 }
 
@@ -390,16 +445,49 @@ static __noinline int orphan_steer(struct __sk_buff *skb, struct work *w)
  */
 static __noinline bool orphan_answered(struct work *w)
 {
-	struct ps_verdict verdict;
+	struct ps_verdict egress, ingress;
 	__u8 known = w->known;
+	bool allowed;
 
-	if (!w->packet.v4)
-		return false;
-	w->known &= ~WORK_NODE; /* which would be the originator otherwise */
+	w->known &= ~(WORK_NODE | WORK_LEG); /* which would be the originator otherwise */
 	judge(false, PS_EGRESS, true);
+	judge(false, PS_INGRESS, true);
 	w->known = known;
-	verdict = w->verdict[PS_EGRESS];
-	return w->bits[PS_EGRESS] & PS_JUDGED_ALLOW && verdict_intercepts(&verdict);
+	egress = w->verdict[PS_EGRESS];
+	ingress = w->verdict[PS_INGRESS];
+	allowed = !((w->bits[PS_EGRESS] | w->bits[PS_INGRESS]) & PS_JUDGED_DENY);
+	w->judged = 0;
+	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
+	if (!allowed || !(verdict_intercepts(&egress) || verdict_intercepts(&ingress)))
+		return false;
+	w->known &= ~WORK_LEG;
+	return true;
+}
+
+/*
+ * A packet without an entry, of a connection that a transparent socket has. Usually the workload answers a proxy's
+ * onward connection; or it goes on with one that was intercepted by a rule of an earlier revision. Either way it goes
+ * to the socket. True: allowed, and made an entry.
+ */
+static __noinline bool orphan_claimed(struct __sk_buff *skb, struct work *w)
+{
+	bool reverse = true;
+
+	if (steer_socket(skb, true) != STEER_TAKEN)
+		return false;
+	w->known |= WORK_LEG;
+	if (work_judge(true, true) != NOT_DENIED) {
+		w->known &= ~WORK_LEG;
+		reverse = false;
+		if (work_judge(true, false) != NOT_DENIED) {
+			mark_clear(skb);
+			return false;
+		}
+	}
+	judgment_pass(w, own_direction(true, reverse));
+	judgment_count(w, NOT_DENIED);
+	conn_create(true, reverse, reverse ? 0 : PS_CONN_INTERCEPTED);
+	return true;
 }
 
 /* `old`: the entry with these addresses and ports that this packet does not belong to, or NULL. */
@@ -418,6 +506,12 @@ static __always_inline int work_new(
 	if (!from && midstream && !lonely && !skb->ingress_ifindex)
 		orphan = orphan_answered(w);
 	denied = work_judge(from, false);
+	if (from && midstream && !lonely && !old) {
+		const struct ps_verdict egress = w->verdict[PS_EGRESS];
+
+		if (!verdict_intercepts(&egress) && orphan_claimed(skb, w))
+			return PS_PASS;
+	}
 	if (denied != NOT_DENIED && midstream && !lonely && !(w->known & WORK_ORIGIN)) {
 		/* Either orientation will do, its own first; a refusal is that of its own. */
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
@@ -426,19 +520,19 @@ static __always_inline int work_new(
 			account_rule(verdict.rule);
 			return work_drop(w, verdict.reason);
 		}
+		w->known &= ~WORK_LEG;
 		reverse = true;
 	} else if (denied != NOT_DENIED) {
 		return judgment_drop(w, denied);
 	}
 	judgment_pass(w, own_direction(from, reverse));
-	if (from && !reverse && !lonely) {
-		const struct ps_verdict egress = w->verdict[PS_EGRESS];
-
-		if (verdict_intercepts(&egress) && (midstream ? orphan_steer(skb, w) : new_steer(skb, w)) == PS_DROP)
-			return PS_DROP;
-	}
+	if (from && !reverse && !lonely && work_intercepts(w) &&
+		(midstream ? orphan_steer(skb, w) : new_steer(skb, w)) == PS_DROP)
+		return PS_DROP;
 	if (from && w->code != PS_VERDICT_INTERCEPTED)
 		mark_clear(skb);
+	if (w->known & WORK_LEG && w->packet.traits & PACKET_STARTS)
+		account_stat(w->known & WORK_ORIGIN ? PS_STAT_LEG_NODE : PS_STAT_LEG_CLIENT);
 	judgment_count(w, NOT_DENIED);
 	/* A connection that lives is not disturbed by an attempt to open it from the other end. */
 	if (lonely || orphan || (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING))
@@ -472,7 +566,7 @@ static __noinline bool work_related(struct __sk_buff *skb, struct work *w, bool 
 	w->known = WORK_RELATED;
 	if (!conn || known_judge(skb, w, conn, from) != NOT_DENIED)
 		goto unrelated;
-	if (from && conn->flags & PS_CONN_INTERCEPTED && !conn_reply(conn, p->high))
+	if (from && conn_marked(conn, p->high))
 		mark_set(skb);
 	else if (from)
 		mark_clear(skb);
@@ -497,6 +591,12 @@ static __always_inline bool conn_reopened(const struct packet *p, const struct p
 	/* The other end of a refused attempt may open its own. TCP says so with a SYN. */
 	return reply && conn->state == PS_CONN_NEW && p->protocol != IPPROTO_TCP && !(p->traits & PACKET_ANSWER) &&
 		   !(PS_READ_ONCE(conn->judged[PS_INGRESS]) & PS_JUDGED_ALLOW);
+}
+
+/* A leg's entry says nothing of a workload that sends from the same address and port itself. */
+static __always_inline bool conn_foreign(const struct ps_conn *conn, bool high)
+{
+	return (conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED)) == PS_CONN_LEG && !conn_reply(conn, high);
 }
 
 /* Has the entry seen this source on this interface, under this revision? */
@@ -570,7 +670,7 @@ static __always_inline int work_judged(struct __sk_buff *skb, struct work *w, bo
 		w->packet.traits |= PACKET_ALONE;
 		return work_new(skb, w, NULL, NULL, from); /* 7 */
 	}
-	if (!conn || conn_reopened(p, conn))
+	if (!conn || conn_reopened(p, conn) || (from && conn_foreign(conn, p->high)))
 		return work_new(skb, w, conn, live, from); /* 9 */
 	/* The node's connection is the node's: an address of its own does not make somebody else the node. */
 	if (!from && conn->flags & PS_CONN_NODE && skb->ingress_ifindex && !conn_reply(conn, p->high)) {

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is read of the kernel's sockets. Where it lies is found at load (CO-RE). */
+#ifndef PENSTOCK_INET_H
+#define PENSTOCK_INET_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#define CORE __attribute__((preserve_access_index))
+
+struct sock_common {
+	struct {
+		__s64 counter;
+	} skc_cookie;
+} CORE;
+struct sock {
+	struct sock_common __sk_common;
+} CORE;
+struct inet_sock {
+	struct sock sk;
+	unsigned long inet_flags; /* 6.6 on */
+} CORE;
+struct inet_sock___before_6_6 {
+	__u8 transparent : 1;
+} CORE;
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+} CORE;
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+} CORE;
+
+#define INET_FLAG_TRANSPARENT 15 /* INET_FLAGS_TRANSPARENT, include/net/inet_sock.h */
+
+/* IP_TRANSPARENT: it may speak for addresses that are not the node's. */
+static __always_inline bool sock_transparent(const struct tcp_sock *tcp)
+{
+	if (bpf_core_field_exists(struct inet_sock, inet_flags))
+		return tcp->inet_conn.icsk_inet.inet_flags >> INET_FLAG_TRANSPARENT & 1;
+	return BPF_CORE_READ_BITFIELD_PROBED((const struct inet_sock___before_6_6 *)tcp, transparent);
+}
+
+/* 0: nobody has asked for it yet, so nobody can know it. */
+static __always_inline __u64 sock_cookie(const struct tcp_sock *tcp)
+{
+	return tcp->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter;
+}
+
+#endif
