@@ -55,6 +55,15 @@ static void render_hooks(struct buffer *b, const struct status_facts *facts)
 	buffer_puts(b, "]");
 }
 
+static void render_sockets(struct buffer *b, const struct status_facts *facts)
+{
+	const char *reason = datapath_sockets(facts->datapath);
+	buffer_printf(b, ",\"originalDestination\":{\"attached\":%s", reason ? "false" : "true");
+	if (reason)
+		member_string(b, "reason", reason);
+	buffer_puts(b, "}");
+}
+
 static void render_maps(struct buffer *b, const struct status_facts *facts)
 {
 	struct map_fill fill;
@@ -152,6 +161,7 @@ char *status_render(const struct status_facts *facts)
 	member_string(&b, "configured", facts->config->datapath.engine);
 	member_string(&b, "reason", "the only engine of this build");
 	buffer_puts(&b, "}");
+	render_sockets(&b, facts);
 	render_hooks(&b, facts);
 	render_maps(&b, facts);
 	render_proxies(&b, facts->snapshot);

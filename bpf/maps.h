@@ -20,6 +20,7 @@ const volatile __u8 have_timer = 1;               /* Linux 5.15: bpf_timer; with
 const volatile __u32 nfct_offset = 0;             /* of sk_buff._nfct; 0: not known, and nothing is read */
 const volatile __u32 nfct_tuple_offset = 0;       /* of the original tuple in struct nf_conn */
 const volatile __u64 netns_cookie = 0;            /* of the agent's network namespace, for programs on sockets */
+const volatile __u8 have_option_thread = 1;       /* Linux 6.10: getsockopt programs may ask which thread it is */
 
 /* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
  *

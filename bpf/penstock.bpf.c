@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The programs of the data path, one object. Each is thin: parse → track → judge → act → account. */
 #include "bpf/network.h"
+#include "bpf/sockets.h"
 #include "bpf/usual.h"
 #include "bpf/workload.h"
 
@@ -34,6 +35,50 @@ SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
 	return network_out(skb);
+}
+
+/* ---- on sockets: every process's, at the root of cgroup v2 ---- */
+
+SEC("cgroup/getsockopt")
+int socket_getsockopt(struct bpf_sockopt *ctx)
+{
+	return socket_option(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int socket_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return socket_named(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int socket_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return socket_named(ctx);
+}
+
+SEC("cgroup/getsockname4")
+int socket_getsockname4(struct bpf_sock_addr *ctx)
+{
+	return socket_named(ctx);
+}
+
+SEC("cgroup/getsockname6")
+int socket_getsockname6(struct bpf_sock_addr *ctx)
+{
+	return socket_named(ctx);
+}
+
+SEC("cgroup/connect4")
+int socket_connect4(struct bpf_sock_addr *ctx)
+{
+	return socket_connects(ctx);
+}
+
+SEC("cgroup/connect6")
+int socket_connect6(struct bpf_sock_addr *ctx)
+{
+	return socket_connects(ctx);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -43,4 +43,10 @@
 #define PS_READ_ONCE(word) (*(volatile typeof(word) *)&(word))
 #define PS_WRITE_ONCE(word, value) (*(volatile typeof(word) *)&(word) = (value))
 
+/*
+ * PS_OPTION_SET: optlen and retval of struct bpf_sockopt lie side by side, and clang makes one 64-bit store of two.
+ * Complaint: "invalid bpf_context access off=… size=8". All kernels.
+ */
+#define PS_OPTION_SET(field, value) (*(volatile __s32 *)&(field) = (value))
+
 #endif

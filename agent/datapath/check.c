@@ -3,14 +3,12 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -68,17 +66,21 @@ static bool nftables(void)
 
 static void cgroup2(struct report *r)
 {
-	static const char *const places[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
-	char text[256];
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		struct statfs fs;
-		if (statfs(places[i], &fs) == 0 && (unsigned long)fs.f_type == CGROUP2_SUPER_MAGIC) {
-			snprintf(text, sizeof(text), "cgroup v2: %s", places[i]);
-			r->line(r->context, text);
-			return;
-		}
+	char place[PIN_PATH_MAX], text[PIN_PATH_MAX + 16];
+	if (sockets_cgroup(place) < 0) {
+		report(r, "cgroup v2", false, false, "SO_ORIGINAL_DST and host processes cannot be served");
+		return;
 	}
-	report(r, "cgroup v2", false, false, "SO_ORIGINAL_DST and host processes cannot be served");
+	snprintf(text, sizeof(text), "cgroup v2: %s", place);
+	r->line(r->context, text);
+}
+
+static void programs_on_sockets(struct report *r)
+{
+	struct sockets_support support;
+	sockets_probe(&support);
+	report(r, "programs on sockets (SO_ORIGINAL_DST, whose an onward connection is)", !support.missing[0], false,
+		support.missing);
 }
 
 int datapath_check(
@@ -116,8 +118,7 @@ int datapath_check(
 	report(
 		&r, "ring buffer (5.8)", libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) == 1, false, "no flow events");
 	report(&r, "XDP", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) == 1, false, "no NodeFilters");
-	report(&r, "cgroup/getsockopt (5.3)", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_CGROUP_SOCKOPT, NULL) == 1, false,
-		"no SO_ORIGINAL_DST");
+	programs_on_sockets(&r);
 	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,
 		"grace periods are waited for by the clock");
 	report(&r, "nftables", nftables(), false, "no interception by engine tproxy, none of Service addresses");

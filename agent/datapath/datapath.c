@@ -73,6 +73,7 @@ int datapath_open(const struct datapath_options *options, struct datapath **ret,
 		datapath_close(d);
 		return result;
 	}
+	sockets_take_over(d);
 	log_info(ROOM, "%s, hook %s, generation %u, revision %lu live", d->pins.directory, hook_names[d->hook],
 		d->generation, (unsigned long)d->live_revision);
 	*ret = d;

@@ -171,6 +171,14 @@ static void set_constants(struct penstock_bpf *skeleton, const struct datapath_o
 	bpf_map__set_max_entries(skeleton->maps.ps_conn6, options->connections_max);
 }
 
+static void set_sockets(struct penstock_bpf *skeleton, struct sockets_support *ret)
+{
+	sockets_probe(ret);
+	skeleton->rodata->netns_cookie = ret->netns_cookie;
+	skeleton->rodata->have_option_thread = ret->thread;
+	sockets_prepare(skeleton->obj, ret);
+}
+
 static int find_descriptors(struct bpf_object *object, const bool *fresh, struct loaded *ret, struct error *e)
 {
 	for (int id = 0; id < TABLE_COUNT; id++) {
@@ -190,6 +198,7 @@ static int find_descriptors(struct bpf_object *object, const bool *fresh, struct
 		if (i == OTHER_CONN4)
 			ret->connections = bpf_map__max_entries(map);
 	}
+	sockets_find(object, ret->socket);
 	for (int role = 0; role < ROLE_COUNT; role++)
 		for (int i = 0; i < PS_DIRECTION_COUNT; i++)
 			ret->program[role][i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[role][i]));
@@ -212,6 +221,7 @@ static int load_pinned(
 	bool fresh[TABLE_COUNT];
 	note_fresh(pins, fresh);
 	set_constants(skeleton, options);
+	set_sockets(skeleton, &ret->sockets);
 	int result = reuse_maps(pins, skeleton->obj, options->connections_max, e);
 	if (result < 0)
 		return result;

@@ -54,6 +54,23 @@ enum other_map {
 	OTHER_LISTENER,
 	OTHER_MAPS
 };
+/* Programs on sockets (sockets.c). */
+enum socket_hook {
+	SOCKET_GETSOCKOPT,
+	SOCKET_GETPEERNAME4,
+	SOCKET_GETPEERNAME6,
+	SOCKET_GETSOCKNAME4,
+	SOCKET_GETSOCKNAME6,
+	SOCKET_CONNECT4,
+	SOCKET_CONNECT6,
+	SOCKET_HOOKS
+};
+struct sockets_support {
+	uint64_t netns_cookie; /* of this network namespace; 0: the kernel does not tell, and none is loaded */
+	bool known[SOCKET_HOOKS];
+	bool thread;       /* getsockopt programs may ask which thread it is */
+	char missing[256]; /* "": nothing */
+};
 /* What stands on one side of an interface: programs of one role, by direction. */
 enum hook_role { ROLE_WORKLOAD, ROLE_NETWORK, ROLE_COUNT };
 struct loaded {
@@ -63,6 +80,8 @@ struct loaded {
 	int other[OTHER_MAPS];
 	uint32_t connections;                        /* a family: the pinned size has precedence */
 	int program[ROLE_COUNT][PS_DIRECTION_COUNT]; /* what enters (from_*): PS_EGRESS; what leaves (to_*): PS_INGRESS */
+	struct sockets_support sockets;
+	int socket[SOCKET_HOOKS]; /* programs; negative: not loaded */
 };
 extern const char *const program_names[ROLE_COUNT][PS_DIRECTION_COUNT];
 void load_prepare(void); /* what libbpf prints goes to the log */
@@ -97,6 +116,28 @@ bool clsact_attached(const struct pins *pins, uint32_t ifindex, enum direction d
 /* Filters with our handle, priority and program names: -1 on failure, else how many were there; `remove` takes them
  * away. */
 int clsact_sweep(uint32_t ifindex, bool remove);
+
+/* ---- programs on sockets (sockets.c) ---- */
+
+struct bpf_object;
+struct sockets {
+	bool tried, failed;
+	char why[768]; /* not all are attached; "": they are */
+};
+void sockets_probe(struct sockets_support *ret);
+/* Before the load: what this kernel has not is left out. */
+void sockets_prepare(struct bpf_object *object, const struct sockets_support *support);
+void sockets_find(struct bpf_object *object, int program[SOCKET_HOOKS]);
+/* Where the root of cgroup v2 is mounted: the machine's, when a container was given that. -ENOENT: nowhere. */
+int sockets_cgroup(char path[PIN_PATH_MAX]);
+/*
+ * Stand once a proxy was ever wanted, like rules and routes. What is missing is attached; a failure is told by
+ * datapath_sockets and tried again when `again` says so.
+ */
+void sockets_set(struct datapath *datapath, bool again);
+/* Our programs into the links of an earlier agent. */
+void sockets_take_over(struct datapath *datapath);
+int sockets_remove(const struct pins *pins, struct error *e);
 
 /* ---- the kernel's maps (write.c) ---- */
 
@@ -190,7 +231,8 @@ struct datapath {
 	uint32_t generation; /* live side = generation & 1 */
 	uint64_t live_revision;
 	bool staged;
-	bool steering;     /* rules and routes to proxies are set */
+	bool steering; /* rules and routes to proxies are set */
+	struct sockets sockets;
 	bool grace_due;    /* flipped, and no grace period since: programs may still read the idle side */
 	bool resync[2];    /* the side may hold anything */
 	bool untouched[2]; /* nothing was written to the side since open */

@@ -42,6 +42,8 @@ int datapath_stage(struct datapath *datapath, struct tables *tables, struct erro
 	datapath->staged = false;
 	grace_settle(datapath);
 	int result = steering_set(datapath, tables, e);
+	if (datapath->steering)
+		sockets_set(datapath, false);
 	if (result == 0)
 		result = side_catch_up(datapath, tables, !side_live(datapath), e);
 	datapath->staged = result == 0;

@@ -108,7 +108,7 @@ static int remove_all(struct removal *removal)
 	static const char *const folders[] = {"links", "programs", "maps"};
 	note_programs(removal);
 	pins_each(removal->pins, "links", detach_pinned, removal);
-	int result = 0;
+	int result = sockets_remove(removal->pins, removal->e);
 	for (size_t i = 0; result == 0 && i < sizeof(folders) / sizeof(folders[0]); i++)
 		result = remove_folder(removal, folders[i]);
 	if (result == 0)
