@@ -219,7 +219,8 @@ void classes_emit(struct compiler *c)
 	{
 		struct crossing *crossing = OWNER_OF(at, struct crossing, dirty);
 		link_remove(at);
-		if (crossing->class_id == crossing->class->id)
+		/* Whether a Node's address has an entry of its own is seen from its terms alone (owner_writes). */
+		if (crossing->class_id == crossing->class->id && crossing->group->space)
 			continue;
 		crossing->class_id = crossing->class->id;
 		LINKS_EACH(place, &crossing->addresses)

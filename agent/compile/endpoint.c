@@ -100,6 +100,8 @@ void endpoint_describe(const struct endpoint_slot *slot, struct ps_addr *ret)
 	ret->endpoint = slot->public.id;
 	ret->profile = endpoint_profile(slot);
 	ret->flags = slot->public.bound ? PS_ADDR_LOCAL : 0;
+	if (slot->holder->group->profile && slot->holder->group->profile->steered)
+		ret->flags |= PS_ADDR_STEERED;
 }
 
 static void endpoint_emit(struct compiler *c, struct endpoint_slot *slot)

@@ -63,6 +63,30 @@ static struct ps_verdict verdict_find(
 	return verdict ? *verdict : (struct ps_verdict){0};
 }
 
+static enum ps_action enforced(const struct ps_verdict *verdict)
+{
+	return verdict->flags & PS_VERDICT_AUDIT ? PS_ACTION_ALLOW : verdict->action;
+}
+
+/*
+ * 1 what policy denies in either direction is not handed over
+ * 2 egress rules of a local source
+ * 3 ingress rules of a local destination, when none of 2 matched; asked of steered addresses only
+ */
+static void answer_conclude(struct judge_answer *answer, bool steered)
+{
+	enum ps_action out = enforced(&answer->egress), in = enforced(&answer->ingress);
+	if (out == PS_ACTION_DENY || in == PS_ACTION_DENY) { /* 1 */
+		answer->action = PS_ACTION_DENY;
+	} else if (out == PS_ACTION_INTERCEPT) { /* 2 */
+		answer->action = PS_ACTION_INTERCEPT;
+		answer->direction = PS_EGRESS;
+	} else if (answer->egress.intercept_rule == PS_RULE_NONE && in == PS_ACTION_INTERCEPT && steered) { /* 3 */
+		answer->action = PS_ACTION_INTERCEPT;
+		answer->direction = PS_INGRESS;
+	}
+}
+
 void tables_judge(const struct tables *tables, const struct judge_query *query, struct judge_answer *ret)
 {
 	struct ps_addr source = addr_find(tables, &query->source), destination = addr_find(tables, &query->destination);
@@ -75,4 +99,5 @@ void tables_judge(const struct tables *tables, const struct judge_query *query, 
 		ret->egress = verdict_find(tables, source.profile, destination.class_id, PS_EGRESS, port_class);
 	if (ret->ingress_local)
 		ret->ingress = verdict_find(tables, destination.profile, source.class_id, PS_INGRESS, port_class);
+	answer_conclude(ret, destination.flags & PS_ADDR_STEERED);
 }

@@ -179,6 +179,23 @@ static void side_make(struct compiler *c, struct profile *profile, enum directio
 		side->links[i] = side_link_new(c, side, side->terms.list[i]);
 }
 
+static bool policy_steers(const struct object *object)
+{
+	const struct policy *policy = object->policy;
+	for (size_t i = 0; object->kind == KIND_INTERCEPT_POLICY && i < policy->rule_count[INGRESS]; i++)
+		if (policy->rules[INGRESS][i].action == RULE_INTERCEPT)
+			return true;
+	return false;
+}
+
+static bool profile_steers(const struct profile *profile)
+{
+	for (size_t i = 0; i < profile->count; i++)
+		if (policy_steers(profile->list[i]->object))
+			return true;
+	return false;
+}
+
 /* Its sides are made when it is known that no other profile can go on in its place. */
 static struct profile *profile_new(struct compiler *c, struct profile_key *key, uint64_t hash)
 {
@@ -192,6 +209,7 @@ static struct profile *profile_new(struct compiler *c, struct profile_key *key, 
 		profile->ports[i].name->references++;
 	for (size_t i = 0; i < profile->count; i++)
 		compiled_take(c, profile->list[i]);
+	profile->steered = profile_steers(profile);
 	profile->fresh = true;
 	link_init(&profile->waiting);
 	link_add(&c->fresh_profiles, &profile->waiting);

@@ -56,6 +56,7 @@ struct profile {
 	size_t count;
 	struct group_port *ports; /* of the workload, those that ingress rules name */
 	size_t port_count;
+	bool steered; /* an ingress rule of it hands connections to a proxy */
 	struct profile_side sides[DIRECTIONS];
 	struct profile *predecessor; /* which a group had before this one: its number is taken over when it ends */
 	bool fresh, ended;

@@ -190,6 +190,7 @@ bool profile_renew(struct compiler *c, struct profile *old, struct profile *new)
 	free(old->list);
 	old->list = new->list;
 	old->count = new->count;
+	old->steered = new->steered; /* the addresses of its groups are told anew: the groups had changed profiles */
 	intern_add(&c->profiles, &old->interned, new->interned.hash);
 	link_remove(&old->waiting);
 	link_add(&c->renewed_profiles, &old->waiting);

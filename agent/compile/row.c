@@ -52,7 +52,8 @@ static struct ps_verdict steps_judge(const struct compiler *c, const struct row 
 			verdict.proxy = step->proxy;
 			verdict.intercept_rule = step->rule;
 			return verdict;
-		case RULE_BYPASS: /* 5 */
+		case RULE_BYPASS: /* 5: said as well, so that nobody asks the other direction */
+			verdict.intercept_rule = step->rule;
 			return verdict;
 		default: /* 1, 2, 3 */
 			decided = true;

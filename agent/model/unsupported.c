@@ -27,31 +27,32 @@ static void protocols_unsupported(struct walk *w, const json_t *rule)
 	walk_leave(w, before);
 }
 
-static void networks_unsupported(struct walk *w, const json_t *networks)
+/* name: "to" of egress rules, "from" of ingress rules. */
+static void peers_unsupported(struct walk *w, const json_t *rule, const char *name)
 {
-	size_t i, before = walk_key(w, "networks");
-	json_t *network;
-	json_array_foreach(networks, i, network)
-	{
-		struct cidr cidr;
-		if (!cidr_parse(json_string_value(network), &cidr) && cidr.ip.family == 6)
-			walk_error_index(w, i, "interception of IPv6 is " NOT_ENFORCED);
-	}
-	walk_leave(w, before);
-}
-
-static void peers_unsupported(struct walk *w, const json_t *peers)
-{
-	static const char *const fields[] = {"nodes", "domainNames", "cidrSet"};
-	size_t i, before = walk_key(w, "to");
+	static const char *const fields[] = {"domainNames", "cidrSet"};
+	size_t i, before = walk_key(w, name);
 	json_t *peer;
-	json_array_foreach(peers, i, peer)
+	json_array_foreach(json_object_get(rule, name), i, peer)
 	{
 		size_t entry = walk_index(w, i);
 		for (size_t j = 0; j < sizeof(fields) / sizeof(*fields); j++)
 			if (json_object_get(peer, fields[j]))
 				walk_error_key(w, fields[j], "%s peers are " NOT_ENFORCED, fields[j]);
-		networks_unsupported(w, json_object_get(peer, "networks"));
+		walk_leave(w, entry);
+	}
+	walk_leave(w, before);
+}
+
+static void rules_unsupported(struct walk *w, const json_t *spec, const char *name, const char *peers)
+{
+	size_t i, before = walk_key(w, name);
+	json_t *rule;
+	json_array_foreach(json_object_get(spec, name), i, rule)
+	{
+		size_t entry = walk_index(w, i);
+		peers_unsupported(w, rule, peers);
+		protocols_unsupported(w, rule);
 		walk_leave(w, entry);
 	}
 	walk_leave(w, before);
@@ -59,23 +60,13 @@ static void peers_unsupported(struct walk *w, const json_t *peers)
 
 static void intercept_unsupported(struct walk *w, const json_t *spec)
 {
-	if (json_array_size(json_object_get(spec, "ingress")))
-		walk_error_key(w, "ingress", "interception of ingress is " NOT_ENFORCED);
 	if (json_object_get(json_object_get(spec, "subject"), "cgroup")) {
 		size_t before = walk_key(w, "subject");
 		walk_error_key(w, "cgroup", "interception of the node's own processes is " NOT_ENFORCED);
 		walk_leave(w, before);
 	}
-	size_t i, before = walk_key(w, "egress");
-	json_t *rule;
-	json_array_foreach(json_object_get(spec, "egress"), i, rule)
-	{
-		size_t entry = walk_index(w, i);
-		peers_unsupported(w, json_object_get(rule, "to"));
-		protocols_unsupported(w, rule);
-		walk_leave(w, entry);
-	}
-	walk_leave(w, before);
+	rules_unsupported(w, spec, "egress", "to");
+	rules_unsupported(w, spec, "ingress", "from");
 }
 
 static void proxy_unsupported(struct walk *w, const json_t *spec)
@@ -88,8 +79,6 @@ static void proxy_unsupported(struct walk *w, const json_t *spec)
 			walk_error_index(w, i, "interception of anything but TCP is " NOT_ENFORCED);
 	}
 	walk_leave(w, before);
-	if (json_object_size(json_object_get(spec, "process")))
-		walk_error_key(w, "process", "choosing listeners by process is " NOT_ENFORCED);
 }
 
 void unsupported_check(struct walk *w, const json_t *pruned)

@@ -137,13 +137,14 @@ static json_t *rule_json(const struct session *session, uint32_t id)
 		"ruleName", rule->rule_name);
 }
 
+static const char *const actions[] = {
+#define X(name, text) text,
+	PS_ACTIONS(X)
+#undef X
+};
+
 static json_t *verdict_json(const struct session *session, bool local, const struct ps_verdict *verdict)
 {
-	static const char *const actions[] = {
-#define X(name, text) text,
-		PS_ACTIONS(X)
-#undef X
-	};
 	static const char *const reasons[] = {
 #define X(name, text, doc) text,
 		PS_REASONS(X)
@@ -157,8 +158,9 @@ static json_t *verdict_json(const struct session *session, bool local, const str
 	if (verdict->action == PS_ACTION_INTERCEPT) {
 		const char *proxy = compiler_proxy_name(session->compiler, verdict->proxy);
 		json_object_set_new(json, "proxy", proxy ? json_string(proxy) : json_null());
-		json_object_set_new(json, "interceptRule", rule_json(session, verdict->intercept_rule));
 	}
+	if (verdict->intercept_rule != PS_RULE_NONE)
+		json_object_set_new(json, "interceptRule", rule_json(session, verdict->intercept_rule));
 	if (verdict->flags & PS_VERDICT_AUDIT)
 		json_object_set_new(json, "audit", json_true());
 	return json;
@@ -203,16 +205,12 @@ static json_t *query_answer(const struct session *session, const json_t *json)
 		!end_read(session, json_string_value(json_object_get(json, "destination")), number, &query.destination))
 		return json_pack("{s:s}", "error", "source or destination is neither an address nor a known workload");
 	tables_judge(compiler_tables(session->compiler), &query, &answer);
-	const char *verdict = "Allow";
-	if ((answer.egress_local && answer.egress.action == PS_ACTION_INTERCEPT) ||
-		(answer.ingress_local && answer.ingress.action == PS_ACTION_INTERCEPT))
-		verdict = "Intercept";
-	if ((answer.egress_local && answer.egress.action == PS_ACTION_DENY) ||
-		(answer.ingress_local && answer.ingress.action == PS_ACTION_DENY))
-		verdict = "Deny";
-	return json_pack("{s:s, s:o, s:o}", "verdict", verdict, "egress",
+	json_t *ret = json_pack("{s:s, s:o, s:o}", "verdict", actions[answer.action], "egress",
 		verdict_json(session, answer.egress_local, &answer.egress), "ingress",
 		verdict_json(session, answer.ingress_local, &answer.ingress));
+	if (answer.action == PS_ACTION_INTERCEPT)
+		json_object_set_new(ret, "direction", json_string(answer.direction == PS_EGRESS ? "Egress" : "Ingress"));
+	return ret;
 }
 
 static json_t *errors_json(const struct errors *errors)

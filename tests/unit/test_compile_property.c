@@ -195,9 +195,125 @@ static struct object *make_namespace(unsigned number)
 	return finish(&b);
 }
 
+/* ---- interception ---- */
+
+static const char *const proxies[] = {"p0", "p1", "p2"};
+
+static void make_ours_peer(struct buffer *b)
+{
+	switch (chance(4)) {
+	case 0:
+		buffer_printf(b, "{'networks':['%s','%s']}", PICK(networks), PICK(networks));
+		return;
+	case 1:
+		buffer_printf(b, one_in(3) ? "{'nodes':{}}" : "{'nodes':{'matchLabels':{'role':'gate'}}}");
+		return;
+	case 2:
+		buffer_puts(b, "{'namespaces':");
+		make_space_selector(b);
+		break;
+	default:
+		buffer_puts(b, "{'pods':{'namespaceSelector':");
+		make_space_selector(b);
+		buffer_puts(b, ",'podSelector':");
+		make_pod_selector(b);
+		buffer_puts(b, "}");
+	}
+	buffer_puts(b, "}");
+}
+
+static void make_ours_rule(struct buffer *b, const char *peers)
+{
+	unsigned at = 1 + chance(5);
+	buffer_printf(b, "{'%s':[", peers);
+	make_ours_peer(b);
+	if (one_in(2)) {
+		buffer_puts(b, ",");
+		make_ours_peer(b);
+	}
+	buffer_puts(b, "]");
+	if (one_in(3))
+		buffer_puts(b, ",'action':'Bypass'");
+	else
+		buffer_printf(b, ",'action':'Intercept','proxy':'%s'", PICK(proxies));
+	if (one_in(3))
+		buffer_printf(b,
+			",'protocols':[{'tcp':{'destinationPort':{'range':{'start':%u,'end':%u}}}},{'tcp':{"
+			"'destinationPort':{'number':%u}}}]",
+			ports[at], ports[at + 1], PICK(ports) | 1);
+	buffer_puts(b, "}");
+}
+
+static void make_ours_in(struct buffer *b)
+{
+	make_ours_rule(b, "from");
+}
+
+static void make_ours_out(struct buffer *b)
+{
+	make_ours_rule(b, "to");
+}
+
+static struct object *make_intercept(unsigned number)
+{
+	struct buffer b = {0};
+	buffer_printf(&b,
+		"{'apiVersion':'penstock.dev/v1alpha1','kind':'InterceptPolicy','metadata':{'name':'i%u'},'spec':"
+		"{'priority':%u,'subject':",
+		number, chance(3));
+	if (one_in(3)) {
+		buffer_puts(&b, "{'namespaces':");
+		make_space_selector(&b);
+	} else {
+		buffer_puts(&b, "{'pods':{'namespaceSelector':");
+		make_space_selector(&b);
+		buffer_puts(&b, ",'podSelector':");
+		make_pod_selector(&b);
+		buffer_puts(&b, "}");
+	}
+	buffer_puts(&b, "},");
+	make_list(&b, "ingress", make_ours_in, 2);
+	buffer_puts(&b, ",");
+	make_list(&b, "egress", make_ours_out, 2);
+	buffer_puts(&b, "}}");
+	return finish(&b);
+}
+
+static struct object *make_proxy(unsigned number)
+{
+	static const char *const taken[] = {"'TCP'", "'TCP'", "'UDP'", "'TCP','UDP'"};
+	struct buffer b = {0};
+	buffer_printf(&b,
+		"{'apiVersion':'penstock.dev/v1alpha1','kind':'TransparentProxy','metadata':{'name':'%s'},'spec':{'port':%u,"
+		"'protocols':[%s]}}",
+		proxies[number], 15000 + chance(4), PICK(taken));
+	return finish(&b);
+}
+
+/* The second one now and then claims what is a pod's. */
+static struct object *make_node(unsigned number)
+{
+	struct buffer b = {0};
+	buffer_printf(&b,
+		"{'apiVersion':'v1','kind':'Node','metadata':{'name':'node%u','labels':{%s}},'status':{'addresses':"
+		"[{'type':'InternalIP','address':'%s'},{'type':'InternalIP','address':'%s'}]}}",
+		number, one_in(2) ? "'role':'gate'" : "", number ? "8.8.8.8" : "192.0.2.1",
+		!number     ? "2001:db8::1"
+		: one_in(2) ? "10.0.0.3"
+					: "2a00::1");
+	return finish(&b);
+}
+
 /* ---- the world: at most so many of each, present or not ---- */
 
-enum { PODS = 16, POLICIES = 12, SPACES = 3, ALL = PODS + POLICIES + SPACES };
+enum { PODS = 16, POLICIES = 12, SPACES = 3, INTERCEPTS = 6, PROXIES = 3, NODES = 2 };
+enum {
+	FIRST_SPACE = PODS + POLICIES,
+	FIRST_INTERCEPT = FIRST_SPACE + SPACES,
+	FIRST_PROXY = FIRST_INTERCEPT + INTERCEPTS,
+	FIRST_NODE = FIRST_PROXY + PROXIES,
+	ALL = FIRST_NODE + NODES
+};
 
 struct world {
 	struct object *objects[ALL];
@@ -209,7 +325,11 @@ static struct object *make_any(unsigned slot)
 		return make_pod(slot);
 	if (slot < PODS + POLICIES)
 		return make_policy(slot - PODS);
-	return make_namespace(slot - PODS - POLICIES);
+	if (slot < FIRST_INTERCEPT)
+		return make_namespace(slot - FIRST_SPACE);
+	if (slot < FIRST_PROXY)
+		return make_intercept(slot - FIRST_INTERCEPT);
+	return slot < FIRST_NODE ? make_proxy(slot - FIRST_PROXY) : make_node(slot - FIRST_NODE);
 }
 
 static struct change world_change(struct world *world, unsigned slot)
@@ -224,7 +344,7 @@ static struct change world_change(struct world *world, unsigned slot)
 
 static const struct object *world_namespace(const struct world *world, const char *name)
 {
-	for (unsigned i = PODS + POLICIES; i < ALL; i++)
+	for (unsigned i = FIRST_SPACE; i < FIRST_INTERCEPT; i++)
 		if (world->objects[i] && !strcmp(world->objects[i]->name, name))
 			return world->objects[i];
 	return NULL;
@@ -250,6 +370,17 @@ static const struct object *world_pod(const struct world *world, const struct ip
 	return best;
 }
 
+static const struct object *world_node(const struct world *world, const struct ip *ip)
+{
+	for (unsigned i = FIRST_NODE; i < ALL; i++) {
+		const struct object *node = world->objects[i];
+		for (size_t j = 0; node && j < node->node->ip_count; j++)
+			if (ip_equal(&node->node->ips[j], ip))
+				return node;
+	}
+	return NULL;
+}
+
 static bool space_fits(const struct world *world, const struct selector *selector, const char *name)
 {
 	const struct object *object = world_namespace(world, name);
@@ -270,6 +401,10 @@ static bool peer_fits(const struct world *world, const struct peer *peer, const 
 			if (cidr_contains_ip(&peer->except[i], ip))
 				return false;
 		return true;
+	}
+	if (peer->type == PEER_NODES) {
+		const struct object *node = pod ? NULL : world_node(world, ip);
+		return node && selector_matches(peer->nodes, &node->labels);
 	}
 	if (!pod)
 		return false;
@@ -298,6 +433,10 @@ struct expected {
 	enum ps_action action;
 	const struct object *policy;
 	int index;
+	/* of the InterceptPolicy that decides, if one does */
+	const struct object *interceptor;
+	int intercept_index;
+	bool steered; /* some ingress rule may hand over what comes to the subject */
 };
 
 static bool rule_fits(const struct world *world, const struct rule *rule, const struct object *policy,
@@ -316,6 +455,50 @@ static int policy_order(const struct object *a, const struct object *b)
 {
 	int order = strcmp(a->namespace, b->namespace);
 	return order ? order : strcmp(a->name, b->name);
+}
+
+static bool proxy_has(const struct world *world, const char *name, uint8_t protocol)
+{
+	for (unsigned i = FIRST_PROXY; i < FIRST_NODE; i++) {
+		const struct object *proxy = world->objects[i];
+		if (proxy && !strcmp(proxy->name, name))
+			return protocol == PROTOCOL_TCP ? proxy->proxy->tcp : protocol == PROTOCOL_UDP && proxy->proxy->udp;
+	}
+	return protocol == PROTOCOL_TCP;
+}
+
+static bool intercept_before(const struct object *a, const struct object *b)
+{
+	if (a->policy->priority != b->policy->priority)
+		return a->policy->priority < b->policy->priority;
+	return strcmp(a->name, b->name) < 0;
+}
+
+/* What InterceptPolicies say about a connection that policy allows. */
+static void expect_interception(const struct world *world, enum direction direction, const struct judge_query *query,
+	const struct object *subject, const struct object *peer, struct expected *ret)
+{
+	const struct ip *other = direction == EGRESS ? &query->destination : &query->source;
+	const struct object *destination = direction == EGRESS ? peer : subject;
+	for (unsigned i = FIRST_INTERCEPT; i < FIRST_PROXY; i++) {
+		const struct object *policy = world->objects[i];
+		if (!policy || !space_fits(world, policy->policy->namespaces, subject->namespace) ||
+			(policy->policy->pods && !selector_matches(policy->policy->pods, &subject->labels)))
+			continue;
+		for (size_t j = 0; j < policy->policy->rule_count[direction]; j++) {
+			const struct rule *rule = &policy->policy->rules[direction][j];
+			bool hands = rule->action == RULE_INTERCEPT;
+			ret->steered |= direction == INGRESS && hands;
+			if (ret->action == PS_ACTION_DENY || (ret->interceptor && !intercept_before(policy, ret->interceptor)) ||
+				!rule_fits(world, rule, policy, peer, other, destination, query) ||
+				(hands && !proxy_has(world, rule->proxy, query->protocol)))
+				continue;
+			ret->interceptor = policy;
+			ret->intercept_index = (int)j;
+		}
+	}
+	if (ret->interceptor && ret->interceptor->policy->rules[direction][ret->intercept_index].action == RULE_INTERCEPT)
+		ret->action = PS_ACTION_INTERCEPT;
 }
 
 static struct expected expect(const struct world *world, enum direction direction, const struct judge_query *query)
@@ -344,7 +527,9 @@ static struct expected expect(const struct world *world, enum direction directio
 		}
 	}
 	if (isolation && !best.policy)
-		best = (struct expected){true, PS_ACTION_DENY, isolation, -1};
+		best = (struct expected){.local = true, .action = PS_ACTION_DENY, .policy = isolation, .index = -1};
+	if (best.local)
+		expect_interception(world, direction, query, subject, peer, &best);
 	return best;
 }
 
@@ -357,6 +542,13 @@ static void assert_expected(
 	if (!local)
 		return;
 	assert_int_equal(expected->action, verdict->action);
+	const struct rule_identity *taker = rulebook_find(book, verdict->intercept_rule);
+	assert_int_equal(!taker, !expected->interceptor);
+	if (taker) {
+		assert_string_equal(taker->name, expected->interceptor->name);
+		assert_int_equal(taker->index, expected->intercept_index);
+		assert_true(taker->live);
+	}
 	const struct rule_identity *rule = rulebook_find(book, verdict->rule);
 	assert_int_equal(!rule, !expected->policy);
 	if (!rule)
@@ -365,6 +557,42 @@ static void assert_expected(
 	assert_string_equal(rule->namespace, expected->policy->namespace);
 	assert_int_equal(rule->index, expected->index);
 	assert_true(rule->live);
+}
+
+/* Egress rules first; ingress rules when none of those matched. */
+static void assert_outcome(
+	const struct expected *out, const struct expected *in, const struct tables *tables, const struct judge_query *query)
+{
+	struct judge_answer answer;
+	enum ps_action action = PS_ACTION_ALLOW;
+	enum ps_direction direction = PS_EGRESS;
+	tables_judge(tables, query, &answer);
+	if (out->action == PS_ACTION_DENY || in->action == PS_ACTION_DENY) {
+		action = PS_ACTION_DENY;
+	} else if (out->interceptor || in->interceptor) {
+		direction = out->interceptor ? PS_EGRESS : PS_INGRESS;
+		action = out->interceptor ? out->action : in->action;
+	}
+	assert_int_equal(answer.action, action);
+	if (action == PS_ACTION_INTERCEPT)
+		assert_int_equal(answer.direction, direction);
+}
+
+static const struct ps_addr *table_address(const struct tables *tables, const struct ip *ip)
+{
+	struct ps_key_addr4 key4 = {0};
+	struct ps_key_addr6 key6 = {0};
+	memcpy(key6.addr, ip->bytes, 16);
+	if (ip->family == 6)
+		return tables_get(tables, TABLE_addr6, &key6);
+	key4.addr = ip_v4(ip);
+	return tables_get(tables, TABLE_addr4, &key4);
+}
+
+static void assert_steered(const struct tables *tables, const struct ip *ip, bool steered)
+{
+	const struct ps_addr *found = table_address(tables, ip);
+	assert_int_equal(found && found->flags & PS_ADDR_STEERED, steered);
 }
 
 static void question(struct judge_query *ret)
@@ -450,6 +678,10 @@ static void world_check(const struct world *world, struct compiler *c, const str
 		tables_judge(compiler_tables(fresh), &query, &answer);
 		assert_expected(fresh_book, &out, answer.egress_local, &answer.egress);
 		assert_expected(fresh_book, &in, answer.ingress_local, &answer.ingress);
+		assert_outcome(&out, &in, compiler_tables(c), &query);
+		assert_outcome(&out, &in, compiler_tables(fresh), &query);
+		assert_steered(compiler_tables(c), &query.destination, in.steered);
+		assert_steered(compiler_tables(fresh), &query.destination, in.steered);
 	}
 	compiler_free(fresh);
 	rulebook_free(fresh_book);
