@@ -491,9 +491,10 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 		failure_note(r, "interfaces", &e);
 		datapath_resync(r->rooms.datapath);
 	}
+	bool hooks = datapath_hooks_changed(r->rooms.datapath);
 	if (result < 0 || note.changed)
 		facts_publish(r);
-	else if (all)
+	else if (all || hooks)
 		status_publish(r); /* how full the connection tables are, and what interfaces are called by now */
 }
 
@@ -504,6 +505,8 @@ void reconcile_settle(struct reconciler *r)
 		failure_note(r, "the idle side", &e);
 		datapath_resync(r->rooms.datapath);
 	}
+	if (datapath_hooks_changed(r->rooms.datapath)) /* interfaces that a workload has left */
+		status_publish(r);
 	store_tidy(r->rooms.store);
 }
 

@@ -47,6 +47,7 @@ static void render_hooks(struct buffer *b, const struct status_facts *facts)
 		buffer_printf(b, "\"ifindex\":%u", interface.ifindex);
 		member_string(b, "interface", interface.name);
 		member_string(b, "hook", interface.hook);
+		member_string(b, "role", interface.network ? "network" : "workload");
 		endpoint_name(b, facts->compiler, interface.endpoint);
 		if (interface.error)
 			member_string(b, "error", interface.error);

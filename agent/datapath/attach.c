@@ -68,10 +68,34 @@ bool tcx_attached(const struct pins *pins, uint32_t ifindex, enum direction dire
 	return fd >= 0 && tcx_ifindex(fd, &attached) == 0 && attached == ifindex;
 }
 
+/* The new program inside the existing link: no packet passes unseen. Returns 1, or 0 when there is no link or it has
+ * lost its interface. */
+static int tcx_update(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e)
+{
+	char path[PIN_PATH_MAX], name[32];
+	pins_path(pins, path, "links", tcx_pin(name, ifindex, direction));
+	auto_close int fd = bpf_obj_get(path);
+	if (fd == -ENOENT)
+		return 0;
+	uint32_t attached = 0;
+	int result = fd < 0 ? fd : tcx_ifindex(fd, &attached);
+	if (result < 0)
+		return error_system(e, -result, "the pinned link %s cannot be read", path);
+	if (attached != ifindex) { /* the interface is gone, or has moved to another namespace under another number */
+		unlink(path);
+		return 0;
+	}
+	result = bpf_link_update(fd, program, NULL);
+	if (result < 0)
+		return error_system(e, -result, "the program of the pinned link %s cannot be replaced", path);
+	return 1;
+}
+
 int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e)
 {
-	if (tcx_attached(pins, ifindex, direction))
-		return 0;
+	int result = tcx_update(pins, program, ifindex, direction, e);
+	if (result != 0)
+		return result < 0 ? result : 0;
 	DECLARE_LIBBPF_OPTS(bpf_link_create_opts, first, .flags = TCX_BEFORE);
 	auto_close int fd = bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_types[direction], &first);
 	/* A link whose pin somebody removed holds the program until a grace period is over. */
@@ -80,20 +104,18 @@ int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum dire
 		fd = bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_types[direction], &first);
 	}
 	if (fd < 0)
-		return error_system(
-			e, -fd, "%s cannot be attached to interface %u", program_names[ROLE_WORKLOAD][direction], ifindex);
+		return error_system(e, -fd, "the %s of interface %u cannot be attached to", side_names[direction], ifindex);
 	char name[32];
 	return pins_replace(pins, fd, "links", tcx_pin(name, ifindex, direction), e);
 }
 
-int hook_attach(
-	const struct pins *pins, const struct loaded *loaded, enum hook_type hook, uint32_t ifindex, struct error *e)
+int hook_attach(const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role,
+	uint32_t ifindex, struct error *e)
 {
 	int result = 0;
 	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++)
-		result = hook == HOOK_TCX
-					 ? tcx_attach(pins, loaded->program[ROLE_WORKLOAD][direction], ifindex, direction, e)
-					 : clsact_attach(pins, loaded->program[ROLE_WORKLOAD][direction], ifindex, direction, e);
+		result = hook == HOOK_TCX ? tcx_attach(pins, loaded->program[role][direction], ifindex, direction, e)
+								  : clsact_attach(pins, loaded->program[role][direction], ifindex, direction, e);
 	return result;
 }
 
@@ -130,6 +152,8 @@ struct take_over {
 	const struct pins *pins;
 	const struct loaded *loaded;
 	enum hook_type hook;
+	enum hook_role (*role)(void *context, uint32_t ifindex);
+	void *context;
 	struct map ifindexes;
 	struct error *e;
 };
@@ -147,38 +171,18 @@ static int note_ifindex(void *context, const char *name)
 	return 0;
 }
 
-/* The new program inside the existing link: no packet passes unseen. */
-static int tcx_update(const struct take_over *t, uint32_t ifindex, enum direction direction)
-{
-	char path[PIN_PATH_MAX], name[32];
-	pins_path(t->pins, path, "links", tcx_pin(name, ifindex, direction));
-	auto_close int fd = bpf_obj_get(path);
-	if (fd == -ENOENT)
-		return 0;
-	uint32_t attached = 0;
-	int result = fd < 0 ? fd : tcx_ifindex(fd, &attached);
-	if (result < 0)
-		return error_system(t->e, -result, "the pinned link %s cannot be read", path);
-	if (attached != ifindex) { /* the interface is gone, or has moved to another namespace under another number */
-		unlink(path);
-		return 0;
-	}
-	result = bpf_link_update(fd, t->loaded->program[ROLE_WORKLOAD][direction], NULL);
-	if (result < 0)
-		return error_system(t->e, -result, "the program of the pinned link %s cannot be replaced", path);
-	return 0;
-}
-
 /* An interface that is attached by the other hook (PENSTOCK_HOOK, a new kernel) gets this one first and then loses
  * that. */
 static int take_over(struct take_over *t, uint32_t ifindex)
 {
+	enum hook_role role = t->role(t->context, ifindex);
 	int result = 0;
 	bool tcx = false, clsact = false;
 	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++) {
-		result = tcx_update(t, ifindex, direction);
-		tcx = tcx || (result == 0 && tcx_attached(t->pins, ifindex, direction));
+		result = tcx_update(t->pins, t->loaded->program[role][direction], ifindex, direction, t->e);
+		tcx = tcx || result > 0;
 		clsact = clsact || clsact_attached(t->pins, ifindex, direction);
+		result = result < 0 ? result : 0;
 	}
 	if (result < 0)
 		return result;
@@ -186,7 +190,7 @@ static int take_over(struct take_over *t, uint32_t ifindex)
 		hook_detach(t->pins, ifindex);
 		return 0;
 	}
-	result = hook_attach(t->pins, t->loaded, t->hook, ifindex, t->e);
+	result = hook_attach(t->pins, t->loaded, t->hook, role, ifindex, t->e);
 	if (result < 0)
 		return result;
 	for (enum direction direction = 0; direction < DIRECTIONS; direction++) {
@@ -202,9 +206,10 @@ static int take_over(struct take_over *t, uint32_t ifindex)
 }
 
 int hook_take_over(const struct pins *pins, const struct loaded *loaded, enum hook_type hook,
-	void (*each)(void *context, uint32_t ifindex), void *context, struct error *e)
+	enum hook_role (*role)(void *context, uint32_t ifindex), void (*each)(void *context, uint32_t ifindex),
+	void *context, struct error *e)
 {
-	struct take_over t = {.pins = pins, .loaded = loaded, .hook = hook, .e = e};
+	struct take_over t = {.pins = pins, .loaded = loaded, .hook = hook, .role = role, .context = context, .e = e};
 	map_init(&t.ifindexes, sizeof(uint32_t), 0);
 	int result = pins_each(pins, "links", note_ifindex, &t);
 	if (result < 0)

@@ -92,7 +92,7 @@ int clsact_attach(const struct pins *pins, int program, uint32_t ifindex, enum d
 	result = bpf_tc_attach(&hook, &options);
 	if (result < 0)
 		return error_system(
-			e, -result, "%s cannot be attached to interface %u", program_names[ROLE_WORKLOAD][direction], ifindex);
+			e, -result, "interface %u gets no %s filter", ifindex, direction == EGRESS ? "ingress" : "egress");
 	return pins_replace(pins, program, "links", filter_pin(name, ifindex, direction), e);
 }
 
@@ -118,11 +118,12 @@ struct filters {
 
 static bool ours_by_name(const char *name)
 {
-	for (int i = 0; i < PS_DIRECTION_COUNT; i++) { /* libbpf calls a filter PROGRAM:[ID] */
-		size_t length = strlen(program_names[ROLE_WORKLOAD][i]);
-		if (strncmp(name, program_names[ROLE_WORKLOAD][i], length) == 0 && strncmp(name + length, ":[", 2) == 0)
-			return true;
-	}
+	for (int role = 0; role < ROLE_COUNT; role++)
+		for (int i = 0; i < PS_DIRECTION_COUNT; i++) { /* libbpf calls a filter PROGRAM:[ID] */
+			size_t length = strlen(program_names[role][i]);
+			if (strncmp(name, program_names[role][i], length) == 0 && strncmp(name + length, ":[", 2) == 0)
+				return true;
+		}
 	return false;
 }
 

@@ -50,7 +50,7 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	if (result == 0)
 		result = interfaces_take_over(d, e);
 	/* An earlier agent's, perhaps of another configuration. */
-	d->steering = routes_count() > 0;
+	d->steering = routes_count() > 0 || interfaces_steered(d);
 	if (result == 0 && d->steering)
 		result = routes_set(&d->options, e);
 	return result;

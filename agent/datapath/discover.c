@@ -412,6 +412,28 @@ bool net_eligible(const struct net *net, const struct net_link *link)
 	return link->type != ARPHRD_LOOPBACK && !link_tunnel(link) && !link_bridge(link) && !link_uplink(net, link);
 }
 
+/* Packets of a VRF are seen at the interfaces that are in it. */
+static bool link_vrf(const struct net_link *link)
+{
+	return strcmp(link->kind, "vrf") == 0;
+}
+
+bool net_link_network(const struct net *net, const struct net_link *link)
+{
+	static const uint16_t types[] = {ARPHRD_ETHER, ARPHRD_NONE, ARPHRD_RAWIP, ARPHRD_PPP, ARPHRD_TUNNEL, ARPHRD_TUNNEL6,
+		ARPHRD_SIT, ARPHRD_IPGRE, ARPHRD_IP6GRE};
+	const struct net_link *master = link->master ? net_link(net, link->master) : NULL;
+	if (link->master && !(master && link_vrf(master)))
+		return false;
+	/* What enters by another interface leaves by an ifb, to be shaped, and is received after that. */
+	if (link_vrf(link) || strcmp(link->kind, "ifb") == 0)
+		return false;
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (link->type == types[i])
+			return true;
+	return false;
+}
+
 bool net_link_l3(const struct net_link *link)
 {
 	return link->type != ARPHRD_ETHER && link->type != ARPHRD_LOOPBACK;

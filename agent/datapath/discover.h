@@ -75,6 +75,11 @@ const struct net_link *net_link(const struct net *net, uint32_t ifindex);
 const struct net_link *net_link_named(const struct net *net, const char *name);
 /* May be found or matched by a pattern: not lo, a tunnel, a bridge, nor what a default route leaves by. */
 bool net_eligible(const struct net *net, const struct net_link *link);
+/*
+ * Packets enter and leave the node by it, if no workload is behind it: uplinks, VLANs, bonds, bridges, tunnels. Not lo,
+ * nor a port, whose master stands for it.
+ */
+bool net_link_network(const struct net *net, const struct net_link *link);
 /* No link-layer header. */
 bool net_link_l3(const struct net_link *link);
 /* The bridge that it is a port of, NULL for none; not Open vSwitch, whose datapath is no device to receive on. */

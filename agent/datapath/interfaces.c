@@ -108,44 +108,107 @@ static bool wanted_by_pattern(const struct datapath *d, const struct net_link *l
 	return false;
 }
 
+/* One that goes down keeps its programs: it may come up before anybody is told. */
+static bool wanted_for_network(
+	const struct datapath *d, const struct net_link *link, const struct attachment *attachment)
+{
+	bool has = attachment && attachment->attached && attachment->role == ROLE_NETWORK;
+	return d->steering && (link->up || has) && net_link_network(&d->net, link);
+}
+
 static void drop(struct datapath *d, uint32_t ifindex)
 {
+	d->hooks_changed = true;
 	hook_detach(&d->pins, ifindex);
 	bpf_map_delete_elem(d->loaded.other[OTHER_IFACE], &ifindex);
 	bpf_map_delete_elem(d->loaded.other[OTHER_BRIDGE], &ifindex);
 	map_delete(&d->attachments, &ifindex);
 }
 
-static void attach(struct datapath *d, const struct net_link *link, struct attachment *attachment, uint32_t flags)
+static int row_settle(struct datapath *d, uint32_t ifindex, struct attachment *attachment, enum hook_role role,
+	uint32_t flags, struct error *e)
+{
+	struct ps_iface row = {.flags = flags};
+	if (role == ROLE_WORKLOAD)
+		memcpy(row.endpoint, attachment->kernel.endpoint, sizeof(row.endpoint));
+	if (attachment->row && memcmp(&attachment->kernel, &row, sizeof(row)) == 0)
+		return 0;
+	both_sides_pending(d, ifindex);
+	return row_write(d, ifindex, attachment, &row, e);
+}
+
+static int programs_settle(struct datapath *d, const struct net_link *link, struct attachment *attachment,
+	enum hook_role role, struct error *e)
+{
+	if (attachment->attached && attachment->role == role)
+		return 0;
+	int result = hook_attach(&d->pins, &d->loaded, d->hook, role, link->ifindex, e);
+	if (result < 0)
+		return result;
+	log_info(ROOM, "attached to %s (%u) by %s: %s and %s", link->name, link->ifindex, hook_names[d->hook],
+		program_names[role][PS_EGRESS], program_names[role][PS_INGRESS]);
+	attachment->attached = true;
+	attachment->role = role;
+	d->hooks_changed = true;
+	return 0;
+}
+
+/* The row is there before the programs that read it. When the workload's programs go they go first: they must not meet
+ * a row that says network. */
+static void attach(
+	struct datapath *d, const struct net_link *link, struct attachment *attachment, enum hook_role role, uint32_t flags)
 {
 	struct error e = {0};
-	struct ps_iface row = attachment->kernel;
-	row.flags = flags;
 	int result = bridge_write(d, link, attachment, &e);
 	attachment->leaving = false;
-	if (result == 0 && (!attachment->row || attachment->kernel.flags != flags)) {
-		result = row_write(d, link->ifindex, attachment, &row, &e);
-		both_sides_pending(d, link->ifindex);
-	}
-	if (result == 0 && !attachment->attached)
-		result = hook_attach(&d->pins, &d->loaded, d->hook, link->ifindex, &e);
-	if (result == 0 && !attachment->attached)
-		log_info(ROOM, "attached to %s (%u) by %s", link->name, link->ifindex, hook_names[d->hook]);
+	if (result == 0 && attachment->attached && role == ROLE_NETWORK)
+		result = programs_settle(d, link, attachment, role, &e);
+	if (result == 0)
+		result = row_settle(d, link->ifindex, attachment, role, flags, &e);
+	if (result == 0)
+		result = programs_settle(d, link, attachment, role, &e);
+	if (attachment->error != -result)
+		d->hooks_changed = true;
 	if (result < 0 && attachment->error != -result)
 		log_warn(ROOM, "%s: %s", link->name, e.detail);
 	attachment->attached = result == 0;
 	attachment->error = -result;
 }
 
-static void leave(struct datapath *d, uint32_t ifindex, struct attachment *attachment)
+/* A program may still read an endpoint there. */
+static bool endpoint_read(const struct datapath *d, const struct attachment *attachment)
 {
-	if (attachment->row && attachment->kernel.endpoint[side_live(d)] != PS_ENDPOINT_NONE) {
-		attachment->leaving = true;
-		return;
-	}
+	unsigned int live = side_live(d);
+	return attachment->row && (attachment->kernel.endpoint[live] != PS_ENDPOINT_NONE ||
+								  (d->grace_due && attachment->kernel.endpoint[!live] != PS_ENDPOINT_NONE));
+}
+
+static void detach(struct datapath *d, uint32_t ifindex, const struct attachment *attachment)
+{
 	if (attachment->attached)
 		log_info(ROOM, "detached from interface %u", ifindex);
 	drop(d, ifindex);
+}
+
+/* One interface about which something changed. */
+static void settle_interface(struct datapath *d, uint32_t ifindex)
+{
+	const struct net_link *link = net_link(&d->net, ifindex);
+	struct attachment *attachment = map_get(&d->attachments, &ifindex);
+	if (!link)
+		return;
+	bool pattern = wanted_by_pattern(d, link);
+	uint32_t flags = net_link_l3(link) ? PS_IFACE_L3 : 0;
+	if (pattern && d->options.unclaimed_deny)
+		flags |= PS_IFACE_DENY;
+	if (pattern || (attachment && attachment->endpoint != PS_ENDPOINT_NONE))
+		attach(d, link, attachment_get(d, ifindex), ROLE_WORKLOAD, flags);
+	else if (attachment && endpoint_read(d, attachment))
+		attachment->leaving = true;
+	else if (wanted_for_network(d, link, attachment))
+		attach(d, link, attachment_get(d, ifindex), ROLE_NETWORK, flags | PS_IFACE_NETWORK);
+	else if (attachment)
+		detach(d, ifindex, attachment);
 }
 
 void interfaces_leave(struct datapath *d)
@@ -154,26 +217,19 @@ void interfaces_leave(struct datapath *d)
 	const void *key;
 	void *value;
 	while (map_next(&d->attachments, &at, &key, &value)) {
-		uint32_t ifindex = *(const uint32_t *)key;
-		struct attachment *attachment = value;
+		const struct attachment *attachment = value;
 		if (attachment->leaving && attachment->endpoint == PS_ENDPOINT_NONE)
-			leave(d, ifindex, attachment);
+			settle_interface(d, *(const uint32_t *)key);
 	}
 }
 
-/* One interface about which something changed. */
-static void settle_interface(struct datapath *d, uint32_t ifindex)
+void interfaces_steer(struct datapath *d)
 {
-	const struct net_link *link = net_link(&d->net, ifindex);
-	bool pattern = link && wanted_by_pattern(d, link);
-	struct attachment *attachment = pattern ? attachment_get(d, ifindex) : map_get(&d->attachments, &ifindex);
-	if (!attachment || !link)
-		return;
-	uint32_t flags = (net_link_l3(link) ? PS_IFACE_L3 : 0) | (pattern && d->options.unclaimed_deny ? PS_IFACE_DENY : 0);
-	if (attachment->endpoint != PS_ENDPOINT_NONE || pattern)
-		attach(d, link, attachment, flags);
-	else
-		leave(d, ifindex, attachment);
+	size_t at = 0;
+	const void *key;
+	void *value;
+	while (map_next(&d->net.links, &at, &key, &value))
+		settle_interface(d, *(const uint32_t *)key);
 }
 
 /* Gone, or another interface by now. */
@@ -309,9 +365,17 @@ bool datapath_interface_next(const struct datapath *datapath, size_t *at, struct
 	*ret = (struct interface_status){.ifindex = *(const uint32_t *)key,
 		.name = link ? link->name : "",
 		.endpoint = attachment->endpoint,
+		.network = attachment->role == ROLE_NETWORK,
 		.hook = hook_names[datapath->hook],
 		.error = attachment->error ? strerrordesc_np(attachment->error) : NULL};
 	return true;
+}
+
+bool datapath_hooks_changed(struct datapath *datapath)
+{
+	bool changed = datapath->hooks_changed;
+	datapath->hooks_changed = false;
+	return changed;
 }
 
 /* ---- start and end ---- */
@@ -320,8 +384,16 @@ static int note_row(void *context, const void *key, const void *value)
 {
 	struct attachment attachment = {.row = true};
 	memcpy(&attachment.kernel, value, sizeof(attachment.kernel));
+	attachment.role = attachment.kernel.flags & PS_IFACE_NETWORK ? ROLE_NETWORK : ROLE_WORKLOAD;
 	map_put(context, key, &attachment);
 	return 0;
+}
+
+static enum hook_role role_of(void *context, uint32_t ifindex)
+{
+	const struct datapath *d = context;
+	const struct attachment *attachment = map_get(&d->attachments, &ifindex);
+	return attachment ? attachment->role : ROLE_WORKLOAD;
 }
 
 static void note_attached(void *context, uint32_t ifindex)
@@ -341,7 +413,18 @@ int interfaces_take_over(struct datapath *d, struct error *e)
 		d->loaded.other[OTHER_IFACE], sizeof(uint32_t), sizeof(struct ps_iface), true, note_row, &d->attachments);
 	if (result < 0)
 		return error_system(e, -result, "map ps_iface cannot be read");
-	return hook_take_over(&d->pins, &d->loaded, d->hook, note_attached, d, e);
+	return hook_take_over(&d->pins, &d->loaded, d->hook, role_of, note_attached, d, e);
+}
+
+bool interfaces_steered(const struct datapath *d)
+{
+	size_t at = 0;
+	const void *key;
+	void *value;
+	while (map_next(&d->attachments, &at, &key, &value))
+		if (((const struct attachment *)value)->role == ROLE_NETWORK)
+			return true;
+	return false;
 }
 
 void interfaces_clear(struct datapath *d)

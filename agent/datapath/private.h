@@ -93,16 +93,18 @@ void load_close(struct loaded *loaded);
 enum hook_type { HOOK_TCX, HOOK_CLSACT };
 extern const char *const hook_names[];
 enum hook_type hook_probe(const struct loaded *loaded);
-/* Both directions; idempotent. */
-int hook_attach(
-	const struct pins *pins, const struct loaded *loaded, enum hook_type hook, uint32_t ifindex, struct error *e);
+/* Both directions; idempotent. What stands there in the other role is replaced in place, a direction at a time. */
+int hook_attach(const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role,
+	uint32_t ifindex, struct error *e);
 /* Whatever of ours is pinned for this interface; also when the interface is gone. */
 void hook_detach(const struct pins *pins, uint32_t ifindex);
 /* Both directions are attached to this very interface by this hook. */
 bool hook_attached(const struct pins *pins, enum hook_type hook, uint32_t ifindex);
-/* Puts the loaded programs into every link and filter that is pinned; unpins those whose interface is gone. */
+/* Puts the loaded programs of the interface's role into every link and filter that is pinned; unpins those whose
+ * interface is gone. */
 int hook_take_over(const struct pins *pins, const struct loaded *loaded, enum hook_type hook,
-	void (*each)(void *context, uint32_t ifindex), void *context, struct error *e);
+	enum hook_role (*role)(void *context, uint32_t ifindex), void (*each)(void *context, uint32_t ifindex),
+	void *context, struct error *e);
 
 int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e);
 bool tcx_attached(const struct pins *pins, uint32_t ifindex, enum direction direction);
@@ -191,8 +193,9 @@ struct attachment {          /* by ifindex */
 	struct ps_bridge bridge; /* as written; all zero: not there, or not known */
 	bool bridge_known;
 	bool attached;
-	bool leaving; /* to be detached when no program can read its endpoint any more */
-	int error;    /* errno of the last attempt to attach */
+	enum hook_role role; /* of the programs that are attached */
+	bool leaving;        /* lost its endpoint: to be looked at again when no program can read that any more */
+	int error;           /* errno of the last attempt to attach */
 };
 enum claim_rank { CLAIM_NONE, CLAIM_HOME, CLAIM_FOUND, CLAIM_NAMED };
 struct claim { /* by endpoint id */
@@ -247,6 +250,7 @@ struct datapath {
 	bool suspicious; /* pins went: what is touched has to be looked at */
 	struct net net;
 	bool looked;                 /* net holds a whole look */
+	bool hooks_changed;          /* since somebody asked */
 	struct map attachments;      /* ifindex → struct attachment */
 	struct map iface_pending[2]; /* ifindexes whose endpoint[side] is to be written */
 	struct claim *claims;        /* by endpoint id */
@@ -282,6 +286,10 @@ int interfaces_take_over(struct datapath *d, struct error *e);
 int interfaces_write_side(struct datapath *d, unsigned int side, struct error *e);
 /* Interfaces that lost their endpoint with a revision that is live now. */
 void interfaces_leave(struct datapath *d);
+/* Steering has begun: those that no workload is behind have to be attached. */
+void interfaces_steer(struct datapath *d);
+/* An earlier agent steered. */
+bool interfaces_steered(const struct datapath *d);
 void interfaces_clear(struct datapath *d);
 /* Made when absent. The pointer ends with the next call. */
 struct attachment *attachment_get(struct datapath *d, uint32_t ifindex);

@@ -33,8 +33,11 @@ static int steering_set(struct datapath *d, const struct tables *tables, struct 
 	if (d->steering || !tables->table[TABLE_proxy].wanted.count)
 		return 0;
 	int result = routes_set(&d->options, e);
-	d->steering = result == 0;
-	return result;
+	if (result < 0)
+		return result;
+	d->steering = true;
+	interfaces_steer(d);
+	return 0;
 }
 
 int datapath_stage(struct datapath *datapath, struct tables *tables, struct error *e)

@@ -167,7 +167,8 @@ static void print_status(void)
 	size_t at = 0;
 	struct interface_status status;
 	while (datapath_interface_next(datapath, &at, &status))
-		printf(" %s:%u:%s", status.name, status.endpoint, status.error ? status.error : "");
+		printf(" %s:%u:%s%s", status.name, status.endpoint, status.network ? "network" : "",
+			status.error ? status.error : "");
 }
 
 static void print_fill(void)

@@ -309,6 +309,32 @@ static void test_forget_keeps_births(void **state)
 	assert_int_equal(net_link(&net, 2)->born, born);
 }
 
+static void test_what_the_network_passes(void **state)
+{
+	static const struct {
+		const char *name, *kind;
+		uint32_t ifindex, master, lower;
+		bool network;
+	} links[] = {{"lo", "", 1, 0, 0, false}, {"eth0", "", 2, 0, 0, true}, {"vlan7", "vlan", 3, 0, 2, true},
+		{"br0", "bridge", 4, 0, 0, true}, {"port", "veth", 5, 4, 0, false}, {"bond0", "bond", 6, 0, 0, true},
+		{"slave", "", 7, 6, 0, false}, {"vxlan0", "vxlan", 8, 0, 0, true}, {"tun0", "tun", 9, 0, 0, true},
+		{"veth0", "veth", 10, 0, 0, true}, {"red", "vrf", 11, 0, 0, false}, {"in-red", "veth", 12, 11, 0, true},
+		{"ifb0", "ifb", 13, 0, 0, false}, {"of-nobody", "veth", 14, 99, 0, false}};
+	size_t count = sizeof(links) / sizeof(links[0]);
+	for (size_t i = 0; i < count; i++)
+		link_add(links[i].ifindex, links[i].name, links[i].kind, links[i].master, links[i].lower);
+	route("default", 2, true); /* an uplink is one, though no workload is looked for behind it */
+	for (size_t i = 0; i < count; i++)
+		if (net_link_network(&net, net_link(&net, links[i].ifindex)) != links[i].network)
+			fail_msg("%s", links[i].name);
+	struct net_link can = {.ifindex = 20, .name = "can0", .kind = "vcan", .type = ARPHRD_CAN, .up = true};
+	assert_false(net_link_network(&net, &can));
+	link_add(5, "port", "veth", 0, 0); /* taken out of the bridge */
+	assert_true(net_link_network(&net, net_link(&net, 5)));
+	assert_true(net_link_l3(net_link(&net, 9)));
+	assert_false(net_link_l3(net_link(&net, 8)));
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -316,6 +342,7 @@ int main(void)
 		TEST(test_wider_routes_say_whom_to_ask), TEST(test_two_routes_to_one_address), TEST(test_replaced_route),
 		TEST(test_told_twice_is_once), TEST(test_never_these), TEST(test_uplinks), TEST(test_neighbour),
 		TEST(test_route_before_neighbour), TEST(test_bridge), TEST(test_gone_and_back),
-		TEST(test_down_takes_routes_along), TEST(test_renamed), TEST(test_forget_keeps_births)};
+		TEST(test_down_takes_routes_along), TEST(test_renamed), TEST(test_forget_keeps_births),
+		TEST(test_what_the_network_passes)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
