@@ -117,6 +117,7 @@ $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 
 # A unit test links the pure rooms, the state, the configuration and the client; never libbpf.
 $(B)/unit/discover: $(B)/agent/datapath/discover.o
+$(B)/unit/listeners: $(B)/agent/datapath/conditions.o
 $(B)/unit/intake: $(INTAKE)
 $(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT)
 	@mkdir -p $(@D)
@@ -131,7 +132,8 @@ $(B)/tools/metrics_reference: $(STATE) $(OBSERVE)
 $(B)/tools/server: $(SERVER) $(STATE) $(INTAKE)
 $(B)/tools/server: TEST_LIBS += -lmicrohttpd
 # The datapath room with a compiler of its own.
-$(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(BASE) $(B)/agent/compile/tables.o
+$(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(BASE) $(B)/agent/compile/tables.o \
+	$(B)/agent/model/chosen.o
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lelf -lz -lmnl -lpthread

@@ -118,13 +118,14 @@ int loop_run(struct loop *loop, struct error *e)
 	if (expiry < 0)
 		return error_system(e, errno, "timerfd_create");
 
-	enum { SIGNALS, CALLS, NETLINK, TIMER, EXPIRY };
+	enum { SIGNALS, CALLS, NETLINK, TIMER, EXPIRY, LISTENERS };
 	struct pollfd fds[] = {
 		[SIGNALS] = {.fd = signals, .events = POLLIN},
 		[CALLS] = {.fd = server_fd(loop->server), .events = POLLIN},
 		[NETLINK] = {.fd = datapath_netlink_fd(loop->datapath), .events = POLLIN},
 		[TIMER] = {.fd = timer, .events = POLLIN},
 		[EXPIRY] = {.fd = expiry, .events = POLLIN},
+		[LISTENERS] = {.fd = datapath_listeners_fd(loop->datapath), .events = POLLIN},
 	};
 	int64_t start_due = now_ms() + RETRY_MS;
 	for (;;) {
@@ -147,5 +148,7 @@ int loop_run(struct loop *loop, struct error *e)
 			interfaces_look(loop, false);
 		if (fds[CALLS].revents)
 			calls_take(loop);
+		if (fds[LISTENERS].revents)
+			reconcile_listeners(loop->reconciler);
 	}
 }

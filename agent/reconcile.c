@@ -157,6 +157,28 @@ static void bandwidth_warn(const struct candidate *candidate, struct errors *war
 
 /* ---- applying ---- */
 
+/* From here on a snapshot's proxies are looked for. */
+static void proxies_watch(struct reconciler *r, const struct snapshot *snapshot)
+{
+	size_t at, end, count = 0;
+	snapshot_range(snapshot, KIND_TRANSPARENT_PROXY, NULL, &at, &end);
+	struct proxy_wanted *wanted = mem_array(end - at + 1, sizeof(*wanted));
+	for (; at < end; at++)
+		wanted[count++] = (struct proxy_wanted){snapshot->objects[at]->name, snapshot->objects[at]->proxy};
+	datapath_proxies(r->rooms.datapath, wanted, count);
+	free(wanted);
+}
+
+static bool proxies_differ(const struct candidate *candidate)
+{
+	for (size_t i = 0; i < candidate->difference_count; i++) {
+		const struct difference *d = &candidate->differences[i];
+		if ((d->new ? d->new : d->old)->kind == KIND_TRANSPARENT_PROXY)
+			return true;
+	}
+	return false;
+}
+
 static void compiler_follow(struct reconciler *r, const struct candidate *candidate, struct errors *warnings)
 {
 	struct change *changes = mem_array(candidate->difference_count + 1, sizeof(*changes));
@@ -199,6 +221,8 @@ static int candidate_apply(
 		*committed = result == 0;
 		stage_done(r, APPLY_STORE, began, result);
 	}
+	if (result == 0 && (!r->started || proxies_differ(candidate)))
+		proxies_watch(r, candidate->snapshot);
 	began = seconds_now();
 	if (result == 0)
 		result = stage_done(r, APPLY_FLIP, began, datapath_flip(r->rooms.datapath, candidate->snapshot->revision, e));
@@ -274,6 +298,8 @@ static int candidate_enforce(
 		struct error why = *e;
 		if (committed)
 			disk_restore(r, candidate);
+		if (committed && proxies_differ(candidate))
+			proxies_watch(r, r->current);
 		compiler_rebuild(r);
 		failure_note(r, "a write was refused", &why);
 		return result;
@@ -436,6 +462,8 @@ int reconcile_start(struct reconciler *r)
 	if (result == 0)
 		result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), &e);
 	if (result == 0)
+		proxies_watch(r, r->current);
+	if (result == 0)
 		result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
 	stage_done(r, APPLY_START, began, result);
 	if (result < 0) {
@@ -496,6 +524,12 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 		facts_publish(r);
 	else if (all || hooks)
 		status_publish(r); /* how full the connection tables are, and what interfaces are called by now */
+}
+
+void reconcile_listeners(struct reconciler *r)
+{
+	datapath_listeners_read(r->rooms.datapath);
+	status_publish(r);
 }
 
 void reconcile_settle(struct reconciler *r)

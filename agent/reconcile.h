@@ -36,6 +36,8 @@ bool reconcile_listens(const struct reconciler *r);
 void reconcile_calls(struct reconciler *r, struct call **calls, size_t count);
 /* Netlink has news; all: look at everything, and mend what somebody else took away. */
 void reconcile_interfaces(struct reconciler *r, bool all);
+/* Who listens for a proxy has changed. */
+void reconcile_listeners(struct reconciler *r);
 /* The old side, after an answer. */
 void reconcile_settle(struct reconciler *r);
 

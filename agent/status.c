@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/utsname.h>
 #include "agent/base/buffer.h"
+#include "agent/base/mem.h"
 
 static void member_string(struct buffer *b, const char *name, const char *value)
 {
@@ -80,10 +81,47 @@ static void render_maps(struct buffer *b, const struct status_facts *facts)
 	buffer_puts(b, "]");
 }
 
-static void render_proxies(struct buffer *b, const struct snapshot *snapshot)
+static void render_listener(struct buffer *b, const struct listener_status *l)
+{
+	static const char *const states[] = {
+		[LISTENER_READY] = "Ready", [LISTENER_ADOPTED] = "Adopted", [LISTENER_IGNORED] = "Ignored"};
+	char address[ADDR_TEXT_MAX];
+	ip_format(&l->ip, address);
+	buffer_printf(b, "\"port\":%u,\"uid\":%u", l->port, l->uid);
+	member_string(b, "address", address);
+	member_string(b, "state", states[l->state]);
+	if (l->pid)
+		buffer_printf(b, ",\"pid\":%d", l->pid);
+	if (l->executable[0])
+		member_string(b, "executable", l->executable);
+	if (l->why[0])
+		member_string(b, "why", l->why);
+	buffer_puts(b, "}");
+}
+
+static void render_listeners(
+	struct buffer *b, const char *proxy, const struct listener_status *listeners, size_t count)
+{
+	bool first = true, up[2] = {false};
+	buffer_puts(b, ",\"listeners\":[");
+	for (size_t i = 0; i < count; i++) {
+		if (strcmp(listeners[i].proxy, proxy) != 0)
+			continue;
+		element(b, &first);
+		render_listener(b, &listeners[i]);
+		for (int family = 0; family < 2; family++)
+			up[family] |= listener_takes(&listeners[i], family ? 6 : 4);
+	}
+	buffer_printf(b, "],\"up\":%s,\"families\":[%s%s%s]", up[0] || up[1] ? "true" : "false", up[0] ? "\"IPv4\"" : "",
+		up[0] && up[1] ? "," : "", up[1] ? "\"IPv6\"" : "");
+}
+
+static void render_proxies(struct buffer *b, const struct datapath *datapath, const struct snapshot *snapshot)
 {
 	size_t at, end;
 	bool first = true;
+	auto_free struct listener_status *listeners = NULL;
+	size_t listener_count = datapath_listeners(datapath, &listeners);
 	buffer_puts(b, ",\"proxies\":[");
 	for (snapshot_range(snapshot, KIND_TRANSPARENT_PROXY, NULL, &at, &end); at < end; at++) {
 		const struct object *o = snapshot->objects[at];
@@ -91,8 +129,10 @@ static void render_proxies(struct buffer *b, const struct snapshot *snapshot)
 		buffer_printf(b, "\"port\":%u", o->proxy->port);
 		member_string(b, "name", o->name);
 		member_string(b, "onUnavailable", o->proxy->bypass ? "Bypass" : "Deny");
-		buffer_printf(b, ",\"protocols\":[%s%s%s]}", o->proxy->tcp ? "\"TCP\"" : "",
+		buffer_printf(b, ",\"protocols\":[%s%s%s]", o->proxy->tcp ? "\"TCP\"" : "",
 			o->proxy->tcp && o->proxy->udp ? "," : "", o->proxy->udp ? "\"UDP\"" : "");
+		render_listeners(b, o->name, listeners, listener_count);
+		buffer_puts(b, "}");
 	}
 	buffer_puts(b, "]");
 }
@@ -165,7 +205,7 @@ char *status_render(const struct status_facts *facts)
 	render_sockets(&b, facts);
 	render_hooks(&b, facts);
 	render_maps(&b, facts);
-	render_proxies(&b, facts->snapshot);
+	render_proxies(&b, facts->datapath, facts->snapshot);
 	render_workloads(&b, facts);
 	render_quarantined(&b, facts->snapshot);
 	buffer_puts(&b, ",\"lastError\":");

@@ -53,6 +53,8 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	d->steering = routes_count() > 0 || interfaces_steered(d);
 	if (result == 0 && d->steering)
 		result = routes_set(&d->options, e);
+	if (result == 0)
+		result = listeners_open(d, e);
 	return result;
 }
 
@@ -84,6 +86,7 @@ void datapath_close(struct datapath *datapath)
 {
 	if (!datapath)
 		return;
+	listeners_close(datapath);
 	interfaces_clear(datapath);
 	watch_close(datapath);
 	monitor_close(&datapath->monitor);

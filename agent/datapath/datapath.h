@@ -113,8 +113,10 @@ struct listener_status {
 	char executable[256]; /* "" : not known */
 	char why[256];
 };
-/* A copy of all, the caller frees *ret; returns how many. Any thread. */
+/* A copy of all, by proxy, the usable first; the caller frees *ret; returns how many. Any thread. */
 size_t datapath_listeners(const struct datapath *datapath, struct listener_status **ret);
+/* It is usable, and for connections of this family (4 or 6). */
+bool listener_takes(const struct listener_status *listener, uint8_t family);
 
 /* ---- reads; any thread ---- */
 

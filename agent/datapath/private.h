@@ -10,6 +10,7 @@
 #include "agent/datapath/datapath.h"
 #include "agent/datapath/discover.h"
 
+struct listeners;
 struct mnl_socket;
 
 #define ROOM "datapath"
@@ -257,6 +258,8 @@ struct datapath {
 	size_t claims_size, claims_used;
 	struct map homes; /* address → struct home */
 	uint32_t round;
+
+	struct listeners *listeners;
 };
 
 static inline unsigned int side_live(const struct datapath *d)
@@ -273,6 +276,12 @@ uint64_t connections_open(const struct datapath *d);
 /* What an earlier agent swept is told by what is there. */
 void connections_take_over(struct datapath *d);
 void rules_leave(struct datapath *d); /* counters of rules that no live table names */
+
+/* ---- proxies (listeners.c) ---- */
+
+/* Starts the thread that looks; it touches nothing before datapath_proxies was called. */
+int listeners_open(struct datapath *d, struct error *e);
+void listeners_close(struct datapath *d);
 
 /* ---- pins that somebody removes (watch.c) ---- */
 

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which listeners a proxy may use. Pure but for stat(2) of a condition's executable. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "agent/datapath/datapath.h"
+#include "agent/datapath/listeners.h"
+
+static bool all_zero(const uint8_t *bytes, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (bytes[i])
+			return false;
+	return true;
+}
+
+/* Also ::ffff:127.0.0.1, a socket of family 6 that takes IPv4. */
+static bool is_mapped(const uint8_t bytes[16])
+{
+	return all_zero(bytes, 10) && bytes[10] == 0xff && bytes[11] == 0xff;
+}
+
+static bool address_reachable(const struct ip *ip)
+{
+	static const uint8_t loopback[4] = {127, 0, 0, 1};
+	const uint8_t *v4 = ip->bytes + 12;
+	if (ip->family == 4 || is_mapped(ip->bytes))
+		return all_zero(v4, 4) || memcmp(v4, loopback, 4) == 0;
+	return all_zero(ip->bytes, 15) && ip->bytes[15] <= 1;
+}
+
+bool listener_reachable(const struct heard *heard, char why[WHY_MAX])
+{
+	char text[ADDR_TEXT_MAX];
+	if (!address_reachable(&heard->ip)) {
+		ip_format(&heard->ip, text);
+		snprintf(why, WHY_MAX,
+			"listens on %s: connections are offered to 127.0.0.1, ::1 and the wildcard addresses only", text);
+		return false;
+	}
+	if (heard->device) {
+		snprintf(why, WHY_MAX, "is bound to a device (SO_BINDTODEVICE, ifindex %u): no other's connections reach it",
+			heard->device);
+		return false;
+	}
+	return true;
+}
+
+bool listener_takes(const struct listener_status *listener, uint8_t family)
+{
+	const struct ip *ip = &listener->ip;
+	if (listener->state == LISTENER_IGNORED)
+		return false;
+	if (ip->family == 4 || is_mapped(ip->bytes))
+		return family == 4;
+	return family == 6 || (!listener->v6only && all_zero(ip->bytes, 16));
+}
+
+bool cgroup_below(const char *cgroup, const char *top)
+{
+	cgroup += *cgroup == '/';
+	top += *top == '/';
+	size_t length = strlen(top);
+	while (length && top[length - 1] == '/')
+		length--;
+	return strncmp(cgroup, top, length) == 0 && (!length || !cgroup[length] || cgroup[length] == '/');
+}
+
+/* By name, or by what the name leads to here: /usr/bin/python3 is a link. */
+static bool executable_is(const struct holder *holder, const char *path)
+{
+	struct stat file;
+	if (strcmp(holder->executable, path) == 0)
+		return true;
+	return holder->inode && stat(path, &file) == 0 && file.st_ino == holder->inode && file.st_dev == holder->device;
+}
+
+bool holder_chosen(const struct proxy *proxy, const struct heard *heard, const struct holder *holder, char why[WHY_MAX])
+{
+	if (proxy->uid >= 0 && holder->uid != proxy->uid && heard->uid != proxy->uid) {
+		snprintf(why, WHY_MAX, "uid %u is not %" PRId64, holder->uid, proxy->uid);
+		return false;
+	}
+	if (*proxy->cgroup && !cgroup_below(holder->cgroup, proxy->cgroup)) {
+		snprintf(why, WHY_MAX, "cgroup %.100s is not below %.100s", *holder->cgroup ? holder->cgroup : "(unknown)",
+			proxy->cgroup);
+		return false;
+	}
+	if (*proxy->executable && !executable_is(holder, proxy->executable)) {
+		snprintf(why, WHY_MAX, "executable %.100s is not %.100s",
+			*holder->executable ? holder->executable : "(unknown)", proxy->executable);
+		return false;
+	}
+	return true;
+}
