@@ -17,6 +17,7 @@ struct cli {
 	struct client *client;
 	/* options */
 	const char *socket, *owner, *namespace, *selector;
+	const char *port, *protocol, *family;
 	const char **files; /* NULL-terminated */
 	bool force, dry_run, quarantine;
 	enum output output;
@@ -33,6 +34,7 @@ struct command {
 int command_apply(struct cli *cli);
 int command_get(struct cli *cli);
 int command_delete(struct cli *cli);
+int command_explain(struct cli *cli);
 int command_status(struct cli *cli);
 int command_version(struct cli *cli);
 

@@ -42,6 +42,16 @@ static const struct command commands[] = {
 		"  -f, --file PATH         file, directory, or - for standard input; may be repeated\n"
 		"  -n, --namespace NAME    where NAME is, default \"default\"\n" HELP_WRITE HELP_COMMON,
 		"fnoFd", command_delete},
+	{"explain", "say what would become of a connection, and why",
+		"usage: penstock explain SOURCE DESTINATION [--port N] [options]\n\n"
+		"Asks the kernel's live tables. SOURCE and DESTINATION are NAMESPACE/NAME of a Pod or Workload, a NAME, or an\n"
+		"IP address.\n\n"
+		"  --port N                the destination's port; TCP, UDP and SCTP need one\n"
+		"  --protocol NAME         TCP, UDP, SCTP or ICMP, default TCP\n"
+		"  --family NAME           IPv4 or IPv6, default IPv4 when both ends have an address\n"
+		"  -n, --namespace NAME    where a NAME is, default \"default\"\n"
+		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
+		"ptynO", command_explain},
 	{"status", "show what the agent does and how it is",
 		"usage: penstock status [options]\n\n"
 		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
@@ -61,6 +71,9 @@ static const struct option options[] = {
 	{"namespace", required_argument, NULL, 'n'},
 	{"selector", required_argument, NULL, 'l'},
 	{"output", required_argument, NULL, 'O'},
+	{"port", required_argument, NULL, 'p'},
+	{"protocol", required_argument, NULL, 't'},
+	{"family", required_argument, NULL, 'y'},
 	{"socket", required_argument, NULL, 's'},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'v'},
@@ -127,6 +140,15 @@ static int set_option(struct cli *cli, int option)
 		break;
 	case 'O':
 		return set_output(cli, optarg) ? CODE_USAGE : -1;
+	case 'p':
+		cli->port = optarg;
+		break;
+	case 't':
+		cli->protocol = optarg;
+		break;
+	case 'y':
+		cli->family = optarg;
+		break;
 	case 's':
 		cli->socket = optarg;
 		break;
