@@ -124,6 +124,16 @@ static uint64_t source_proxy_connections(void *context, uint8_t proxy)
 	return datapath_read_proxy(((struct agent *)context)->datapath, proxy);
 }
 
+static bool source_proxy_up(void *context, const char *proxy)
+{
+	auto_free struct listener_status *list = NULL;
+	size_t count = datapath_listeners(((struct agent *)context)->datapath, &list);
+	for (size_t i = 0; i < count; i++)
+		if (list[i].state != LISTENER_IGNORED && strcmp(list[i].proxy, proxy) == 0)
+			return true;
+	return false;
+}
+
 static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)
 {
 	return datapath_fill_next(((struct agent *)context)->datapath, at, ret);
@@ -172,7 +182,7 @@ static int agent_open(struct agent *agent, struct error *e)
 	agent->board = board_new();
 	agent->metrics = metrics_new();
 	struct metrics_source source = {
-		agent, source_counts, source_rule_hits, source_map_fill, source_api, source_proxy_connections};
+		agent, source_counts, source_rule_hits, source_map_fill, source_api, source_proxy_connections, source_proxy_up};
 	metrics_source(agent->metrics, &source);
 
 	struct reconcile_rooms rooms = {

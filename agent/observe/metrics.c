@@ -269,12 +269,21 @@ static void render_packets(const struct metrics_source *source, struct buffer *o
 	if (source->counts && source->counts(source->context, counts) == 0) {
 		render_counts(counts, METRIC_PACKETS, offsetof(struct ps_count, packets), out);
 		render_counts(counts, METRIC_BYTES, offsetof(struct ps_count, bytes), out);
+		metric_head(out, METRIC_ONWARD);
+		metric_count(out, METRIC_ONWARD, counts->stats[PS_STAT_LEG_CLIENT], "source", "client", NULL);
+		metric_count(out, METRIC_ONWARD, counts->stats[PS_STAT_LEG_NODE], "source", "node", NULL);
 	}
 	free(counts);
 }
 
 static void render_proxies(const struct metrics *metrics, const struct facts *facts, struct buffer *out)
 {
+	const struct metrics_source *source = &metrics->source;
+	metric_head(out, METRIC_PROXY_UP);
+	for (int i = 1; source->proxy_up && i < PROXIES; i++)
+		if (facts->proxies[i].used)
+			metric_count(out, METRIC_PROXY_UP, source->proxy_up(source->context, facts->proxies[i].name), "proxy",
+				facts->proxies[i].name, NULL);
 	metric_head(out, METRIC_INTERCEPTED);
 	for (int i = 1; i < PROXIES; i++) {
 		const struct proxy_slot *slot = &facts->proxies[i];

@@ -24,6 +24,10 @@
 		"summed.")                                                                                               \
 	X(INTERCEPTED, "penstock_intercepted_connections_total", "counter", "proxy, engine",                         \
 		"Connections handed to this proxy.")                                                                     \
+	X(PROXY_UP, "penstock_proxy_up", "gauge", "proxy",                                                           \
+		"1 while there is a listener that this proxy's connections can be handed to, of either family.")         \
+	X(ONWARD, "penstock_onward_connections_total", "counter", "source",                                          \
+		"Connections that proxies opened for a client: from the client's own address, or from the node's.")      \
 	X(CONNECTIONS, "penstock_connections", "gauge", "", "Established connections in the tracking tables.")       \
 	X(MAP_ENTRIES, "penstock_map_entries", "gauge", "map", "Entries in a kernel map.")                           \
 	X(MAP_CAPACITY, "penstock_map_capacity", "gauge", "map", "Entries that a kernel map has room for.")          \

@@ -20,6 +20,8 @@ static int fake_counts(void *context, struct datapath_counts *ret)
 	ret->counts[PS_COUNT_INDEX(PS_EGRESS, PS_VERDICT_DROPPED, PS_REASON_ISOLATED)] = (struct ps_count){7, 420};
 	ret->counts[PS_COUNT_INDEX(PS_INGRESS, PS_VERDICT_FORWARDED, PS_REASON_RELATED)] =
 		(struct ps_count){UINT64_MAX, UINT64_MAX};
+	ret->stats[PS_STAT_LEG_CLIENT] = 11;
+	ret->stats[PS_STAT_LEG_NODE] = 2;
 	return 0;
 }
 
@@ -55,8 +57,13 @@ static uint64_t fake_proxy_connections(void *context, uint8_t proxy)
 	return proxy_connections_now[proxy];
 }
 
+static bool fake_proxy_up(void *context, const char *proxy)
+{
+	return strcmp(proxy, "gateway") == 0;
+}
+
 static const struct metrics_source everything = {
-	NULL, fake_counts, fake_rule_hits, fake_fill, fake_api, fake_proxy_connections};
+	NULL, fake_counts, fake_rule_hits, fake_fill, fake_api, fake_proxy_connections, fake_proxy_up};
 
 /* ---- an agent's state ---- */
 
@@ -250,6 +257,9 @@ static void a_proxy_that_inherits_a_number_starts_at_zero(void **state)
 	proxy_connections_now[1] = 42;
 	auto_free char *page = render(&a);
 	expect(page, "penstock_intercepted_connections_total{proxy=\"gateway\",engine=\"ebpf\"} 42");
+	expect(page, "penstock_proxy_up{proxy=\"gateway\"} 1");
+	expect(page, "penstock_onward_connections_total{source=\"client\"} 11");
+	expect(page, "penstock_onward_connections_total{source=\"node\"} 2");
 
 	draft = draft_new(a.snapshot);
 	draft_delete(draft, KIND_TRANSPARENT_PROXY, "", "gateway");
@@ -268,6 +278,7 @@ static void a_proxy_that_inherits_a_number_starts_at_zero(void **state)
 	free(page);
 	page = render(&a);
 	expect(page, "penstock_intercepted_connections_total{proxy=\"other\",engine=\"ebpf\"} 3");
+	expect(page, "penstock_proxy_up{proxy=\"other\"} 0");
 	agent_stop(&a);
 }
 
