@@ -1,123 +1,73 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/relay/connection.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
-#include "agent/base/addr.h"
-#include "agent/base/buffer.h"
 #include "agent/base/mem.h"
+#include "agent/relay/record.h"
+#include "agent/relay/sniff.h"
 
-/* ---- addresses ---- */
-
-/* An IPv4 client of a dual-stack listener comes as ::ffff:a.b.c.d; the onward socket is IPv4 then. */
-static void unmap(struct sockaddr_storage *address)
-{
-	struct sockaddr_in6 six;
-	memcpy(&six, address, sizeof six);
-	if (six.sin6_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&six.sin6_addr))
-		return;
-	struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = six.sin6_port};
-	memcpy(&four.sin_addr, six.sin6_addr.s6_addr + 12, 4);
-	memset(address, 0, sizeof *address);
-	memcpy(address, &four, sizeof four);
-}
-
-static socklen_t address_size(const struct sockaddr_storage *address)
-{
-	return address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
-}
-
-static uint16_t address_port(const struct sockaddr_storage *address)
-{
-	/* at the same place in both families */
-	return ntohs(((const struct sockaddr_in *)address)->sin_port);
-}
-
-static void format_address(struct buffer *out, const struct sockaddr_storage *address)
-{
-	char text[ADDR_TEXT_MAX] = "?";
-	if (address->ss_family == AF_INET) {
-		inet_ntop(AF_INET, &((const struct sockaddr_in *)address)->sin_addr, text, sizeof text);
-		buffer_printf(out, "%s:%u", text, address_port(address));
-	} else {
-		inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)address)->sin6_addr, text, sizeof text);
-		buffer_printf(out, "[%s]:%u", text, address_port(address));
-	}
-}
-
-/* An address of this node is one that a socket without IP_TRANSPARENT may be bound to. */
-static bool address_is_own(const struct sockaddr_storage *address)
-{
-	struct sockaddr_storage any_port = *address;
-	((struct sockaddr_in *)&any_port)->sin_port = 0;
-	auto_close int fd = socket(address->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	return fd >= 0 && bind(fd, (struct sockaddr *)&any_port, address_size(address)) == 0;
-}
+/* So that a fast connection cannot starve the others. */
+#define TURN_BYTES (8 * PIECE)
+/* Bytes that come one by one are looked at so often. */
+#define SNIFFS_MAX 32
+#define ORIGINAL_DESTINATION 80 /* SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST */
 
 /* ---- the end ---- */
 
-static void report(const struct connection *c, const char *outcome)
+static void count(_Atomic uint64_t *counter, int64_t by)
 {
-	struct buffer line = {0};
-	struct timespec now, wall;
-	struct tm utc;
-	char time[32];
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	clock_gettime(CLOCK_REALTIME, &wall);
-	gmtime_r(&wall.tv_sec, &utc);
-	strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &utc);
-	double seconds = now.tv_sec - c->started.tv_sec + (now.tv_nsec - c->started.tv_nsec) / 1e9;
-	buffer_printf(&line, "%s.%03ldZ ", time, wall.tv_nsec / 1000000);
-	format_address(&line, &c->client);
-	buffer_puts(&line, " -> ");
-	format_address(&line, &c->destination);
-	buffer_printf(&line, " up=%llu down=%llu seconds=%.3f outcome=\"%s\"\n", (unsigned long long)c->sides[CLIENT].bytes,
-		(unsigned long long)c->sides[SERVER].bytes, seconds, outcome);
-	ssize_t written = write(STDOUT_FILENO, line.data, line.length);
-	(void)written;
-	buffer_free(&line);
+	atomic_fetch_add_explicit(counter, (uint64_t)by, memory_order_relaxed);
 }
 
-static void finish(struct connection *c, const char *outcome)
+static void finish(struct context *context, struct connection *c, const char *outcome)
 {
 	if (c->finished)
 		return;
 	c->finished = true;
-	report(c, outcome);
+	record_write(c, outcome, context->options->json);
+	count(&context->totals.open, -1);
+	count(&context->totals.ended, 1);
+	if (!c->connected && c->source != SOURCE_NONE)
+		count(&context->totals.failed, 1);
 	for (int at = 0; at < 2; at++) {
-		if (c->sides[at].fd >= 0)
-			close(c->sides[at].fd);
-		c->sides[at].fd = -1;
+		struct side *side = &c->sides[at];
+		if (side->fd >= 0)
+			close(side->fd);
+		side->fd = -1;
+		if (side->pipe.in >= 0)
+			pipes_give(&context->pipes, &side->pipe, side->length == 0);
 	}
 }
 
-void connection_abort(struct connection *c, const char *outcome)
+void connection_abort(struct context *context, struct connection *c, const char *outcome)
 {
 	/* No FIN for what did not end well: the other side must not take it for the whole. */
 	struct linger reset = {.l_onoff = 1};
 	for (int at = 0; at < 2; at++)
 		if (c->sides[at].fd >= 0)
 			setsockopt(c->sides[at].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-	finish(c, outcome);
+	finish(context, c, outcome);
 }
 
-static void abort_errno(struct connection *c, const char *what, int errnum)
+static void abort_errno(struct context *context, struct connection *c, const char *what, int errnum)
 {
 	char reason[64], text[128];
 	snprintf(text, sizeof text, "%s: %s", what, strerror_r(errnum, reason, sizeof reason));
-	connection_abort(c, text);
+	connection_abort(context, c, text);
 }
 
 void connection_free(struct connection *c)
 {
 	for (int at = 0; at < 2; at++)
 		free(c->sides[at].held);
+	free(c->head);
+	free(c->name);
 	free(c);
 }
 
@@ -128,170 +78,287 @@ static struct side *other(struct side *side)
 	return &side->connection->sides[side == &side->connection->sides[CLIENT] ? SERVER : CLIENT];
 }
 
-/* Level-triggered, armed for what can be used now. Nothing: not in the set at all, as EPOLLHUP cannot be masked. */
-static void arm(struct side *side, int epoll)
+static const char *side_name(const struct side *side)
 {
-	struct connection *c = side->connection;
-	uint32_t wanted = 0;
-	if (c->connected && !side->ended && !side->length)
-		wanted |= EPOLLIN;
-	if (c->connected ? other(side)->length != 0 : side == &c->sides[SERVER])
-		wanted |= EPOLLOUT;
-	if (wanted == side->armed)
-		return;
-	struct epoll_event event = {.events = wanted, .data.ptr = side};
-	epoll_ctl(epoll, !side->armed ? EPOLL_CTL_ADD : wanted ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, side->fd, &event);
-	side->armed = wanted;
+	return side == &side->connection->sides[CLIENT] ? "client" : "server";
+}
+
+static int socket_error(int fd)
+{
+	int errnum = 0;
+	socklen_t size = sizeof errnum;
+	return getsockopt(fd, SOL_SOCKET, SO_ERROR, &errnum, &size) < 0 ? errno : errnum;
+}
+
+/* Looks for a name in the client's first bytes, on their way. */
+static void look(struct connection *c, const char *data, size_t length)
+{
+	char name[SNIFF_NAME_MAX];
+	size_t room = SNIFF_BYTES_MAX - c->head_length;
+	if (c->head_length) {
+		memcpy(c->head + c->head_length, data, length < room ? length : room);
+		data = c->head;
+		length = c->head_length + (length < room ? length : room);
+	}
+	enum sniff known = sniff(data, length, name);
+	if (known == SNIFF_NAME)
+		c->name = str_dup(name);
+	c->sniffing = known == SNIFF_MORE && ++c->sniffed < SNIFFS_MAX;
+	if (c->sniffing && !c->head) {
+		c->head = mem_alloc(SNIFF_BYTES_MAX);
+		memcpy(c->head, data, length); /* shorter than that: else no more would be wanted */
+	}
+	c->head_length = (uint16_t)length;
+	if (!c->sniffing) {
+		free(c->head);
+		c->head = NULL;
+	}
 }
 
 /* Hands on as much as the other side takes; returns it, or -errno. */
 static ssize_t hand_on(struct side *side, const char *data, size_t length)
 {
+	struct side *to = other(side);
 	size_t sent = 0;
 	while (sent < length) {
-		ssize_t now = send(other(side)->fd, data + sent, length - sent, MSG_NOSIGNAL);
+		ssize_t now = data ? send(to->fd, data + sent, length - sent, MSG_NOSIGNAL)
+						   : splice(side->pipe.out, NULL, to->fd, NULL, length - sent, SPLICE_F_NONBLOCK);
 		if (now < 0 && errno == EINTR)
 			continue;
-		if (now < 0 && errno == EAGAIN)
+		if (now < 0 && errno == EAGAIN) {
+			to->writable = false;
 			break;
-		if (now < 0)
-			return -errno;
-		sent += now;
+		}
+		if (now <= 0)
+			return now < 0 ? -errno : -EPIPE;
+		sent += (size_t)now;
 	}
 	side->bytes += sent;
-	return sent;
+	return (ssize_t)sent;
 }
 
-static const char *name(const struct side *side)
+/* What is held goes first. */
+static int flush(struct context *context, struct side *side)
 {
-	return side == &side->connection->sides[CLIENT] ? "client" : "server";
+	ssize_t sent = hand_on(side, side->held ? side->held + side->from : NULL, side->length);
+	if (sent < 0)
+		return (int)sent;
+	side->from += (uint32_t)sent;
+	side->length -= (uint32_t)sent;
+	if (!side->length || side->held == context->piece) {
+		/* The thread's buffer is lent for one piece. */
+		char *rest = side->held && side->length ? mem_dup(side->held + side->from, side->length) : NULL;
+		if (side->held != context->piece)
+			free(side->held);
+		side->held = rest;
+		side->from = 0;
+	}
+	return 0;
 }
 
-static bool flush_held(struct side *side)
+/* Into the thread's buffer; a name is looked for on the way. */
+static ssize_t read_copied(struct context *context, struct side *side)
 {
-	ssize_t sent = hand_on(side, side->held + side->from, side->length);
-	if (sent < 0) {
-		abort_errno(side->connection, name(other(side)), -sent);
-		return false;
-	}
-	side->from += sent;
-	side->length -= sent;
-	if (!side->length) {
-		free(side->held);
-		side->held = NULL;
-		if (side->ended)
-			shutdown(other(side)->fd, SHUT_WR);
-	}
-	return true;
+	struct connection *c = side->connection;
+	ssize_t got = recv(side->fd, context->piece, PIECE, 0);
+	if (got <= 0)
+		return got < 0 ? -errno : 0;
+	if (c->sniffing && side == &c->sides[CLIENT])
+		look(c, context->piece, (size_t)got);
+	side->held = context->piece;
+	side->bulk = got == PIECE;
+	return got;
 }
 
-/* One piece, so that a fast connection cannot starve the others. */
-static bool read_side(struct side *side)
+/* Into a pipe: no copy of ours. */
+static ssize_t read_spliced(struct side *side)
 {
-	static char piece[PIECE];
-	ssize_t got = recv(side->fd, piece, sizeof piece, 0);
-	if (got < 0 && (errno == EAGAIN || errno == EINTR))
-		return true;
-	if (got < 0) {
-		abort_errno(side->connection, name(side), errno);
-		return false;
-	}
-	if (got == 0) {
+	ssize_t got = splice(side->fd, NULL, side->pipe.in, NULL, PIPE_BYTES, SPLICE_F_NONBLOCK);
+	if (got <= 0)
+		return got < 0 ? -errno : 0;
+	side->bulk = got >= (ssize_t)PIECE / 4; /* small pieces are cheaper to copy */
+	return got;
+}
+
+static bool has_pipe(struct context *context, struct side *side)
+{
+	return side->pipe.in >= 0 || pipes_take(&context->pipes, &side->pipe);
+}
+
+/* Reads once. False: it failed, and that is the end. */
+static bool read_side(struct context *context, struct side *side)
+{
+	ssize_t got = side->bulk && has_pipe(context, side) ? read_spliced(side) : read_copied(context, side);
+	if (got > 0) {
+		side->length = (uint32_t)got;
+		side->from = 0;
+	} else if (got == 0) {
 		side->ended = true;
-		shutdown(other(side)->fd, SHUT_WR);
-		return true;
-	}
-	ssize_t sent = hand_on(side, piece, got);
-	if (sent < 0) {
-		abort_errno(side->connection, name(other(side)), -sent);
+		shutdown(other(side)->fd, SHUT_WR); /* all that came before has been handed on */
+	} else if (got == -EAGAIN) {
+		side->readable = false;
+	} else if (got != -EINTR) {
+		abort_errno(context, side->connection, side_name(side), (int)-got);
 		return false;
 	}
-	side->from = 0;
-	side->length = got - sent;
-	if (side->length)
-		side->held = mem_dup(piece + sent, side->length);
 	return true;
 }
 
-static bool check_connected(struct connection *c)
+/* From this side to the other, until one of them has had enough. *more: the turn is over before. False: it is the end.
+ */
+static bool pump(struct context *context, struct side *side, bool *more)
 {
-	int errnum = 0;
-	socklen_t size = sizeof errnum;
-	getsockopt(c->sides[SERVER].fd, SOL_SOCKET, SO_ERROR, &errnum, &size);
-	if (errnum)
-		abort_errno(c, "connect", errnum);
-	else
-		c->connected = true;
-	return c->connected;
+	struct side *to = other(side);
+	for (uint64_t end = side->bytes + TURN_BYTES;;) {
+		if (side->length && to->writable) {
+			int result = flush(context, side);
+			if (result < 0) {
+				abort_errno(context, side->connection, side_name(to), -result);
+				return false;
+			}
+		}
+		if (side->length || side->ended || !side->readable || !to->writable)
+			break;
+		if (side->bytes >= end) {
+			*more = true;
+			break;
+		}
+		if (!read_side(context, side))
+			return false;
+	}
+	if (side->pipe.in >= 0 && !side->length && !*more)
+		pipes_give(&context->pipes, &side->pipe, true);
+	return true;
 }
 
-void connection_ready(struct connection *c, int epoll, struct side *side, uint32_t events)
+/* An error that reading and writing did not meet, because there is nothing to read or to write just now. */
+static bool told_error(struct context *context, struct side *side)
 {
-	if (c->finished)
-		return; /* by the other side's event of the same round */
-	if (!c->connected) {
-		if (!check_connected(c))
-			return;
-	} else {
-		if (other(side)->length && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) && !flush_held(other(side)))
-			return;
-		bool readable = !side->ended && !side->length;
-		if (readable && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) && !read_side(side))
-			return;
-	}
+	if (!side->broken)
+		return false;
+	side->broken = false;
+	int errnum = socket_error(side->fd);
+	if (errnum)
+		abort_errno(context, side->connection, side_name(side), errnum);
+	return errnum != 0;
+}
+
+static bool check_connected(struct context *context, struct connection *c)
+{
 	struct side *client = &c->sides[CLIENT], *server = &c->sides[SERVER];
-	if (client->ended && server->ended && !client->length && !server->length) {
-		finish(c, "closed");
-		return;
+	if (told_error(context, client))
+		return false;
+	if (!server->broken) {
+		c->connected = server->writable;
+		return c->connected;
 	}
-	arm(client, epoll);
-	arm(server, epoll);
+	server->broken = false;
+	int errnum = socket_error(server->fd);
+	if (errnum) {
+		abort_errno(context, c, "connect", errnum);
+		return false;
+	}
+	c->connected = true;
+	return true;
+}
+
+bool connection_run(struct context *context, struct connection *c)
+{
+	struct side *client = &c->sides[CLIENT], *server = &c->sides[SERVER];
+	bool more = false;
+	if (c->finished || (!c->connected && !check_connected(context, c)))
+		return false;
+	if (!pump(context, client, &more) || !pump(context, server, &more))
+		return false;
+	if (client->ended && server->ended && !client->length && !server->length) {
+		finish(context, c, "closed");
+		return false;
+	}
+	if (!more && !told_error(context, client))
+		told_error(context, server);
+	return more;
+}
+
+void connection_event(struct side *side, uint32_t events)
+{
+	bool broken = events & (EPOLLERR | EPOLLHUP);
+	side->broken = side->broken || broken;
+	side->readable = side->readable || broken || (events & (EPOLLIN | EPOLLRDHUP));
+	side->writable = side->writable || broken || (events & EPOLLOUT);
 }
 
 /* ---- the beginning ---- */
 
-static void set_options(int fd)
+static bool is_listener(const struct context *context, const union address *address)
 {
-	int on = 1;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+	const struct options *options = context->options;
+	for (unsigned at = 0; at < options->listens; at++)
+		if (address_port(&options->listen[at].address) == address_port(address))
+			return address_is_own(context->routes, address);
+	return false;
 }
 
-static void connect_onward(struct connection *c, uint16_t own_port)
+/*
+ * Where the client wanted to go: the accepted socket's own address. Who comes to a listener's address was sent there by
+ * an address translation, which knows more, or dialled it: carried on, such a connection would come back for ever.
+ */
+static bool find_destination(const struct context *context, struct connection *c)
 {
-	/* Who asks for the relay itself was not intercepted: carried on it would come back here for ever. */
-	if (address_port(&c->destination) == own_port && address_is_own(&c->destination)) {
-		connection_abort(c, "refused: the relay itself is the destination");
-		return;
-	}
-	int fd = socket(c->destination.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0) {
-		abort_errno(c, "socket", errno);
-		return;
-	}
-	c->sides[SERVER].fd = fd;
-	set_options(fd);
-	if (connect(fd, (struct sockaddr *)&c->destination, address_size(&c->destination)) < 0 && errno != EINPROGRESS)
-		abort_errno(c, "connect", errno);
+	union address original;
+	int fd = c->sides[CLIENT].fd;
+	socklen_t size = sizeof c->destination;
+	getsockname(fd, &c->destination.any, &size);
+	address_unmap(&c->destination);
+	if (!is_listener(context, &c->destination))
+		return true;
+	size = sizeof original;
+	int level = c->destination.any.sa_family == AF_INET ? SOL_IP : SOL_IPV6;
+	if (getsockopt(fd, level, ORIGINAL_DESTINATION, &original, &size) < 0)
+		return false;
+	address_unmap(&original);
+	if (address_equal(&original, &c->destination))
+		return false;
+	c->destination = original;
+	return true;
 }
 
-struct connection *connection_new(int epoll, int fd, int64_t deadline_ms, uint16_t own_port)
+static int watch(const struct context *context, struct side *side)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = side};
+	return epoll_ctl(context->epoll, EPOLL_CTL_ADD, side->fd, &event) < 0 ? -errno : 0;
+}
+
+static void connect_onward(struct context *context, struct connection *c)
+{
+	if (!find_destination(context, c)) {
+		count(&context->totals.refused, 1);
+		connection_abort(context, c, "direct: refused");
+		return;
+	}
+	int fd = onward_connect(&c->client, &c->destination, context->options->keep_source, context->routes, &c->source);
+	count(&context->totals.sources[c->source], 1);
+	c->sides[SERVER].fd = fd < 0 ? -1 : fd;
+	int result = fd < 0 ? fd : watch(context, &c->sides[SERVER]);
+	if (result == 0)
+		result = watch(context, &c->sides[CLIENT]);
+	if (result < 0)
+		abort_errno(context, c, "connect", -result);
+}
+
+struct connection *connection_new(struct context *context, int fd, const union address *client)
 {
 	struct connection *c = mem_alloc(sizeof *c);
-	socklen_t size = sizeof c->client;
-	c->sides[CLIENT] = (struct side){.connection = c, .fd = fd};
-	c->sides[SERVER] = (struct side){.connection = c, .fd = -1};
-	c->deadline_ms = deadline_ms;
-	clock_gettime(CLOCK_MONOTONIC, &c->started);
-	/* Fails when the client is gone already; the line then shows "?". */
-	getpeername(fd, (struct sockaddr *)&c->client, &size);
-	size = sizeof c->destination;
-	getsockname(fd, (struct sockaddr *)&c->destination, &size);
-	unmap(&c->client);
-	unmap(&c->destination);
-	set_options(fd);
-	connect_onward(c, own_port);
-	if (!c->finished)
-		arm(&c->sides[SERVER], epoll);
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	for (int at = 0; at < 2; at++)
+		c->sides[at] = (struct side){.connection = c, .fd = -1, .pipe = {-1, -1}};
+	c->sides[CLIENT].fd = fd;
+	c->started_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
+	c->since_ms = c->started_ns / 1000000;
+	c->sniffing = true;
+	c->client = *client;
+	address_unmap(&c->client);
+	count(&context->totals.open, 1);
+	connect_onward(context, c);
 	return c;
 }

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/relay/record.h"
+
+#include <stdio.h>
+#include <unistd.h>
+#include "agent/base/buffer.h"
+
+static void format_time(char text[40])
+{
+	struct timespec now;
+	struct tm utc;
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &utc);
+	size_t length = strftime(text, 32, "%Y-%m-%dT%H:%M:%S", &utc);
+	snprintf(text + length, 8, ".%03dZ", (int)(now.tv_nsec / 1000000) % 1000);
+}
+
+static double age(const struct connection *c)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec * 1000000000ll + now.tv_nsec - c->started_ns) / 1e9;
+}
+
+static void add_text(struct buffer *line, const struct connection *c, const char *time, const char *outcome)
+{
+	const char *reason = source_reason(c->source);
+	buffer_printf(line, "%s ", time);
+	address_format(line, &c->client);
+	buffer_puts(line, " -> ");
+	address_format(line, &c->destination);
+	buffer_printf(line, " up=%llu down=%llu seconds=%.3f source=%s", (unsigned long long)c->sides[CLIENT].bytes,
+		(unsigned long long)c->sides[SERVER].bytes, age(c), source_from(c->source));
+	if (*reason)
+		buffer_printf(line, "(%s)", reason);
+	buffer_printf(line, " name=%s outcome=\"%s\"\n", c->name ? c->name : "-", outcome);
+}
+
+static void add_json(struct buffer *line, const struct connection *c, const char *time, const char *outcome)
+{
+	buffer_printf(line, "{\"time\":\"%s\",\"client\":\"", time);
+	address_format(line, &c->client);
+	buffer_puts(line, "\",\"destination\":\"");
+	address_format(line, &c->destination);
+	buffer_printf(line, "\",\"up\":%llu,\"down\":%llu,\"seconds\":%.3f,\"source\":\"%s\",\"reason\":\"%s\",\"name\":",
+		(unsigned long long)c->sides[CLIENT].bytes, (unsigned long long)c->sides[SERVER].bytes, age(c),
+		source_from(c->source), source_reason(c->source));
+	buffer_json_string(line, c->name ? c->name : "");
+	buffer_puts(line, ",\"outcome\":");
+	buffer_json_string(line, outcome);
+	buffer_puts(line, "}\n");
+}
+
+void record_write(const struct connection *connection, const char *outcome, bool json)
+{
+	struct buffer line = {0};
+	char time[40];
+	format_time(time);
+	(json ? add_json : add_text)(&line, connection, time, outcome);
+	/* One write a line: lines of several threads never mix. */
+	ssize_t written = write(STDOUT_FILENO, line.data, line.length);
+	(void)written;
+	buffer_free(&line);
+}
