@@ -6,7 +6,7 @@ with the compiled tables and the kernel. It shares nothing with either, and it i
 packet looks at every object again.
 """
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ALLOW, DENY, INTERCEPT = "Allow", "Deny", "Intercept"
 POLICY, ISOLATED, DEFAULT = "Policy", "Isolated", "Default"
@@ -22,11 +22,15 @@ class Packet:
 
 @dataclass(frozen=True)
 class Side:
-    """One direction's decision. rule: (kind, namespace, name, index), index -1 for isolation; None for Default."""
+    """One direction's decision. rule: (kind, namespace, name, index), index -1 for isolation; None for Default.
+
+    taken: the InterceptPolicy rule that matched what policy allows, if one did; without proxy it says Bypass.
+    """
     verdict: str
     reason: str
     rule: tuple = None
     proxy: str = None
+    taken: tuple = None
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,31 @@ class Verdict:
     ingress: Side  # None: the destination is not local
 
     @property
+    def decisive(self):
+        """(direction, its side) of the InterceptPolicy rule that decides: egress rules first, otherwise ingress rules."""
+        if any(side and side.verdict == DENY for side in (self.egress, self.ingress)):
+            return None, None
+        for direction, side in (("Egress", self.egress), ("Ingress", self.ingress)):
+            if side and side.taken:
+                return direction, side
+        return None, None
+
+    @property
     def action(self):
-        sides = [side.verdict for side in (self.egress, self.ingress) if side]
-        return DENY if DENY in sides else INTERCEPT if INTERCEPT in sides else ALLOW
+        if any(side and side.verdict == DENY for side in (self.egress, self.ingress)):
+            return DENY
+        return INTERCEPT if self.proxy else ALLOW
 
     @property
     def proxy(self):
-        return next((side.proxy for side in (self.egress, self.ingress) if side and side.proxy), None)
+        _, side = self.decisive
+        return side.proxy if side else None
+
+    @property
+    def hit(self):
+        """(policy, direction, index) of the rule that hands the connection over, or None."""
+        direction, side = self.decisive
+        return (side.taken[2], direction, side.taken[3]) if side and side.proxy else None
 
 
 # ---- selectors ----
@@ -90,6 +112,7 @@ class World:
         """local: the (namespace, name) that have an interface here; None: every Workload and this node's Pods."""
         self.node, self.local = node, local
         self.namespaces, self.endpoints, self.policies, self.intercepts, self.proxies = {}, [], [], [], {}
+        self.nodes = {}  # address: labels
         for obj in objects:
             kind = obj["kind"]
             if kind == "Namespace":
@@ -98,6 +121,10 @@ class World:
                 self._add_pod(obj)
             elif kind == "Workload":
                 self._add_workload(obj)
+            elif kind == "Node":
+                for entry in (obj.get("status") or {}).get("addresses") or []:
+                    if entry["type"] in ("InternalIP", "ExternalIP"):
+                        self.nodes[str(ipaddress.ip_address(entry["address"]))] = obj["metadata"].get("labels") or {}
             elif kind == "NetworkPolicy":
                 self.policies.append(obj)
             elif kind == "InterceptPolicy":
@@ -145,10 +172,10 @@ class World:
         egress = ingress = None
         if source and source.local:
             egress = self._direction("Egress", source, destination, packet.destination, destination, packet)
-            if egress.verdict == ALLOW:
-                egress = self._intercepted(source, destination, packet) or egress
+            egress = self._intercepted(egress, "Egress", source, destination, packet.destination, destination, packet)
         if destination and destination.local:
             ingress = self._direction("Ingress", destination, source, packet.source, destination, packet)
+            ingress = self._intercepted(ingress, "Ingress", destination, source, packet.source, destination, packet)
         return Verdict(egress, ingress)
 
     def _direction(self, direction, subject, peer, peer_ip, destination, packet):
@@ -203,29 +230,34 @@ class World:
 
     # ---- interception: asked only about what policy allows ----
 
-    def _intercepted(self, source, destination, packet):
+    def _intercepted(self, side, direction, subject, peer, peer_ip, destination, packet):
+        """The direction's decision with what the first matching rule of all InterceptPolicies adds to it."""
+        if side.verdict == DENY:
+            return side
         order = sorted(self.intercepts, key=lambda p: (p["spec"].get("priority", 0), p["metadata"]["name"]))
         for policy in order:
-            if not self._subject(policy["spec"]["subject"], source):
+            if not self._cluster_peer(policy["spec"]["subject"], subject, None):
                 continue
-            for index, rule in enumerate(policy["spec"].get("egress") or []):
-                if not any(self._cluster_peer(p, destination, packet.destination) for p in rule.get("to") or []):
+            rules = policy["spec"].get("ingress" if direction == "Ingress" else "egress") or []
+            for index, rule in enumerate(rules):
+                peers = rule["from" if direction == "Ingress" else "to"]
+                if not any(self._cluster_peer(p, peer, peer_ip) for p in peers):
                     continue
                 if not self._protocols(rule, destination, packet):
                     continue
+                taken = ("InterceptPolicy", "", policy["metadata"]["name"], index)
                 if rule["action"] == "Bypass":
-                    return None
-                return Side(INTERCEPT, "Intercept", ("InterceptPolicy", "", policy["metadata"]["name"], index),
-                            rule["proxy"])
-        return None
-
-    def _subject(self, subject, endpoint):
-        return self._cluster_peer(subject, endpoint, None)
+                    return replace(side, taken=taken)
+                return replace(side, verdict=INTERCEPT, reason="Intercept", proxy=rule["proxy"], taken=taken)
+        return side
 
     def _cluster_peer(self, peer, endpoint, ip):
         """A peer or subject in ClusterNetworkPolicy's shape."""
         if peer.get("networks") is not None:
             return any(in_network(ip, cidr) for cidr in peer["networks"])
+        if peer.get("nodes") is not None:
+            node = self.nodes.get(str(ipaddress.ip_address(ip)))
+            return endpoint is None and node is not None and selects(peer["nodes"], node)
         if endpoint is None:
             return False
         labels = self.namespace_labels(endpoint.namespace)
@@ -238,14 +270,18 @@ class World:
         return False
 
     def _protocols(self, rule, destination, packet):
-        """What the rule's protocols cover, of which the proxy must take part: absent, they are the proxy's."""
+        """What the rule's protocols cover, of which the proxy must take part: absent, they are the proxy's,
+        and a Bypass covers whatever might have been handed over.
+
+        A proxy that is absent takes TCP: such a rule is one whose proxy is unavailable.
+        """
         if rule["action"] == "Intercept":
             taken = (self.proxies.get(rule["proxy"]) or {"spec": {}})["spec"].get("protocols") or ["TCP"]
             if packet.protocol not in taken:
                 return False
         terms = rule.get("protocols")
         if not terms:
-            return packet.protocol in ("TCP", "UDP")
+            return True
         return any(self._protocol(term, destination, packet) for term in terms)
 
     @staticmethod

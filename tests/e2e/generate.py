@@ -11,6 +11,7 @@ from lab import NODE4, NODE6, NODE_NAME, OUTSIDE4, OUTSIDE6
 NAMESPACES = ["n0", "n1", "n2", "n3"]  # n3 is described by no object
 LABELS = {"app": ["a", "b", "c"], "tier": ["web", "db", ""], "x": ["1"]}
 NAMESPACE_LABELS = {"team": ["red", "blue"], "env": ["prod", "dev"]}
+NODE_LABELS = {"role": ["gate", "plain"]}
 PORT_NAMES = ["http", "dns", "web", "metrics"]
 PORTS = [1, 53, 80, 81, 443, 8079, 8080, 8081, 9000, 65535]
 PROTOCOLS = ["TCP", "UDP", "SCTP"]
@@ -162,38 +163,58 @@ class Generator:
 
     # ---- interception ----
 
-    def interception(self):
+    def nodes(self):
+        """This node, and another one at addresses beyond the uplink."""
         rng = self.rng
+        places = ((NODE_NAME, [NODE4, NODE6]), ("node-2", ["203.0.113.9", "2001:db8:9::9"]))
+        return [objects.node(name, ips, {k: rng.choice(v) for k, v in NODE_LABELS.items() if rng.random() < 0.6})
+                for name, ips in places if rng.random() < 0.8]
+
+    def interception(self):
+        """Proxies, and policies that name them; "gw-lost" is described by no object."""
         items = [objects.proxy("gw-deny", 15001), objects.proxy("gw-bypass", 15002, unavailable="Bypass")]
-        for number in range(rng.randint(0, 3)):
-            rules = []
-            for index in range(rng.randint(1, 3)):
-                rule = {"name": f"r{index}", "action": rng.choice(["Intercept", "Intercept", "Bypass"]),
-                        "to": [self.cluster_peer() for _ in range(rng.randint(1, 2))]}
-                if rule["action"] == "Intercept":
-                    rule["proxy"] = rng.choice(["gw-deny", "gw-bypass"])
-                if rng.random() < 0.7:
-                    rule["protocols"] = [self.protocol() for _ in range(rng.randint(1, 2))]
-                rules.append(rule)
-            subject = {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}} \
-                if rng.random() < 0.7 else {"namespaces": self.namespace_selector()}
-            items.append(objects.intercept(f"i{number}", subject, rules, rng.choice([0, 10, 10, 1000])))
-        return items
+        return items + self.nodes() + [self.intercept(number) for number in range(self.rng.randint(0, 5))]
+
+    def intercept(self, number, proxies=("gw-deny", "gw-bypass", "gw-deny", "gw-bypass", "gw-lost")):
+        rng = self.rng
+        sides = rng.choice([("egress",), ("ingress",), ("egress", "ingress")])
+        rules = {side: [self.intercept_rule(index, side, proxies) for index in range(rng.randint(1, 3))]
+                 for side in sides}
+        subject = {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}} \
+            if rng.random() < 0.7 else {"namespaces": self.namespace_selector()}
+        return objects.intercept(f"i{number}", subject, rules.get("egress", []), rng.choice([0, 10, 10, 1000]),
+                                 rules.get("ingress"))
+
+    def intercept_rule(self, index, side, proxies):
+        rng = self.rng
+        peers = [self.cluster_peer() for _ in range(rng.randint(1, 2))]
+        rule = {"name": f"r{index}", "action": rng.choice(["Intercept", "Intercept", "Bypass"]),
+                "from" if side == "ingress" else "to": peers}
+        if rule["action"] == "Intercept":
+            rule["proxy"] = rng.choice(proxies)
+        if rng.random() < 0.6:
+            named = side == "ingress" or not any("networks" in peer or "nodes" in peer for peer in peers)
+            rule["protocols"] = [self.protocol(named) for _ in range(rng.randint(1, 2))]
+        return rule
 
     def cluster_peer(self):
         draw = self.rng.random()
+        if draw < 0.5:
+            return {"networks": self.rng.sample(BLOCKS4 + BLOCKS6, self.rng.randint(1, 3))}
         if draw < 0.6:
-            return {"networks": self.rng.sample(BLOCKS4, self.rng.randint(1, 2))}
+            return {"nodes": self.selector(NODE_LABELS)}
         if draw < 0.8:
             return {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}}
         return {"namespaces": self.namespace_selector()}
 
-    def protocol(self):
+    def protocol(self, named=False):
         rng = self.rng
         draw = rng.random()
-        if draw < 0.2:
+        if named and draw < 0.3:
+            return {"destinationNamedPort": rng.choice(PORT_NAMES)}
+        if draw < 0.4:
             return {"tcp": {}}
-        if draw < 0.7:
+        if draw < 0.75:
             return {"tcp": {"destinationPort": {"number": rng.choice(PORTS)}}}
         low, high = sorted(rng.sample(PORTS, 2))
         return {"tcp": {"destinationPort": {"range": {"start": low, "end": high}}}}

@@ -86,9 +86,15 @@ def proxy(name, port, protocols=("TCP",), unavailable="Deny", **spec):
             "spec": {"port": port, "protocols": list(protocols), "onUnavailable": unavailable, **spec}}
 
 
-def intercept(name, subject, egress, priority=100):
-    """subject: a label map, or a whole subject; egress: rules."""
+def intercept(name, subject, egress, priority=100, ingress=None):
+    """subject: a label map, or a whole subject; egress, ingress: rules."""
     if "pods" not in subject and "namespaces" not in subject:
         subject = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": subject}}}
     return {"apiVersion": OURS, "kind": "InterceptPolicy", "metadata": {"name": name},
-            "spec": {"priority": priority, "subject": subject, "egress": egress}}
+            "spec": {"priority": priority, "subject": subject, "egress": egress,
+                     **({"ingress": ingress} if ingress is not None else {})}}
+
+
+def node(name, ips, labels=None):
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels or {}},
+            "status": {"addresses": [{"type": "InternalIP", "address": ip} for ip in ips]}}

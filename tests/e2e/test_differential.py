@@ -3,11 +3,14 @@
 
 Random clusters and policies go to the agent as one PUT /v1/state each; then thousands of packets, each the first of
 its flow, are run through the pinned programs (BPF_PROG_TEST_RUN) with the real interfaces' numbers, through the
-compiler's own reading of its tables, and through evaluator.py.
+compiler's own reading of its tables, and through evaluator.py. Nobody listens, and a test run could hand nothing over:
+that a connection would go to a proxy shows as a hit of the rule that says so, and then in what the proxy's
+onUnavailable says. Hits are compared as often as policies change.
 
 PENSTOCK_SEED repeats a run; PENSTOCK_ROUNDS and PENSTOCK_PACKETS make it longer. The first difference found is
 shrunk to the policies that it needs.
 """
+import collections
 import dataclasses
 import json
 import os
@@ -44,9 +47,27 @@ class Cluster:
             self.members.append(Member(f"n{number % 4}", f"r{number}", ips, number % 2 == 0))
         self.local = {(m.namespace, m.name) for m in self.members if m.interface}
         self.known = set()  # flows that have an entry in the connection table
+        self.hits = collections.Counter()  # (policy, direction, index): how often, as the evaluator says
         self.uplink = lab.node.ifindex("uplink")
         self.from_workload = Program(f"{self.agent.pins}/programs/from_workload")
         self.to_workload = Program(f"{self.agent.pins}/programs/to_workload")
+        self.from_network = Program(f"{self.agent.pins}/programs/from_network")
+
+    def put(self, items):
+        """A rule may name a proxy that there is none of: that is refused unless quarantine is asked for."""
+        answer = self.agent.api.put_state(items, invalid="quarantine")
+        assert not answer.get("quarantined"), answer
+
+    def expect_hit(self, world, flow):
+        """A rule is hit by the packet that begins a connection."""
+        hit = world.judge(flow.packet).hit
+        if hit and not flow.midstream and flow not in self.known:
+            self.hits[hit] += 1
+
+    def counted(self):
+        """The hits as the agent says, of the rules that there are."""
+        found = self.agent.api.metrics().find("penstock_rule_hits_total", kind="InterceptPolicy")
+        return {(h["policy"], h["direction"], int(h["rule"].removeprefix("r"))): int(value) for h, value in found}
 
     def world(self, items):
         return World(items, local=self.local)
@@ -66,6 +87,10 @@ class Cluster:
             if verdict != NEXT:
                 return _named(verdict)
             self.known.add(flow)  # the first hook has an entry now, also if the second drops
+        else:
+            verdict = self.from_network.run(frame, self.uplink, self.uplink)
+            if verdict != NEXT:
+                return _named(verdict)
         if destination and destination.interface:
             verdict = self.to_workload.run(frame, destination.ifindex, entered)
             if verdict == NEXT:
@@ -86,7 +111,7 @@ def expected(world, flow, known=False):
         return DROPS if verdict.action == DENY == world.judge(flow.reversed).action else PASSES
     if known:
         return DROPS if verdict.action == DENY else PASSES
-    if verdict.action == DENY or (verdict.action == INTERCEPT and verdict.proxy == "gw-deny"):
+    if verdict.action == DENY or (verdict.action == INTERCEPT and verdict.proxy != "gw-bypass"):
         return DROPS
     return PASSES
 
@@ -104,13 +129,15 @@ def compiled(items, bind, queries):
 
 
 def sides(verdict):
-    """An evaluator's verdict in the form of the tool's: of the rules only the one that intercepts, as several may allow."""
-    return [None if side is None else (side.verdict, side.reason, side.proxy, side.rule[2:] if side.proxy else None)
-            for side in (verdict.egress, verdict.ingress)]
+    """An evaluator's verdict in the form of the tool's: of policy rules not which one, as several may allow."""
+    direction, side = verdict.decisive
+    return [verdict.action, direction if side and side.proxy else None] + \
+        [side and (side.verdict, side.reason, side.proxy, side.taken and side.taken[2:])
+         for side in (verdict.egress, verdict.ingress)]
 
 
 def sides_compiled(answer):
-    found = []
+    found = [answer["verdict"], answer.get("direction")]
     for side in (answer["egress"], answer["ingress"]):
         rule = (side or {}).get("interceptRule")
         found.append(side and (side["action"], side["reason"], side.get("proxy"), rule and (rule["name"], rule["index"])))
@@ -143,11 +170,13 @@ def draw_flows(cluster, generator, seen, count):
 def test_three_judges_agree(cluster):
     print(f"PENSTOCK_SEED={SEED}")
     generator, seen, counts = Generator(SEED), set(), {PASSES: 0, DROPS: 0, INTERCEPT: 0}
-    sample = []  # of earlier rounds' flows
+    sample, directions = [], set()  # of earlier rounds' flows; in which rules were hit
     for number in range(ROUNDS):
         items = draw_round(cluster, generator)
-        cluster.agent.api.put_state(items)
+        cluster.put(items)
         world = cluster.world(items)
+        before = cluster.counted()
+        cluster.hits.clear()
         drawn = draw_flows(cluster, generator, seen, PACKETS)
         answers = compiled(items, cluster.local, [flow.packet for flow in drawn])
         wrong = []
@@ -156,6 +185,7 @@ def test_three_judges_agree(cluster):
                 verdict, should = world.judge(flow.packet), expected(world, flow)
                 counts[should] += 1
                 counts[INTERCEPT] += verdict.action == INTERCEPT
+                cluster.expect_hit(world, flow)
                 if cluster.kernel(flow, generator.rng) != should or sides(verdict) != sides_compiled(answer):
                     wrong.append(flow)
             stale = judged_anew(cluster, world, generator, sample)
@@ -163,11 +193,15 @@ def test_three_judges_agree(cluster):
             pytest.fail(f"PENSTOCK_SEED={SEED}, round {number}: {len(wrong)} of {len(drawn)} differ; the first one:\n" +
                         report(cluster, items, wrong[0], generator), pytrace=False)
         assert not stale, f"PENSTOCK_SEED={SEED}, round {number}: {len(stale)} known flows; the first one: {stale[0]}"
+        after = cluster.counted()
+        hits = {rule: count - before.get(rule, 0) for rule, count in after.items() if count > before.get(rule, 0)}
+        assert hits == dict(cluster.hits), f"PENSTOCK_SEED={SEED}, round {number}: {json.dumps(items)}"
+        directions.update(direction for _, direction, _ in hits)
         sample = generator.rng.sample(sample + drawn, min(300, len(sample + drawn)))
     print(f"{counts[PASSES] + counts[DROPS]} packets: {counts}")
     # A run in which everything passes or drops proves nothing.
     assert min(counts[PASSES], counts[DROPS]) > ROUNDS * PACKETS / 10
-    assert counts[INTERCEPT] > 0
+    assert counts[INTERCEPT] > 0 and (directions == {"Egress", "Ingress"} or ROUNDS < 10)
 
 
 def judged_anew(cluster, world, generator, flows):
@@ -175,6 +209,7 @@ def judged_anew(cluster, world, generator, flows):
     wrong = []
     for flow in flows:
         should = expected(world, flow, flow in cluster.known)
+        cluster.expect_hit(world, flow)
         verdict = cluster.kernel(flow, generator.rng)
         if verdict != should:
             wrong.append(f"{flow}: kernel {verdict}, evaluator {world.judge(flow.packet)} -> {should}")
@@ -183,7 +218,7 @@ def judged_anew(cluster, world, generator, flows):
 
 def compare(cluster, items, flow, generator):
     """(differs, evaluator, compiled, kernel, should) for one packet of a fresh flow."""
-    cluster.agent.api.put_state(items)
+    cluster.put(items)
     generator.sport = generator.sport % 64000 + 1024
     flow = dataclasses.replace(flow, sport=flow.sport if flow.midstream else generator.sport)
     world = cluster.world(items)

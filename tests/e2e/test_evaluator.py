@@ -4,7 +4,7 @@ import pytest
 
 import conformance
 from evaluator import ALLOW, DEFAULT, DENY, INTERCEPT, ISOLATED, POLICY, Packet, World, selects
-from objects import intercept, namespace, pod, policy, proxy, workload
+from objects import intercept, namespace, node, pod, policy, proxy, workload
 
 pytestmark = pytest.mark.pure
 CASES = conformance.load_cases()
@@ -128,12 +128,43 @@ def test_interception_takes_only_what_policy_allows():
         {"name": "not", "action": "Bypass", "to": [{"networks": ["203.0.113.7/32"]}]},
         {"name": "yes", "action": "Intercept", "proxy": "gw", "to": to, "protocols": https}])]
     side = world(*items).judge(Packet(A, "203.0.113.9", "TCP", 443)).egress
-    assert (side.verdict, side.rule, side.proxy) == (INTERCEPT, ("InterceptPolicy", "", "llm", 1), "gw")
+    assert (side.verdict, side.taken, side.proxy) == (INTERCEPT, ("InterceptPolicy", "", "llm", 1), "gw")
     for packet in (Packet(A, "203.0.113.7", "TCP", 443), Packet(A, "203.0.113.9", "TCP", 80),
                    Packet(B, "203.0.113.9", "TCP", 443), Packet(A, "203.0.113.9", "UDP", 443)):
         assert world(*items).judge(packet).egress.verdict == ALLOW
     items.append(policy("shop", "none", {"app": "a"}, types=["Egress"]))
     assert world(*items).judge(Packet(A, "203.0.113.9", "TCP", 443)).action == DENY
+
+
+ANYBODY = [{"networks": ["0.0.0.0/0", "::/0"]}]
+
+
+def handed(*items, packet=None):
+    verdict = world(proxy("gw", 15001), proxy("waf", 15002), *items).judge(packet or Packet(A, B, "TCP", 80))
+    return verdict.proxy, verdict.hit
+
+
+def test_egress_rules_come_first_otherwise_ingress_rules():
+    out = intercept("out", {"app": "a"}, [{"action": "Intercept", "proxy": "gw", "to": ANYBODY}], 900)
+    into = intercept("in", {"app": "b"}, [], 1, ingress=[{"action": "Intercept", "proxy": "waf", "from": ANYBODY}])
+    bypass = intercept("out", {"app": "a"}, [{"action": "Bypass", "to": ANYBODY}], 900)
+    assert handed(out, into) == ("gw", ("out", "Egress", 0))
+    assert handed(into) == ("waf", ("in", "Ingress", 0))
+    assert handed(bypass, into) == (None, None)
+    assert handed(into, packet=Packet("192.0.2.1", B, "TCP", 80)) == ("waf", ("in", "Ingress", 0))
+    assert handed(into, packet=Packet(B, A, "TCP", 80)) == (None, None)
+    assert handed(out, into, policy("shop", "none", {"app": "b"}, types=["Ingress"])) == (None, None)
+
+
+def test_priorities_tie_by_name_and_nodes_are_peers():
+    def one(name, number, gateway):
+        return intercept(name, {"app": "a"}, [{"action": "Intercept", "proxy": gateway, "to": [{"nodes": {}}]}], number)
+    gate = node("gate", ["192.0.2.5"], {"role": "gate"})
+    packet = Packet(A, "192.0.2.5", "TCP", 80)
+    assert handed(one("x", 5, "gw"), one("y", 4, "waf"), gate, packet=packet) == ("waf", ("y", "Egress", 0))
+    assert handed(one("x", 5, "gw"), one("y", 5, "waf"), gate, packet=packet) == ("gw", ("x", "Egress", 0))
+    assert handed(one("x", 5, "gw"), gate, packet=Packet(A, "192.0.2.6", "TCP", 80)) == (None, None)
+    assert handed(one("x", 5, "gw"), gate, packet=Packet(A, "192.0.2.5", "UDP", 80)) == (None, None)
 
 
 def test_reasons_are_the_contracts():
