@@ -567,6 +567,77 @@ def test_filters_without_pins_are_swept(bench):
     assert "from_workload" not in bench.node.run("tc", "filter", "show", "dev", "v0", "ingress").stdout
 
 
+# ---- roles ----
+
+def program(bench, link):
+    return bench.bpftool("prog", "show", "id", bench.bpftool("link", "show", "pinned", f"{bench.pins}/links/{link}")["prog_id"])
+
+
+def test_network_programs_make_room_for_a_workload_in_place(bench):
+    driver = bench.open()
+    index = veth(bench, "v0")
+    driver("interfaces all")
+    driver.enforce(1)
+    assert bench.links() == {}
+    driver("proxy 1")
+    driver("stage")  # before the proxy is live
+    links = bench.links()
+    assert {f"{index}-ingress", f"{index}-egress"} < set(links) and len(links) == 4, "the veth's other end as well"
+    assert bench.rows()[index] == (0, 0, 4) and "v0:0:network" in driver("status")
+    driver("flip 2")
+    driver("settle")
+    driver("endpoint 3 10.77.0.2 v0")
+    assert driver("interfaces") == "3=1"
+    assert program(bench, f"{index}-ingress")["name"] == "from_workload", "before the flip"
+    assert bench.rows()[index] == (0, 0, 0)
+    driver.enforce(3)
+    assert bench.rows()[index] == (3, 3, 0)
+    driver("unendpoint 3")
+    driver("interfaces")
+    driver("stage")
+    driver("flip 4")
+    assert program(bench, f"{index}-egress")["name"] == "to_workload", "a program may still judge by the old revision"
+    assert 3 in bench.rows()[index]
+    driver("settle")
+    assert program(bench, f"{index}-egress")["name"] == "to_network" and bench.rows()[index] == (0, 0, 4)
+    assert bench.links() == links
+
+
+def test_an_agent_that_died_while_a_role_changed(bench):
+    driver = bench.open()
+    index = veth(bench, "v0")
+    driver("proxy 1")
+    driver("interfaces all")
+    driver.enforce(1)
+    links = bench.links()
+    driver("endpoint 3 10.77.0.2 v0")
+    driver("interfaces")
+    driver.kill()  # the workload's programs, and no revision knows that
+    bench.node.run("ip", "rule", "flush")  # and nothing but the hooks tells that there were proxies
+    driver = bench.open()
+    assert program(bench, f"{index}-ingress")["name"] == "from_workload"
+    driver("interfaces all")
+    assert program(bench, f"{index}-ingress")["name"] == "from_network" and bench.rows()[index] == (0, 0, 4)
+    assert bench.links() == links
+    assert "lookup 7641" in bench.node.run("ip", "rule").stdout
+    old = program(bench, f"{index}-egress")["id"]
+    driver.kill()
+    bench.open()
+    new = program(bench, f"{index}-egress")
+    assert (new["name"], new["id"] != old) == ("to_network", True), "each agent puts its own programs in"
+
+
+def test_network_hooks_that_are_removed_come_back(bench):
+    driver = bench.open()
+    index = veth(bench, "v0")
+    driver("proxy 1")
+    driver("interfaces all")
+    driver.enforce(1)
+    os.unlink(f"{bench.pins}/links/{index}-egress")
+    driver("wait 100")
+    assert program(bench, f"{index}-egress")["name"] == "to_network"
+
+
 def test_check_names_what_there_is(bench):
     lines = bench.driver()("check").splitlines()
     assert any(line.startswith("kernel: ") for line in lines) and "tc programs: yes" in lines
