@@ -2,14 +2,14 @@
 """A server that knows nothing of interception: says which process took the connection, and both its addresses.
 
     python3 plain_proxy.py ADDRESS PORT [--workers N] [--reuseport] [--v6only] [--uid N] [--cgroup DIRECTORY]
-                           [--transparent] [--device NAME]
+                           [--transparent] [--device NAME] [--later-uid N]
+
+Ends, with its workers, when standard input does.
 """
 import argparse
-import ctypes
 import json
 import os
 import socket
-import sys
 import threading
 
 
@@ -43,12 +43,24 @@ def listen(options):
     return listener
 
 
+def become(uid):
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def end_with_input():
+    os.read(0, 1)
+    os._exit(0)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
     parser.add_argument("port", type=int)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--uid", type=int)
+    parser.add_argument("--later-uid", type=int)
     parser.add_argument("--cgroup")
     parser.add_argument("--device")
     for flag in ("--reuseport", "--v6only", "--transparent"):
@@ -58,20 +70,19 @@ def main():
         with open(f"{options.cgroup}/cgroup.procs", "w") as file:
             file.write(str(os.getpid()))
     if options.uid is not None:
-        os.setgroups([])
-        os.setresgid(options.uid, options.uid, options.uid)
-        os.setresuid(options.uid, options.uid, options.uid)
-        ctypes.CDLL(None).prctl(1, 9)  # setuid has cleared PR_SET_PDEATHSIG
+        become(options.uid)
     listener = listen(options)
-    for _ in range(options.workers):
-        if os.fork() == 0:
-            ctypes.CDLL(None).prctl(1, 9)
-            serve(listener)
     print("listens", flush=True)
-    if options.workers:
-        sys.stdin.read()
-    else:
-        serve(listener)
+    if options.later_uid is not None:
+        become(options.later_uid)
+    master = os.getpid()
+    for _ in range(options.workers):
+        if os.getpid() == master:
+            os.fork()
+    threading.Thread(target=end_with_input, daemon=True).start()
+    if options.workers and os.getpid() == master:
+        threading.Event().wait()
+    serve(listener)
 
 
 main()

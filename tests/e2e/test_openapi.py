@@ -22,7 +22,7 @@ DESCRIPTION = os.path.join(REPOSITORY, "api", "openapi.yaml")
 EXAMPLES = os.path.join(REPOSITORY, "api", "examples")
 DOCUMENT = openapi_embed.load(DESCRIPTION)
 METHODS = ("get", "put", "patch", "post", "delete")
-ANSWERS = ("Problem", "FieldError", "WriteResult", "Quarantined", "OwnerList", "Status", "Version", "List",
+ANSWERS = ("Problem", "FieldError", "WriteResult", "Quarantined", "OwnerList", "Status", "Listener", "Version", "List",
            "ExplainedRule", "ExplainedSide", "Explanation")
 
 
