@@ -39,9 +39,10 @@ static __always_inline bool usual_pass(
 		return false;
 	if (conn->ifindex[from == reply] != skb->ifindex)
 		return false;
-	if (from && conn_marked(conn, high)) {
+	if (from && conn->flags & (PS_CONN_INTERCEPTED | PS_CONN_LEG)) {
 		/* The last hook never sees it: both directions count here. */
-		if (!live || (PS_READ_ONCE(conn->judged[!own]) & ~(__u64)PS_JUDGED_NOT_LOCAL) != allowed)
+		if (!live || !conn_marked(conn, high) ||
+			(PS_READ_ONCE(conn->judged[!own]) & ~(__u64)PS_JUDGED_NOT_LOCAL) != allowed)
 			return false;
 		mark_set(skb);
 		if (!reply) {

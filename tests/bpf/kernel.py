@@ -13,6 +13,7 @@ OBJECT = os.path.join(BUILD, "bpf", "penstock.bpf.o")
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT = 1, 2, 3, 4
 PROG_TEST_RUN, LINK_CREATE = 10, 28
 TCX_INGRESS, TCX_EGRESS = 46, 47
+PROGRAMS = ("from_workload", "to_workload", "from_network", "to_network")
 NOEXIST = 1
 PASS, DROP = -1, 2
 
@@ -129,7 +130,7 @@ class Object:
         if library.bpf_object__load(self.handle):
             raise OSError(ctypes.get_errno(), f"{OBJECT} does not load")
         self.maps = {}
-        self.program = {name: library.bpf_program__fd(self._program(name)) for name in ("from_workload", "to_workload")}
+        self.program = {name: library.bpf_program__fd(self._program(name)) for name in PROGRAMS}
 
     def _map(self, name):
         found = self.library.bpf_object__find_map_by_name(self.handle, name.encode())
@@ -178,7 +179,7 @@ class Object:
 
     def attach(self, name, ifindex):
         """The link's descriptor: closing it detaches."""
-        where = TCX_INGRESS if name == "from_workload" else TCX_EGRESS
+        where = TCX_INGRESS if name.startswith("from") else TCX_EGRESS
         attributes = struct.pack("=IIII", self.program[name], ifindex, where, 0)
         return bpf(LINK_CREATE, ctypes.create_string_buffer(attributes.ljust(64, b"\0"), 64))
 

@@ -4,22 +4,19 @@
 import contextlib
 import os
 import socket
-import subprocess
-import threading
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-import kernel
+from space import Space, ip, listener
 from world import (A, B, ESTABLISHED, INTERCEPTED, LOCAL, MARK, MARK_MASK, PROFILE_A, PROFILE_B, PROXY, PROXY_BYPASS,
                    PROXY_BYPASSED, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, ROW_INTERCEPT_BYPASS, RULE_DENY, RULE_INTERCEPT)
 
 A4, B4, FAR4, A6, FAR6 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "fd00::1", "2001:db8::9"
 NO_LISTENER = (False, "DROPPED", "NO_LISTENER")
 ASSIGN_FAIL = 3
-IP_TRANSPARENT = 19
 
 
 def syn(source=A4, destination=FAR4, flags="S", sport=40000):
@@ -89,88 +86,15 @@ def test_socket_that_cannot_be_assigned(world):
 
 # ---- real traffic ----
 
-@contextlib.contextmanager
-def listener(address="127.0.0.1", port=0):
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
-        server.bind((address, port))
-        server.listen()
-        server.settimeout(3)
-        yield server
-
-
-def ip(*arguments):
-    subprocess.run(["ip", *arguments], check=True)
-
-
-class Client:
-    """A's namespace: runs functions in a thread that lives there."""
-
-    def __init__(self):
-        def make():
-            os.close(kernel.namespace_new())
-            self.namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        self._thread(make)
-
-    @staticmethod
-    def _thread(function):
-        outcome = []
-
-        def body():
-            try:
-                outcome.append((function(), None))
-            except BaseException as error:  # noqa: B902: handed to the caller
-                outcome.append((None, error))
-        thread = threading.Thread(target=body)
-        thread.start()
-        thread.join()
-        value, error = outcome[0]
-        if error:
-            raise error
-        return value
-
-    def run(self, function):
-        def there():
-            kernel.namespace_enter(self.namespace)
-            return function()
-        return self._thread(there)
-
-    def connect(self, destination=(FAR4, 443), source=None, timeout=3):
-        def body():
-            client = socket.socket()
-            client.settimeout(timeout)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if source:
-                client.bind(source)
-            try:
-                client.connect(destination)
-            except OSError:
-                client.close()
-                raise
-            return client
-        return self.run(body)
-
-
 @pytest.fixture(scope="module")
 def client(interfaces):
-    client = Client()
-    ip("link", "add", "bpf-c", "type", "veth", "peer", "name", "bpf-ceth")
-    ip("link", "set", "bpf-ceth", "netns", f"/proc/{os.getpid()}/fd/{client.namespace}")
-    ip("link", "set", "bpf-c", "up")
-    ip("addr", "add", "10.0.0.254/32", "dev", "bpf-c")
-    ip("route", "add", A4 + "/32", "dev", "bpf-c")
+    client = Space()
+    client.wire("bpf-c", A4)
     ip("rule", "add", "fwmark", f"{MARK:#x}/{MARK_MASK:#x}", "lookup", "7641")
     ip("route", "add", "local", "default", "dev", "lo", "table", "7641")
-
-    def configure():
-        ip("link", "set", "lo", "up")
-        ip("link", "set", "bpf-ceth", "up")
-        ip("addr", "add", A4 + "/24", "dev", "bpf-ceth")
-        ip("route", "add", "default", "via", "10.0.0.254")
-    client.run(configure)
     yield client
-    os.close(client.namespace)
+    ip("link", "del", "bpf-c")
+    client.close()
     ip("rule", "del", "fwmark", f"{MARK:#x}/{MARK_MASK:#x}", "lookup", "7641")
     ip("route", "flush", "table", "7641")
 
@@ -333,13 +257,9 @@ def test_group_of_listeners_shares(attached, client):
     with contextlib.ExitStack() as stack:
         group = []
         for _ in range(4):
-            server = stack.enter_context(socket.socket())
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            server.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
-            server.bind(("127.0.0.1", group[0].getsockname()[1] if group else 0))
-            server.listen()
-            server.setblocking(False)
-            group.append(server)
+            port = group[0].getsockname()[1] if group else 0
+            group.append(stack.enter_context(listener(port=port, reuse_port=True)))
+            group[-1].setblocking(False)
         attached.proxy(PROXY, group[0].getsockname()[1])
         for _ in range(40):
             stack.enter_context(client.connect())

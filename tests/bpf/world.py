@@ -27,11 +27,11 @@ ENTRIES = {name: 768 if count == "PS_PORT_BLOCKS" else int(count) for name, coun
 
 ALLOW, DENY, INTERCEPT = 0, 1, 2
 AUDIT = 1
-LOCAL, SOURCES, USED = 1, 2, 1
+LOCAL, STEERED, SOURCES, USED = 1, 2, 2, 1
 PROXY_USED, PROXY_BYPASS = 1, 2
 IFACE_DENY, IFACE_L3 = 1, 2
 NEW, REPLIED, ESTABLISHED, CLOSING = range(4)
-ORIGIN_HIGH, NODE, INTERCEPTED, MIDSTREAM = 1, 2, 4, 32
+ORIGIN_HIGH, NODE, INTERCEPTED, MIDSTREAM, REWRITTEN, LEG = 1, 2, 4, 32, 64, 128
 MARK, MARK_MASK = 0x20000000, 0x60000000
 
 # Rows: what they say, and the rule that says it.
@@ -67,7 +67,8 @@ class World:
     def reset(self):
         """Everything as at first: A and B claimed and local, profiles that allow, no connections."""
         for name in ("ps_conn4", "ps_conn6", "ps_new4", "ps_new6", "ps_fragment", "ps_iface", "ps_rule_hits",
-                     "ps_addr4", "ps_addr6", "ps_net4", "ps_net6", "ps_source", "ps_peer_row", "ps_cell"):
+                     "ps_addr4", "ps_addr6", "ps_net4", "ps_net6", "ps_source", "ps_peer_row", "ps_cell", "ps_listener",
+                     "ps_leg", "ps_held"):
             self.object.map(name).clear()
         for rule in (RULE_ALLOW, RULE_ISOLATED, RULE_DENY, RULE_INTERCEPT):
             self.object.map("ps_rule_hits").put(struct.pack("=I", rule), bytes(8))
@@ -152,8 +153,8 @@ class World:
             self.object.map("ps_cell").put(
                 struct.pack("=III", s, row, port_class), self.verdict(action, reason, rule))
 
-    def proxy(self, number, port, flags=0):
-        self.array("proxy", number, struct.pack("=HBBI", port, PROXY_USED | flags, 0, 0))
+    def proxy(self, number, port, flags=0, chosen=0):
+        self.array("proxy", number, struct.pack("=HBBI", port, PROXY_USED | flags, 0, chosen))
 
     def flip(self):
         self.generation += 1

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Interception: which connections go to a proxy, in what order policy and InterceptPolicies are asked, and what happens
+ * to connections of a proxy whose entry is gone. How a packet is handed over is steer.h's.
+ */
+#ifndef PENSTOCK_INTERCEPT_H
+#define PENSTOCK_INTERCEPT_H
+
+#include "bpf/judgment.h"
+#include "bpf/leg.h"
+#include "bpf/steer.h"
+
+/* ---- a known connection ---- */
+
+/* An intercepted connection's packet to the proxy. Once it is established the mark is enough: the local stack finds the
+ * socket, or answers with a reset. */
+static __always_inline int known_steer(
+	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, const struct ps_conn_live *live)
+{
+	const struct ps_proxy *proxy;
+
+	if (!(live && !(w->packet.traits & PACKET_STARTS)) && steer_tcp(skb, conn->proxy) == STEER_NOBODY)
+		goto nobody;
+	mark_set(skb);
+	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
+nobody:
+	proxy = proxy_find(conn->proxy, w->side);
+	if (!proxy || !(proxy->flags & PS_PROXY_BYPASS) || conn->state != PS_CONN_NEW)
+		return work_drop(w, PS_REASON_NO_LISTENER);
+	/* Nobody has answered yet: it goes where it was going. */
+	conn->flags &= ~PS_CONN_INTERCEPTED;
+	mark_clear(skb);
+	return PS_PASS;
+}
+
+/* An intercepted connection's own addresses and ports, sent by a socket of this node: the proxy goes on with them. */
+static __noinline void conn_leg(struct __sk_buff *skb, struct work *w, struct ps_conn *conn)
+{
+	if (!skb->ingress_ifindex && conn->flags & PS_CONN_INTERCEPTED && !(conn->flags & PS_CONN_LEG) &&
+		leg_find(skb, w)) {
+		conn->flags |= PS_CONN_LEG;
+		account_stat(PS_STAT_LEG_CLIENT);
+	}
+	PS_RETURN_ZERO;
+}
+
+/* ---- a new connection ---- */
+
+static __always_inline bool verdict_intercepts(const struct ps_verdict *verdict)
+{
+	return verdict->action == PS_ACTION_INTERCEPT && !(verdict->flags & PS_VERDICT_AUDIT);
+}
+
+/*
+ * Does an InterceptPolicy want the connection that this packet of its originator begins or belongs to?
+ *  1. an egress rule of its source, when that is local; also if that says Bypass
+ *  2. else an ingress rule of its destination, when that is local
+ * Sets w->proxy and w->intercept_rule. What 2 judged is kept only if it wants it: else it is the last hook's to say.
+ */
+static __noinline bool work_intercepts(struct work *w)
+{
+	struct ps_verdict verdict = w->verdict[PS_EGRESS];
+
+	if (!verdict_intercepts(&verdict)) {
+		if (verdict.intercept_rule != PS_RULE_NONE) /* 1: Bypass */
+			return false;
+		if (!w->destination.local || !w->destination.steered)
+			return false;
+		judge(true, PS_INGRESS, false); /* 2 */
+		verdict = w->verdict[PS_INGRESS];
+		if (!verdict_intercepts(&verdict)) {
+			w->judged &= 1 << PS_EGRESS;
+			w->bits[PS_INGRESS] = 0;
+			return false;
+		}
+	}
+	w->proxy = verdict.proxy;
+	w->intercept_rule = verdict.intercept_rule;
+	return true;
+}
+
+/* The proxy stands before the last hook: a local destination is asked now. */
+static __always_inline int steer_denied(struct work *w)
+{
+	if (w->destination.local && !(w->judged & 1 << PS_INGRESS))
+		judge(true, PS_INGRESS, false);
+	return work_denied(w);
+}
+
+/*
+ * Policy allows it, and an InterceptPolicy wants it. PS_DROP: refused; else `w->code` tells whether a proxy has it or,
+ * with Bypass, it goes on.
+ */
+static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
+{
+	int denied = steer_denied(w);
+	const struct ps_proxy *proxy;
+
+	if (denied != NOT_DENIED)
+		return judgment_drop(w, denied);
+	account_rule(w->intercept_rule);
+	if (steer_tcp(skb, w->proxy) == STEER_TAKEN) {
+		account_proxy(w->proxy);
+		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
+	}
+	proxy = proxy_find(w->proxy, w->side);
+	if (proxy && proxy->flags & PS_PROXY_BYPASS)
+		return PS_PASS;
+	return work_drop(w, PS_REASON_NO_LISTENER);
+}
+
+/*
+ * A connection that a proxy has, but whose entry is gone (evicted before it was established, or with the maps): its
+ * socket tells. PS_DROP: refused; else `w->code` tells whether a proxy has it.
+ */
+static __noinline int orphan_steer(struct __sk_buff *skb, struct work *w)
+{
+	int denied;
+
+	if (steer_socket(skb, false) != STEER_TAKEN)
+		return PS_PASS;
+	denied = steer_denied(w);
+	if (denied != NOT_DENIED)
+		return judgment_drop(w, denied);
+	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
+}
+
+/*
+ * A socket of this node answers, without an entry, what policy would have handed to a proxy: that is the proxy. An
+ * entry made of this packet would have the wrong originator; the workload's next packet makes the right one.
+ */
+static __noinline bool orphan_answered(struct work *w)
+{
+	struct ps_verdict egress, ingress;
+	__u8 known = w->known;
+	bool allowed;
+
+	w->known &= ~(WORK_NODE | WORK_LEG); /* which would be the originator otherwise */
+	judge(false, PS_EGRESS, true);
+	judge(false, PS_INGRESS, true);
+	w->known = known;
+	egress = w->verdict[PS_EGRESS];
+	ingress = w->verdict[PS_INGRESS];
+	allowed = !((w->bits[PS_EGRESS] | w->bits[PS_INGRESS]) & PS_JUDGED_DENY);
+	w->judged = 0;
+	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
+	if (!allowed || !(verdict_intercepts(&egress) || verdict_intercepts(&ingress)))
+		return false;
+	w->known &= ~WORK_LEG;
+	return true;
+}
+
+/*
+ * A packet without an entry, of a connection that a transparent socket has. Usually the workload answers a proxy's
+ * onward connection; or it goes on with one that was intercepted by a rule of an earlier revision. Either way it goes
+ * to the socket. True: allowed, and made an entry.
+ */
+static __noinline bool orphan_claimed(struct __sk_buff *skb, struct work *w)
+{
+	bool reverse = true;
+
+	if (steer_socket(skb, true) != STEER_TAKEN)
+		return false;
+	w->known |= WORK_LEG;
+	if (work_judge(true, true) != NOT_DENIED) {
+		w->known &= ~WORK_LEG;
+		reverse = false;
+		if (work_judge(true, false) != NOT_DENIED) {
+			mark_clear(skb);
+			return false;
+		}
+	}
+	judgment_pass(w, own_direction(true, reverse));
+	judgment_count(w, NOT_DENIED);
+	conn_create(true, reverse, reverse ? 0 : PS_CONN_INTERCEPTED);
+	return true;
+}
+
+#endif

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a hook concludes about a connection, and what of it goes into the entry: verdict.h's answers, put together for
+ * both directions and both orientations.
+ */
+#ifndef PENSTOCK_JUDGMENT_H
+#define PENSTOCK_JUDGMENT_H
+
+#include "bpf/account.h"
+#include "bpf/conntrack.h"
+#include "bpf/verdict.h"
+#include "bpf/work.h"
+
+#define NOT_DENIED (-1)
+
+static __always_inline int work_pass(struct work *w, __u32 code, __u32 reason)
+{
+	w->code = code;
+	w->reason = reason;
+	return PS_PASS;
+}
+
+static __always_inline int work_drop(struct work *w, __u32 reason)
+{
+	w->code = PS_VERDICT_DROPPED;
+	w->reason = reason;
+	return PS_DROP;
+}
+
+/* The direction of judgment that belongs to this workload: egress of what it opened, ingress of what it was asked. */
+static __always_inline __u32 own_direction(bool from, bool reply)
+{
+	return from == reply ? PS_INGRESS : PS_EGRESS;
+}
+
+/* ---- judgments ---- */
+
+/* Each rule that decided, once; of a refusal only the one that refused. */
+static __noinline void judgment_count(struct work *w, int denied)
+{
+	if (w->judged & 1 << PS_EGRESS && denied != PS_INGRESS)
+		account_rule(w->verdict[PS_EGRESS].rule);
+	if (w->judged & 1 << PS_INGRESS && denied != PS_EGRESS)
+		account_rule(w->verdict[PS_INGRESS].rule);
+	PS_RETURN_ZERO;
+}
+
+static __always_inline int work_denied(const struct work *w)
+{
+	if (w->bits[PS_EGRESS] & PS_JUDGED_DENY)
+		return PS_EGRESS;
+	return w->bits[PS_INGRESS] & PS_JUDGED_DENY ? PS_INGRESS : NOT_DENIED;
+}
+
+/*
+ * Judges the connection whose originator is the packet's source (reverse: destination): the direction that belongs to
+ * this workload; the other one at the last hook, and at the first only when nobody else will (the other end is not
+ * local).
+ */
+PS_APART int work_judge(bool from, bool reverse)
+{
+	__u32 own = own_direction(from, reverse);
+	struct work *w = work_get(from);
+
+	if (!w)
+		return own;
+	w->judged = 0;
+	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
+	judge(from, own, reverse);
+	if (!from || !w->destination.local)
+		judge(from, !own, reverse);
+	return work_denied(w);
+}
+
+/* The verdict and reason that a judged packet is counted with. */
+static __always_inline int judgment_pass(struct work *w, __u32 own)
+{
+	const struct ps_verdict egress = w->verdict[PS_EGRESS], ingress = w->verdict[PS_INGRESS];
+
+	if (w->judged & 1 << PS_EGRESS && egress.flags & PS_VERDICT_AUDIT && egress.action == PS_ACTION_DENY)
+		return work_pass(w, PS_VERDICT_AUDITED, egress.reason);
+	if (w->judged & 1 << PS_INGRESS && ingress.flags & PS_VERDICT_AUDIT && ingress.action == PS_ACTION_DENY)
+		return work_pass(w, PS_VERDICT_AUDITED, ingress.reason);
+	return work_pass(w, PS_VERDICT_FORWARDED, own == PS_EGRESS ? egress.reason : ingress.reason);
+}
+
+static __always_inline int judgment_drop(struct work *w, int denied)
+{
+	judgment_count(w, denied);
+	return work_drop(w, denied == PS_EGRESS ? w->verdict[PS_EGRESS].reason : w->verdict[PS_INGRESS].reason);
+}
+
+/* ---- entries ---- */
+
+/* What was judged now goes into the entry; each word at once. */
+static __noinline void conn_judged(struct ps_conn *conn, const struct work *w)
+{
+	if (w->judged & 1 << PS_EGRESS) {
+		conn->rule[PS_EGRESS] = w->verdict[PS_EGRESS].rule;
+		conn->reason[PS_EGRESS] = w->verdict[PS_EGRESS].reason;
+		PS_WRITE_ONCE(conn->judged[PS_EGRESS], judged_word(w->generation, w->bits[PS_EGRESS]));
+	}
+	if (w->judged & 1 << PS_INGRESS) {
+		conn->rule[PS_INGRESS] = w->verdict[PS_INGRESS].rule;
+		conn->reason[PS_INGRESS] = w->verdict[PS_INGRESS].reason;
+		PS_WRITE_ONCE(conn->judged[PS_INGRESS], judged_word(w->generation, w->bits[PS_INGRESS]));
+	}
+	PS_RETURN_ZERO;
+}
+
+/* What cannot be seen again at a reply: who the originator was. The address stands before the flag that says so. */
+static __always_inline void conn_remember(struct ps_conn *conn, const struct work *w)
+{
+	if (w->known & WORK_ORIGIN) {
+		__builtin_memcpy(conn->origin, w->origin.word, sizeof(conn->origin));
+		conn->flags |= PS_CONN_REWRITTEN;
+	} else {
+		conn->flags &= ~PS_CONN_REWRITTEN;
+		conn->entered = w->entered;
+	}
+}
+
+static __always_inline void conn_recall(const struct ps_conn *conn, struct work *w)
+{
+	if (conn->flags & PS_CONN_REWRITTEN) {
+		__builtin_memcpy(w->origin.word, conn->origin, sizeof(conn->origin));
+		w->known |= WORK_ORIGIN;
+	} else {
+		w->entered = conn->entered;
+	}
+}
+
+PS_APART int conn_create(bool from, bool reverse, __u32 flags)
+{
+	const struct work *w = work_get(from);
+	const struct packet *p;
+	struct ps_conn conn = {};
+
+	if (!w)
+		return 0;
+	p = &w->packet;
+	conn.opened = conn.seen = w->now;
+	conn_judged(&conn, w);
+	if (p->high != reverse)
+		flags |= PS_CONN_ORIGIN_HIGH;
+	if (p->protocol == IPPROTO_TCP && !(p->traits & PACKET_STARTS))
+		flags |= PS_CONN_MIDSTREAM;
+	if (w->known & WORK_NODE)
+		flags |= PS_CONN_NODE;
+	if (w->known & WORK_LEG)
+		flags |= PS_CONN_LEG;
+	if (p->traits & PACKET_RST)
+		conn.state = PS_CONN_CLOSING;
+	if (p->traits & PACKET_FIN)
+		flags |= reverse ? PS_CONN_FIN_REPLY : PS_CONN_FIN_ORIGIN;
+	if (flags & PS_CONN_INTERCEPTED) {
+		conn.proxy = w->proxy;
+		conn.intercept_rule = w->intercept_rule;
+	}
+	conn.flags = flags;
+	conn_remember(&conn, w);
+	if (from == reverse)
+		conn.ifindex[1] = w->ifindex;
+	else
+		conn.ifindex[0] = w->ifindex;
+	conn_count(&conn, reverse, from, p->bytes, w->now);
+	if (p->v4)
+		bpf_map_update_elem(&ps_new4, &p->key4, &conn, BPF_ANY);
+	else
+		bpf_map_update_elem(&ps_new6, &p->key6, &conn, BPF_ANY);
+	return 0;
+}
+
+/* Midstream was a guess: the other end is the originator. */
+static __noinline void conn_turn(struct ps_conn *conn)
+{
+	__u64 packets = conn->packets[0], bytes = conn->bytes[0];
+	__u32 ifindex = conn->ifindex[0];
+	__u8 flags = (conn->flags ^ PS_CONN_ORIGIN_HIGH) & ~(PS_CONN_REWRITTEN | PS_CONN_INTERCEPTED | PS_CONN_LEG);
+
+	/* What went to a proxy goes on doing so. */
+	if (conn->flags & PS_CONN_INTERCEPTED)
+		flags |= PS_CONN_LEG;
+	if (conn->flags & PS_CONN_LEG)
+		flags |= PS_CONN_INTERCEPTED;
+	conn->flags = flags;
+	conn->packets[0] = conn->packets[1];
+	conn->packets[1] = packets;
+	conn->bytes[0] = conn->bytes[1];
+	conn->bytes[1] = bytes;
+	conn->ifindex[0] = conn->ifindex[1];
+	conn->ifindex[1] = ifindex;
+	conn->entered = 0;
+	PS_WRITE_ONCE(conn->judged[PS_EGRESS], 0);
+	PS_WRITE_ONCE(conn->judged[PS_INGRESS], 0);
+	PS_RETURN_ZERO;
+}
+
+/* ---- a known connection ---- */
+
+static __always_inline bool word_current(__u64 word, __u32 generation)
+{
+	return word >> 32 == generation && word & (PS_JUDGED_ALLOW | PS_JUDGED_DENY);
+}
+
+/*
+ * The direction that denies, or NOT_DENIED; judges what this revision has not judged. What an entry says of this
+ * workload as "not local" was said elsewhere, and does not count here. A packet on its way to a proxy meets no last
+ * hook, so both directions count.
+ */
+static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct ps_conn *conn, bool from)
+{
+	bool reply = conn_reply(conn, w->packet.high);
+	bool both = !from || (!reply && conn->flags & PS_CONN_INTERCEPTED);
+	__u32 own = own_direction(from, reply);
+	__u64 mine = PS_READ_ONCE(conn->judged[own & 1]), other = PS_READ_ONCE(conn->judged[!own]);
+	bool other_end = !from && !reply && !(w->known & WORK_RELATED) && !origin_same(skb, conn, w->packet.v4);
+	bool ask_own = !word_current(mine, w->generation) || mine & PS_JUDGED_NOT_LOCAL || other_end;
+	bool ask_other = both && (!word_current(other, w->generation) || other_end);
+	int denied = NOT_DENIED;
+
+	w->judged = 0;
+	if (!ask_own && mine & PS_JUDGED_DENY)
+		denied = own;
+	else if (both && !ask_other && other & PS_JUDGED_DENY)
+		denied = !own;
+	if (denied != NOT_DENIED) {
+		w->reason = conn->reason[denied & 1];
+		account_rule(conn->rule[denied & 1]);
+		return denied;
+	}
+	if (!ask_own && !ask_other) {
+		w->reason = PS_REASON_ESTABLISHED;
+		return NOT_DENIED;
+	}
+	w->reply = reply;
+	w->entered = 0;
+	if (!from && !reply && conn->flags & PS_CONN_LEG && !skb->ingress_ifindex)
+		w->known |= WORK_LEG;
+	if (from ? reply : w->known & (WORK_RELATED | WORK_LEG))
+		conn_recall(conn, w);
+	if (conn->flags & PS_CONN_NODE && (from ? reply : w->known & WORK_RELATED || !skb->ingress_ifindex))
+		w->known |= WORK_NODE;
+	parties_find(skb, from);
+	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
+	if (ask_own)
+		judge(from, own, reply);
+	if (ask_other)
+		judge(from, !own, reply);
+	denied = work_denied(w);
+	if (denied != NOT_DENIED && conn->flags & PS_CONN_MIDSTREAM && !(w->known & WORK_ORIGIN)) {
+		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
+
+		if (work_judge(from, !reply) == NOT_DENIED) {
+			conn_turn(conn);
+			reply = !reply;
+			own = !own;
+			denied = NOT_DENIED;
+		} else {
+			/* Refused as what it was taken for. */
+			w->judged = 1 << denied;
+			w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = PS_JUDGED_DENY;
+			if (denied == PS_EGRESS)
+				w->verdict[PS_EGRESS] = verdict;
+			else
+				w->verdict[PS_INGRESS] = verdict;
+		}
+	}
+	if (w->known & WORK_NODE && !reply)
+		conn->flags |= PS_CONN_NODE;
+	if (w->known & WORK_LEG && !reply)
+		conn->flags |= PS_CONN_LEG;
+	if (!from && !reply)
+		conn_remember(conn, w);
+	conn_judged(conn, w);
+	judgment_count(w, denied);
+	if (denied == NOT_DENIED)
+		judgment_pass(w, own);
+	else
+		w->reason = denied == PS_EGRESS ? w->verdict[PS_EGRESS].reason : w->verdict[PS_INGRESS].reason;
+	return denied;
+}
+
+#endif
