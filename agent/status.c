@@ -99,8 +99,7 @@ static void render_listener(struct buffer *b, const struct listener_status *l)
 	buffer_puts(b, "}");
 }
 
-static void render_listeners(
-	struct buffer *b, const char *proxy, const struct listener_status *listeners, size_t count)
+static void render_listeners(struct buffer *b, const char *proxy, const struct listener_status *listeners, size_t count)
 {
 	bool first = true, up[2] = {false};
 	buffer_puts(b, ",\"listeners\":[");
@@ -184,6 +183,18 @@ static void render_quarantined(struct buffer *b, const struct snapshot *snapshot
 	buffer_puts(b, "]");
 }
 
+/* tproxy is refused with the configuration, so ebpf it is. */
+static void render_engine(struct buffer *b, const char *configured)
+{
+	const char *reason = "this kernel assigns packets to sockets (bpf_sk_assign)";
+	if (!datapath_assigns())
+		reason = "the only engine of this build, but this kernel lacks bpf_sk_assign: nothing can be handed to a proxy";
+	buffer_puts(b, ",\"engine\":{\"active\":\"ebpf\"");
+	member_string(b, "configured", configured);
+	member_string(b, "reason", reason);
+	buffer_puts(b, "}");
+}
+
 char *status_render(const struct status_facts *facts)
 {
 	struct buffer b = {0};
@@ -198,10 +209,7 @@ char *status_render(const struct status_facts *facts)
 	member_string(&b, "node", facts->config->node.name);
 	member_string(&b, "version", PENSTOCK_VERSION);
 	member_string(&b, "kernel", kernel.release);
-	buffer_puts(&b, ",\"engine\":{\"active\":\"ebpf\"");
-	member_string(&b, "configured", facts->config->datapath.engine);
-	member_string(&b, "reason", "the only engine of this build");
-	buffer_puts(&b, "}");
+	render_engine(&b, facts->config->datapath.engine);
 	render_sockets(&b, facts);
 	render_hooks(&b, facts);
 	render_maps(&b, facts);

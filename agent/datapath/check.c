@@ -35,6 +35,14 @@ static bool helper(enum bpf_prog_type type, enum bpf_func_id id)
 	return libbpf_probe_bpf_helper(type, id, NULL) == 1;
 }
 
+bool datapath_assigns(void)
+{
+	static _Atomic int known; /* 1 yes, -1 no */
+	if (!atomic_load(&known))
+		atomic_store(&known, helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_sk_assign) ? 1 : -1);
+	return atomic_load(&known) > 0;
+}
+
 static bool tcx(void)
 {
 	const struct bpf_insn pass[] = {
@@ -111,8 +119,7 @@ int datapath_check(
 	report(&r, "TCX (6.6)", tcx(), false, "clsact filters instead");
 	report(&r, "bpf_timer (5.15)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init), false,
 		"connections expire only while the agent runs");
-	report(&r, "bpf_sk_assign (5.7)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_sk_assign), false,
-		"no interception by engine ebpf");
+	report(&r, "bpf_sk_assign (5.7)", datapath_assigns(), false, "no interception by engine ebpf");
 	report(&r, "bpf_skc_lookup_tcp (5.2)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_skc_lookup_tcp), false,
 		"no interception by engine ebpf");
 	report(

@@ -34,6 +34,8 @@ void datapath_close(struct datapath *datapath); /* leaves everything enforcing *
 /* The revision that the live side held when it was opened; 0 when there was none. */
 uint64_t datapath_live_revision(const struct datapath *datapath);
 const char *datapath_hook(const struct datapath *datapath); /* "tcx" or "clsact" */
+/* Whether this kernel assigns packets to sockets (bpf_sk_assign), which engine ebpf needs. Probed once. */
+bool datapath_assigns(void);
 /* NULL: the programs on sockets are attached (SO_ORIGINAL_DST, whose a proxy's onward connection is); else why not. */
 const char *datapath_sockets(const struct datapath *datapath);
 /* The first side to stage after open is compared with the kernel entry by entry. Says that again after a failed apply.

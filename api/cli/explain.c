@@ -35,13 +35,14 @@ static char *question_make(struct cli *cli)
 	static const char *const protocols[] = {"TCP", "UDP", "SCTP", "ICMP", NULL};
 	static const char *const families[] = {"IPv4", "IPv6", NULL};
 	char *end = NULL;
+	cli->protocol = cli->protocol ? spell(protocols, cli->protocol) : protocols[0];
 	long port = cli->port ? strtol(cli->port, &end, 10) : 0;
 	if (cli->port && (*end || end == cli->port)) {
 		cli_usage(cli, "%s is not a port", cli->port);
 		return NULL;
 	}
 	json_t *question = json_pack("{s:o,s:o,s:s}", "source", end_make(cli, cli->words[0]), "destination",
-		end_make(cli, cli->words[1]), "protocol", cli->protocol ? spell(protocols, cli->protocol) : "TCP");
+		end_make(cli, cli->words[1]), "protocol", cli->protocol);
 	if (cli->port)
 		json_object_set_new(question, "port", json_integer(port));
 	if (cli->family)
@@ -90,8 +91,8 @@ static void answer_show(const struct cli *cli, const json_t *answer)
 	const json_t *steps = json_object_get(answer, "steps");
 	struct buffer out = {0};
 	struct table table;
-	buffer_printf(&out, "%s: %s -> %s %s%s%s", text_of(answer, "verdict"), cli->words[0], cli->words[1],
-		cli->protocol ? cli->protocol : "TCP", cli->port ? "/" : "", cli->port ? cli->port : "");
+	buffer_printf(&out, "%s: %s -> %s %s%s%s", text_of(answer, "verdict"), cli->words[0], cli->words[1], cli->protocol,
+		cli->port ? "/" : "", cli->port ? cli->port : "");
 	if (json_is_object(intercept))
 		buffer_printf(&out, " to proxy %s", text_of(answer, "proxy"));
 	buffer_printf(&out, ", revision %lld\n\n", (long long)json_integer_value(json_object_get(answer, "revision")));

@@ -10,6 +10,7 @@ import yaml
 
 from lab import BUILD, Lab
 from netns import run
+from objects import intercept, policy, proxy, workload
 
 OK, REFUSED, USAGE, UNREACHABLE = range(4)
 SHOP = """\
@@ -188,6 +189,8 @@ def test_status_and_version(cli):
     cli("apply", "-f", cli.write("shop.yaml", SHOP))
     status = json.loads(cli("status", "-o", "json").stdout)
     api = cli.agent.api.status()
+    assert status["engine"] == {"active": "ebpf", "configured": "auto",
+                                "reason": "this kernel assigns packets to sockets (bpf_sk_assign)"}
     assert status["node"] == api["node"] and status["revision"] == api["revision"]
     text = cli("status").stdout
     assert "Revision:" in text and str(status["revision"]) in text and "node-1" in text
@@ -196,6 +199,39 @@ def test_status_and_version(cli):
     assert first.startswith("penstock ") and second.startswith("penstockd ")
     assert first.split()[1] == second.split()[1]
     assert cli("--version").stdout == first + "\n"
+
+
+def test_explain(cli):
+    cli("apply", "-f", "-", input=SHOP)
+    said = json.loads(cli("explain", "shop/web", "10.77.9.9", "--port", "80", "-o", "json").stdout)
+    asked = {"source": {"workload": "shop/web"}, "destination": {"ip": "10.77.9.9"}, "protocol": "TCP", "port": 80}
+    assert said == cli.agent.api.expect("POST", "/v1/explain", asked).json
+    assert yaml.safe_load(cli("explain", "web", "10.77.9.9", "--port=80", "-n", "shop", "-o", "yaml").stdout) == said
+    text = cli("explain", "10.77.9.9", "shop/web", "--port", "80", "--protocol", "udp", "--family", "ipv4").stdout
+    lines = text.splitlines()
+    assert lines[0] == f"Allow: 10.77.9.9 -> shop/web UDP/80, revision {said['revision']}"
+    assert [line.split() for line in lines[2:4]] == [["egress", "not", "local", "-", "-"], ["ingress", "not", "local", "-", "-"]]
+    assert lines[5].startswith(" 1. source: 10.77.9.9, ") and lines[-1].startswith(f" {len(lines) - 5}. revision ")
+    done = cli("explain", "shop/none", "10.77.9.1", "--protocol", "TCP", code=REFUSED)
+    assert done.stdout == "" and "/port: required with TCP" in done.stderr
+    assert "/source/workload: there is no Workload or Pod shop/none" in done.stderr
+
+
+def test_explain_names_the_rules(cli):
+    """A side of its own, and a proxy, in a lab with packets: what people read."""
+    with Lab() as lab:
+        made, agent = lab.pod("chat"), lab.agent()
+        agent.api.put_state([workload("shop", "chat", made.ips, {"app": "chat"}, interface=made.interface),
+                             proxy("gw", 15001), intercept("llm", {"app": "chat"}, [
+                                 {"name": "openai", "action": "Intercept", "proxy": "gw", "to": [{"networks": ["0.0.0.0/0"]}]}]),
+                             policy("shop", "quiet", {"app": "chat"}, types=["Ingress"])])
+        elsewhere = {**cli.environment, "PENSTOCK_SOCKET": agent.socket}
+        text = cli("explain", "shop/chat", "203.0.113.9", "--port", "443", environment=elsewhere).stdout
+        assert text.startswith("Intercept: shop/chat -> 203.0.113.9 TCP/443 to proxy gw, revision 1\n")
+        assert "InterceptPolicy llm Egress[0] openai\n" in text and "does not listen" in text
+        text = cli("explain", "203.0.113.9", "shop/chat", "--protocol", "ICMP", environment=elsewhere).stdout
+        assert text.startswith("Deny: 203.0.113.9 -> shop/chat ICMP, revision 1\n")
+        assert "NetworkPolicy shop/quiet Ingress isolation\n" in text
 
 
 @pytest.mark.parametrize("words,message", [
@@ -218,6 +254,10 @@ def test_status_and_version(cli):
     (["delete", "pods"], "a kind and a name, or -f FILE, are needed"),
     (["delete", "-f", "empty.yaml", "pods"], "either -f or a kind and names"),
     (["status", "now"], "what is now?"),
+    (["explain"], "a source and a destination are wanted"),
+    (["explain", "a", "b", "c"], "a source and a destination are wanted"),
+    (["explain", "a", "b", "--port", "http"], "http is not a port"),
+    (["explain", "a", "b", "--force"], "explain takes no option --force"),
 ])
 def test_wrong_usage(cli, words, message):
     cli.write("empty.yaml", "# nothing\n")
@@ -228,7 +268,7 @@ def test_wrong_usage(cli, words, message):
 
 def test_help(cli):
     text = cli("--help").stdout
-    for command in ("apply", "get", "delete", "status", "version"):
+    for command in ("apply", "get", "delete", "explain", "status", "version"):
         assert f"\n  {command} " in text
         assert cli(command, "--help").stdout.startswith(f"usage: penstock {command} ")
         assert cli(command, "-h").stdout == cli(command, "--help").stdout
@@ -237,7 +277,7 @@ def test_help(cli):
 def test_no_agent(cli):
     absent = f"{cli.directory}/absent.sock"
     for words in (["status"], ["get", "pods"], ["apply", "-f", cli.write("shop.yaml", SHOP)], ["delete", "ns", "a"],
-                  ["version"]):
+                  ["explain", "a", "b"], ["version"]):
         done = cli(*words, "--socket", absent, code=UNREACHABLE)
         assert f"cannot reach the agent at {absent}: " in done.stderr
     assert cli("--socket", cli.agent.socket, "get", "ns", environment={"PENSTOCK_SOCKET": absent}).stdout == ""
