@@ -119,6 +119,7 @@ $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 $(B)/unit/discover: $(B)/agent/datapath/discover.o
 $(B)/unit/listeners: $(B)/agent/datapath/conditions.o
 $(B)/unit/intake: $(INTAKE)
+$(B)/unit/relay_sniff: $(B)/agent/relay/sniff.o
 $(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT)
 	@mkdir -p $(@D)
 	$(say) LINK $@
@@ -161,7 +162,7 @@ demo: ## the main job, on real packets, in namespaces; cleans up behind itself
 
 bench: ## figures beside the incumbents', as a table and build/bench.json
 	@$(MAKE) $(SUB) $(B)/.setup-bench
-	@$(MAKE) $(SUB) all $(B)/tests/bench/generator.bpf.o
+	@$(MAKE) $(SUB) all $(B)/tests/bench/generator.bpf.o $(B)/tools/tcp_load
 	@PENSTOCK_BUILD=$(B) $(PYTHON) tests/bench/run.py
 
 lint: ## formatting, includes, headers, licences, static analysis

@@ -45,13 +45,15 @@ static enum sniff take_name(const char *text, size_t length, char name[SNIFF_NAM
 struct part {
 	const uint8_t *at;
 	size_t left, here;
-	bool wrong, cut; /* more was asked for than declared; than has come */
+	bool wrong, cut; /* more was asked for than declared; than has come; never both */
 };
 
 static const uint8_t *take(struct part *part, size_t length)
 {
-	part->wrong = part->wrong || length > part->left;
-	part->cut = part->cut || length > part->here;
+	if (part->wrong || part->cut)
+		return NULL; /* what comes first counts */
+	part->wrong = length > part->left;
+	part->cut = !part->wrong && length > part->here;
 	if (part->wrong || part->cut)
 		return NULL;
 	const uint8_t *at = part->at;
@@ -71,12 +73,11 @@ static size_t number(struct part *part, unsigned bytes)
 }
 
 /* A part of `length` bytes, whether all of it has come or not. */
-static struct part inner(struct part *part, size_t length)
+static struct part inner(const struct part *part, size_t length)
 {
 	struct part in = {.at = part->at, .left = length, .here = length < part->here ? length : part->here};
-	part->wrong = part->wrong || length > part->left;
-	in.wrong = part->wrong;
 	in.cut = part->cut;
+	in.wrong = part->wrong || (!part->cut && length > part->left);
 	return in;
 }
 
@@ -89,7 +90,7 @@ static void skip(struct part *part, unsigned bytes)
 
 static enum sniff unfinished(const struct part *part)
 {
-	return part->cut && !part->wrong ? SNIFF_MORE : SNIFF_NONE;
+	return part->cut ? SNIFF_MORE : SNIFF_NONE;
 }
 
 /* RFC 6066, section 3: a list of names, of which one may be a host name, type 0. */
@@ -126,34 +127,41 @@ static enum sniff client_hello(struct part *hello, char name[SNIFF_NAME_MAX])
 	return unfinished(&extensions);
 }
 
-/* The handshake message may be cut into any number of records: their headers are taken out first. */
-static enum sniff sniff_tls(const uint8_t *data, size_t length, char name[SNIFF_NAME_MAX])
+/*
+ * Takes the headers out of the records that the handshake message is cut into; returns the message's bytes. *complete:
+ * what follows is no handshake record, so no more of it comes.
+ */
+static size_t join_records(const uint8_t *data, size_t length, uint8_t message[SNIFF_BYTES_MAX], bool *complete)
 {
-	uint8_t message[SNIFF_BYTES_MAX];
 	size_t filled = 0;
-	while (length) {
-		if (data[0] != 22 || (length > 1 && data[1] != 3))
-			return SNIFF_NONE;
-		if (length < 5)
-			break;
+	while (length >= 5) {
 		size_t size = (size_t)data[3] << 8 | data[4];
-		if (size == 0 || size > 16384)
-			return SNIFF_NONE;
+		*complete = data[0] != 22 || data[1] != 3 || size == 0 || size > 16384;
+		if (*complete)
+			return filled;
 		size_t here = size < length - 5 ? size : length - 5;
 		memcpy(message + filled, data + 5, here);
 		filled += here;
 		data += 5 + here;
 		length -= 5 + here;
 	}
-	struct part all = {.at = message, .left = SIZE_MAX, .here = filled};
-	take(&all, 1); /* the type */
-	size_t size = number(&all, 3);
-	if (filled && message[0] != 1)
+	*complete = (length > 0 && data[0] != 22) || (length > 1 && data[1] != 3);
+	return filled;
+}
+
+static enum sniff sniff_tls(const uint8_t *data, size_t length, char name[SNIFF_NAME_MAX])
+{
+	uint8_t message[SNIFF_BYTES_MAX];
+	bool complete = false;
+	size_t filled = join_records(data, length, message, &complete);
+	if (filled && message[0] != 1) /* a ClientHello */
 		return SNIFF_NONE;
-	if (all.cut)
-		return SNIFF_MORE;
+	struct part all = {.at = message, .left = SIZE_MAX, .here = filled};
+	take(&all, 1);
+	size_t size = number(&all, 3);
 	struct part hello = inner(&all, size);
-	return client_hello(&hello, name);
+	enum sniff known = client_hello(&hello, name);
+	return known == SNIFF_MORE && complete ? SNIFF_NONE : known;
 }
 
 /* ---- HTTP ---- */

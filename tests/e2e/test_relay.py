@@ -616,7 +616,7 @@ def test_open_connections_may_end_after_sigterm(world):
     server = listen(world.outside)
     client, onward, _ = world.pair(server)
     relay.stop()
-    wait(lambda: "stopping" in relay.read(".err"))
+    wait(lambda: f":{PORT}" not in world.node.run("ss", "-ltnH").stdout)
     assert world.pair(server)[2] == world.pod.ip4, "it still takes connections"
     client.sendall(b"still here")
     assert onward.recv(10) == b"still here" and relay.process.poll() is None

@@ -10,8 +10,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SOURCES = {
     "decode": [*ROOT.glob("agent/base/[!g]*.c"), *ROOT.glob("agent/model/*.c")],
+    "sniff": [ROOT / "agent/relay/sniff.c"],
 }
-LIBRARIES = {"decode": ["-ljansson"]}
+LIBRARIES = {"decode": ["-ljansson"], "sniff": []}
 
 
 @pytest.mark.parametrize("target", SOURCES)
