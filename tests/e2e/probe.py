@@ -45,6 +45,7 @@ class Probe:
     result: str = None
     peer: tuple = None  # what the server saw as the client's address
     local: tuple = None  # the client's own end
+    server: tuple = None  # (namespace's name, port, protocol, address) of the listener that answered
     payload: bytes = field(default=b"", repr=False)
 
     @property
@@ -63,6 +64,7 @@ class Prober:
         self.sockets = {}   # fd -> socket, to keep it open
         self.listeners = {}
         self.seen = {}      # payload -> address of the client as the server saw it
+        self.served = {}    # payload -> key of the listener that took it
         self.serial = 0
 
     # ---- servers: they echo, and note who asked ----
@@ -88,14 +90,18 @@ class Prober:
             sock.setsockopt(level, option, 1)
         sock.bind((ip, port))
         if protocol == "UDP":
-            self._watch(sock, select.EPOLLIN, lambda events: self._serve_datagrams(sock))
+            self._watch(sock, select.EPOLLIN, lambda events: self._serve_datagrams(sock, key))
         else:
             sock.listen(512)
-            self._watch(sock, select.EPOLLIN, lambda events: self._accept(sock))
+            self._watch(sock, select.EPOLLIN, lambda events: self._accept(sock, key))
         self.listeners[key] = sock
         return True
 
-    def _serve_datagrams(self, sock):
+    def unlisten(self, namespace, port, protocol="TCP", ip="::"):
+        """Ends a server; what it has accepted lives on."""
+        self._forget(self.listeners.pop((namespace.name, port, protocol, ip)))
+
+    def _serve_datagrams(self, sock, key):
         for _ in range(256):
             try:
                 data, peer = sock.recvfrom(65536)
@@ -103,13 +109,13 @@ class Prober:
                 if error.errno == errno.EAGAIN:
                     return
                 continue  # an ICMP error about an earlier answer
-            self.seen[data[:16]] = peer[:2]
+            self.seen[data[:16]], self.served[data[:16]] = peer[:2], key
             try:
                 sock.sendto(data, peer)
             except OSError:
                 pass
 
-    def _accept(self, listener):
+    def _accept(self, listener, key):
         while True:
             try:
                 sock, peer = listener.accept()
@@ -128,7 +134,7 @@ class Prober:
                 if not data:
                     self._forget(sock)
                     return
-                self.seen[data[:16]] = (*peer[:2], *local)
+                self.seen[data[:16]], self.served[data[:16]] = (*peer[:2], *local), key
                 try:
                     sock.send(data)
                 except OSError:
@@ -157,6 +163,7 @@ class Prober:
         for _ in range(3):
             self._turn(0)  # let the servers see the ends
         self.seen.clear()
+        self.served.clear()
         return probes
 
     def _begin(self, probe, open_probes):
@@ -206,7 +213,7 @@ class Prober:
 
     def _finish(self, sock, probe, result, open_probes):
         probe.result = result
-        probe.peer = self.seen.get(probe.payload)
+        probe.peer, probe.server = self.seen.get(probe.payload), self.served.get(probe.payload)
         try:
             probe.local = sock.getsockname()[:2]
         except OSError:
