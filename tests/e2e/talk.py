@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers in threads, clients, and what was seen on a wire: for tests that carry real bytes through real proxies.
+
+A server's side of a talk: the first line asks who it is, and it answers with one line of JSON; then it echoes.
+"""
+import contextlib
+import ctypes
+import json
+import os
+import select
+import socket
+import struct
+import threading
+import zlib
+
+CHUNK = 65536
+PATTERN = os.urandom(CHUNK * 4 + 1)  # its length is odd: no write begins where another did
+IP_TRANSPARENT, SO_ATTACH_FILTER = 19, 26
+
+
+def family_of(ip):
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+
+def plain(ip):
+    """An IPv4 address that an IPv6 socket shows (::ffff:a.b.c.d) is an IPv4 address."""
+    return ip.lower().removeprefix("::ffff:")
+
+
+class Server:
+    """Both families, one port. `accepted` has (peer, port, local, port) of every connection."""
+
+    def __init__(self, space, port=80, name=None):
+        self.name, self.accepted, self.open = name or space.name, [], set()
+        with space.entered():
+            self.listener = socket.socket(socket.AF_INET6)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.listener.bind(("::", port))
+        self.listener.listen(4096)
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def _accept(self):
+        while True:
+            try:
+                sock, peer = self.listener.accept()
+            except OSError:
+                return
+            local = sock.getsockname()
+            self.accepted.append((plain(peer[0]), peer[1], plain(local[0]), local[1]))
+            self.open.add(sock)
+            threading.Thread(target=self._serve, args=(sock, self.accepted[-1]), daemon=True).start()
+
+    def _serve(self, sock, ends):
+        try:
+            with sock, sock.makefile("rb", buffering=0) as file:
+                first = file.readline()
+                who = {"server": self.name, "peer": ends[:2], "local": ends[2:]}
+                if first.startswith(b"GET "):
+                    self._serve_http(sock, file, who)
+                elif first:
+                    sock.sendall(json.dumps(who).encode() + b"\n")
+                    self._echo(sock)
+        except OSError:
+            pass
+        finally:
+            self.open.discard(sock)
+
+    @staticmethod
+    def _serve_http(sock, file, who):
+        who["headers"] = {}
+        while (line := file.readline().decode().strip()):
+            key, value = line.split(":", 1)
+            who["headers"][key.lower()] = value.strip()
+        body = json.dumps(who).encode()
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+
+    @staticmethod
+    def _echo(sock):
+        buffer = bytearray(CHUNK * 4)
+        view = memoryview(buffer)
+        while count := sock.recv_into(buffer):
+            sock.sendall(view[:count])
+        sock.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        # close() alone does not wake a thread that waits in accept().
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for sock in list(self.open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+class Client:
+    """A connection from a namespace; raises what connect() raises."""
+
+    def __init__(self, space, ip, port=80, timeout=5.0, bind=None):
+        with space.entered():
+            self.sock = socket.socket(family_of(ip))
+        try:
+            self.sock.settimeout(timeout)
+            if bind:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self.sock.bind(bind)
+            self.sock.connect((ip, port))
+        except BaseException:
+            self.sock.close()
+            raise
+        self.file = self.sock.makefile("rb", buffering=0)
+        self.ends = self.sock.getsockname()[:2]
+        self.destination = (ip, port)
+        self.who = None
+
+    def hello(self):
+        """Who is at the other end, in its own words."""
+        self.sock.sendall(b"hello\n")
+        self.who = json.loads(self.line())
+        return self.who
+
+    def line(self):
+        line = self.file.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionError(f"the connection ended after {line!r}")
+        return line
+
+    def get(self, path="/"):
+        """HTTP/1.0's shape: headers and body."""
+        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+        head, body = self.rest().split(b"\r\n\r\n", 1)
+        assert head.startswith(b"HTTP/1.1 200"), head
+        return body
+
+    def rest(self):
+        parts = []
+        while part := self.sock.recv(CHUNK):
+            parts.append(part)
+        return b"".join(parts)
+
+    def echo(self, data=b"echo", timeout=None):
+        """Does it come back?"""
+        if timeout:
+            self.sock.settimeout(timeout)
+        try:
+            self.sock.sendall(data)
+            got = b""
+            while len(got) < len(data) and (part := self.sock.recv(len(data) - len(got))):
+                got += part
+            return got == data
+        except OSError:
+            return False
+
+    def pour(self, megabytes, write=CHUNK, half_close=True):
+        """So much there and back, both ways at once, in writes of that size; half_close: then the end, which must come
+        back too, behind the last byte. Returns what is wrong, or None."""
+        total, sums, failure = megabytes << 20, [0, 0], []
+
+        def sender():
+            sent = 0
+            try:
+                while sent < total:
+                    at = sent % len(PATTERN)
+                    part = PATTERN[at:at + min(write, total - sent)]
+                    self.sock.sendall(part)
+                    sums[0] = zlib.crc32(part, sums[0])
+                    sent += len(part)
+                if half_close:
+                    self.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                failure.append(f"after {sent} bytes sent: {error}")
+        self.sock.settimeout(30)
+        thread = threading.Thread(target=sender, daemon=True)
+        thread.start()
+        got, buffer = 0, bytearray(CHUNK * 4)
+        view = memoryview(buffer)
+        try:
+            while (half_close or got < total) and (count := self.sock.recv_into(buffer)):
+                sums[1] = zlib.crc32(view[:count], sums[1])
+                got += count
+        except OSError as error:
+            failure.append(f"after {got} bytes received: {error}")
+        thread.join(30)
+        if not failure and (got != total or sums[0] != sums[1]):
+            failure.append(f"{got} of {total} bytes, checksums {sums}")
+        return "; ".join(failure) or None
+
+    def ended(self, timeout=3.0):
+        """Has the other end gone away (FIN or RST) within that time?"""
+        self.sock.settimeout(timeout)
+        try:
+            while self.sock.recv(CHUNK):
+                pass
+        except TimeoutError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def close(self):
+        self.file.close()
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+def ask(space, ip, port=80, timeout=3.0, bind=None):
+    """One short talk: who answered, or the name of what went wrong."""
+    try:
+        with Client(space, ip, port, timeout, bind) as client:
+            return client.hello()
+    except (OSError, ValueError) as error:
+        return type(error).__name__
+
+
+# ---- wires ----
+
+def _program(*lines):
+    code = b"".join(struct.pack("HBBI", *line) for line in lines)
+    buffer = ctypes.create_string_buffer(code)
+    return buffer, struct.pack("HL", len(lines), ctypes.addressof(buffer))
+
+
+LOAD_HALF, LOAD_BYTE, EQUAL, ANY_BIT, RETURN = 0x28, 0x30, 0x15, 0x45, 0x06
+FIRST_SYNS = [  # TCP with SYN and without ACK, no IP options
+    (LOAD_HALF, 0, 0, 12), (EQUAL, 0, 5, 0x0800), (LOAD_BYTE, 0, 0, 23), (EQUAL, 0, 10, 6), (LOAD_BYTE, 0, 0, 47),
+    (ANY_BIT, 0, 8, 2), (ANY_BIT, 7, 6, 16), (EQUAL, 0, 6, 0x86dd), (LOAD_BYTE, 0, 0, 20), (EQUAL, 0, 4, 6),
+    (LOAD_BYTE, 0, 0, 67), (ANY_BIT, 0, 2, 2), (ANY_BIT, 1, 0, 16), (RETURN, 0, 0, 128), (RETURN, 0, 0, 0)]
+
+
+class Wire:
+    """Every SYN that passes an interface: [(source, port, destination, port, sequence number)]."""
+
+    def __init__(self, space, interface="eth0"):
+        with space.entered():
+            self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            keep, program = _program(*FIRST_SYNS)
+            self.sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            del keep
+            self.sock.bind((interface, 3))
+        self.sock.setblocking(False)
+        self.syns = []
+
+    def read(self):
+        while select.select([self.sock], [], [], 0)[0]:
+            frame = self.sock.recv(256)
+            v4 = frame[12:14] == b"\x08\x00"
+            family, start, size = (socket.AF_INET, 26, 4) if v4 else (socket.AF_INET6, 22, 16)
+            source, destination = (socket.inet_ntop(family, frame[at:at + size]) for at in (start, start + size))
+            ports = struct.unpack_from("!HHI", frame, start + 2 * size)
+            self.syns.append((source, ports[0], destination, ports[1], ports[2]))
+        return self.syns
+
+    def clear(self):
+        self.read()
+        self.syns = []
+
+    def close(self):
+        self.sock.close()
