@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing, and only that: setup.sh build | demo | test | bench
+# Installs what is missing, and only that: setup.sh build | demo | demo-haproxy | test | bench
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # not there after a plain `su`
 build=(gcc make clang bpftool libbpf-dev libelf-dev zlib1g-dev libmicrohttpd-dev libjansson-dev libyaml-dev libsqlite3-dev
 	libmnl-dev libcurl4-openssl-dev linux-libc-dev libc6-dev python3 python3-yaml)
-demo=("${build[@]}" iproute2 curl util-linux procps)
+demo=("${build[@]}" iproute2 curl openssl util-linux procps)
 tests=("${demo[@]}" git libcmocka-dev python3-pytest python3-scapy python3-jsonschema nftables iputils-ping prometheus
-	clang-format cppcheck shellcheck)
+	clang-format cppcheck shellcheck haproxy nginx libnginx-mod-stream socat)
+daemons=(prometheus haproxy nginx) # Debian starts them; here the programs alone are wanted
 bench=("${tests[@]}" iptables ethtool)
 case "${1:-}" in
 build) wanted=("${build[@]}") ;;
 demo) wanted=("${demo[@]}") ;;
+demo-haproxy) wanted=("${demo[@]}" haproxy) ;;
 test) wanted=("${tests[@]}") ;;
 bench) wanted=("${bench[@]}") ;;
 *)
-	echo "usage: setup.sh build|demo|test|bench" >&2
+	echo "usage: setup.sh build|demo|demo-haproxy|test|bench" >&2
 	exit 2
 	;;
 esac
@@ -32,9 +34,15 @@ fi
 echo "installing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -qq -o DPkg::Lock::Timeout=120) # a machine's first minutes belong to unattended-upgrades
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+	trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+	chmod 755 /usr/sbin/policy-rc.d
+fi
 "${apt[@]}" update
 "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null
-# It is here for promtool alone; Debian starts the server too.
-if [[ " ${missing[*]} " == *" prometheus "* ]] && [ -d /run/systemd/system ]; then
-	systemctl disable -q --now prometheus.service
-fi
+for daemon in "${daemons[@]}"; do
+	if [[ " ${missing[*]} " == *" $daemon "* ]] && [ -d /run/systemd/system ]; then
+		systemctl disable -q --now "$daemon.service" # not at the next boot either
+	fi
+done
