@@ -360,7 +360,9 @@ struct ps_held {
 		struct ps_key_conn6 key6;
 	};
 	__u8 family; /* 4 or 6 */
-	__u8 pad[7];
+	__u8 used;   /* it has connected for it since */
+	__u8 pad[2];
+	__u32 thread; /* which asked */
 };
 /* LRU, by thread: which intercepted connection it asked the addresses of last. Thread 0: any thread of the process. */
 struct ps_key_held {

@@ -19,6 +19,7 @@
 #include <linux/in6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "bpf/inet.h"
 #include "bpf/maps.h"
 #include "bpf/packet.h"
 #include "bpf/verifier.h"
@@ -31,7 +32,14 @@
 #define PS_SOL_IP 0
 #define PS_SOL_IPV6 41
 #define PS_SO_ORIGINAL_DST 80 /* IP6T_SO_ORIGINAL_DST has the same number */
+#define PS_PF_FORKNOEXEC 0x40 /* include/linux/sched.h */
 #define OPTION_SHOWN_MAX 4096 /* of a larger option value the kernel shows a page */
+
+struct task_struct {
+	unsigned int flags;
+	int tgid;
+	struct task_struct *real_parent, *group_leader;
+} CORE;
 
 /* ---- whose connection a socket has ---- */
 
@@ -100,14 +108,12 @@ static __always_inline bool ends_intercepted(const struct ends *ends)
 
 /* ---- who holds it ---- */
 
-static __always_inline bool held_equal(const struct ps_held *a, const struct ps_held *b)
+static __always_inline bool held_same(const struct ps_held *a, const struct ps_held *b)
 {
 	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-	__u64 other = 0;
 
-	for (unsigned int i = 0; i < sizeof(*a) / sizeof(*x); i++)
-		other |= x[i] ^ y[i];
-	return !other;
+	return a->family == b->family && x[0] == y[0] && x[1] == y[1] &&
+		   (a->family == 4 || (x[2] == y[2] && x[3] == y[3] && x[4] == y[4]));
 }
 
 /* A proxy asks several times for the same connection: one write will do. */
@@ -115,31 +121,88 @@ static __always_inline void held_put(const struct ps_key_held *key, const struct
 {
 	const struct ps_held *there = bpf_map_lookup_elem(&ps_held, key);
 
-	if (!there || !held_equal(there, held))
+	if (!there || there->used || there->thread != held->thread || !held_same(there, held))
 		bpf_map_update_elem(&ps_held, key, held, BPF_ANY);
 }
 
-static __always_inline void held_note(const struct ps_held *held)
+static __always_inline void held_note(struct ps_held *held)
 {
 	__u64 current = bpf_get_current_pid_tgid();
 	struct ps_key_held key = {.process = current >> 32, .thread = current};
 
+	held->thread = current;
 	held_put(&key, held);
 	key.thread = 0;
 	held_put(&key, held);
 }
 
-/* What this thread holds, else what any thread of its process took last. */
-static __always_inline const struct ps_held *held_find(void)
+/* NULL: nobody connects for a connection that is over, or that no proxy has any more. */
+static __always_inline const struct ps_conn *held_alive(const struct ps_held *held)
+{
+	const struct ps_conn *conn = held ? held_conn(held) : NULL;
+
+	return conn && conn->flags & PS_CONN_INTERCEPTED && conn->state != PS_CONN_CLOSING ? conn : NULL;
+}
+
+/* The process that this one was forked from and whose sockets it shares: it has executed nothing since. 0: none. */
+static __always_inline __u32 forked_from(void)
+{
+	struct task_struct *leader;
+
+	if (!have_task)
+		return 0;
+	leader = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader);
+	if (!(BPF_CORE_READ(leader, flags) & PS_PF_FORKNOEXEC))
+		return 0;
+	return BPF_CORE_READ(leader, real_parent, tgid);
+}
+
+/*
+ * Which connection a socket is connected for; in this order, of those that are alive:
+ *  1. what this thread asked for last, and has not connected for since
+ *  2. what any thread of its process asked for last, and nobody has connected for since: one accepts, another connects
+ *  3. the first again, and
+ *  4. the second: it connects once more, for a second server or because the first did not answer
+ *  5. what the process asked for that this one was forked from
+ */
+struct choice {
+	const struct ps_held *held;
+	const struct ps_conn *conn; /* NULL: none */
+};
+
+static __always_inline void held_choose(struct choice *ret)
 {
 	__u64 current = bpf_get_current_pid_tgid();
 	struct ps_key_held key = {.process = current >> 32, .thread = current};
-	const struct ps_held *held = bpf_map_lookup_elem(&ps_held, &key);
+	struct ps_held *own, *any, *other;
+	const struct ps_conn *own_conn, *any_conn;
 
-	if (held)
-		return held;
+	own = bpf_map_lookup_elem(&ps_held, &key);
 	key.thread = 0;
-	return bpf_map_lookup_elem(&ps_held, &key);
+	any = bpf_map_lookup_elem(&ps_held, &key);
+	own_conn = held_alive(own);
+	any_conn = held_alive(any);
+	ret->conn = NULL;
+	if (own_conn && (!own->used || !any_conn || any->used)) { /* 1, 3 */
+		ret->held = own;
+		ret->conn = own_conn;
+		own->used = 1;
+		if (any && any->thread == own->thread && held_same(any, own))
+			any->used = 1;
+	} else if (any_conn) { /* 2, 4 */
+		ret->held = any;
+		ret->conn = any_conn;
+		any->used = 1;
+		key.thread = any->thread;
+		other = bpf_map_lookup_elem(&ps_held, &key);
+		if (other && held_same(other, any))
+			other->used = 1;
+	} else {
+		key.process = forked_from();
+		key.thread = 0;
+		ret->held = key.process ? bpf_map_lookup_elem(&ps_held, &key) : NULL; /* 5 */
+		ret->conn = held_alive(ret->held);
+	}
 }
 
 /* ---- the programs ---- */
@@ -224,17 +287,19 @@ static __always_inline int socket_option(struct bpf_sockopt *ctx)
 /* Before a socket's SYN. A socket may connect again, for somebody else: the row is for this time. */
 static __always_inline int socket_connects(struct bpf_sock_addr *ctx)
 {
-	const struct ps_held *held;
+	struct choice choice;
 	const struct ps_conn *conn;
+	const struct ps_held *held;
 	struct ps_leg leg = {};
 	__u64 cookie;
 
 	if (!socket_tcp(ctx->type, ctx->protocol) || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return SOCKET_GOES_ON;
 	cookie = bpf_get_socket_cookie(ctx);
-	held = held_find();
-	conn = held ? held_conn(held) : NULL;
-	if (!conn || !(conn->flags & PS_CONN_INTERCEPTED) || conn->state == PS_CONN_CLOSING) {
+	held_choose(&choice);
+	held = choice.held;
+	conn = choice.conn;
+	if (!held || !conn) {
 		bpf_map_delete_elem(&ps_leg, &cookie);
 		return SOCKET_GOES_ON;
 	}

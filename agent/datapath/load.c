@@ -176,6 +176,7 @@ static void set_sockets(struct penstock_bpf *skeleton, struct sockets_support *r
 	sockets_probe(ret);
 	skeleton->rodata->netns_cookie = ret->netns_cookie;
 	skeleton->rodata->have_option_thread = ret->thread;
+	skeleton->rodata->have_task = ret->task;
 	sockets_prepare(skeleton->obj, ret);
 }
 

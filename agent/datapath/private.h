@@ -70,6 +70,7 @@ struct sockets_support {
 	uint64_t netns_cookie; /* of this network namespace; 0: the kernel does not tell, and none is loaded */
 	bool known[SOCKET_HOOKS];
 	bool thread;       /* getsockopt programs may ask which thread it is */
+	bool task;         /* programs on addresses may look at the task */
 	char missing[256]; /* "": nothing */
 };
 /* What stands on one side of an interface: programs of one role, by direction. */

@@ -68,6 +68,8 @@ void sockets_probe(struct sockets_support *ret)
 	memset(ret, 0, sizeof(*ret));
 	ret->netns_cookie = own_namespace();
 	ret->thread = libbpf_probe_bpf_helper(BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_FUNC_get_current_pid_tgid, NULL) == 1;
+	ret->task = libbpf_probe_bpf_helper(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_current_task, NULL) == 1 &&
+				libbpf_probe_bpf_helper(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_probe_read_kernel, NULL) == 1;
 	if (!ret->netns_cookie) {
 		snprintf(ret->missing, sizeof(ret->missing), "network namespaces cannot be told apart (SO_NETNS_COOKIE, 5.14)");
 		return;

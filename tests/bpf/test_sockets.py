@@ -8,6 +8,8 @@ import ipaddress
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 
@@ -131,14 +133,14 @@ class Accepted:
         return socket.inet_ntop(socket.AF_INET6, address), port
 
     def held(self):
-        """What the row of a thread that has it says."""
-        return self.key().ljust(40, b"\0") + bytes([self.family]) + bytes(7)
+        """What a row that names it says, but for its use."""
+        return self.key().ljust(40, b"\0") + bytes([self.family])
 
 
 def held(world):
-    """(process, thread) → row."""
+    """(process, thread) → row, but for its use."""
     table = world.object.map("ps_held")
-    return {struct.unpack("=II", key): table.get(key) for key in table.keys()}
+    return {struct.unpack("=II", key): table.get(key)[:41] for key in table.keys()}
 
 
 def legs(world):
@@ -293,28 +295,78 @@ def test_a_rewritten_client_is_who_it_was(sockets, family):
     assert legs(sockets) == {cookie(made): (origin, family, PROXY)}
 
 
-def test_another_thread_connects_for_what_its_process_took_last(sockets):
+def client_of(world, made):
+    """Whose it is, or None."""
+    return legs(world).get(cookie(made), (None,))[0]
+
+
+def test_a_thread_connects_for_what_it_has_asked_for(sockets):
     mine, theirs = Accepted().entry(sockets), Accepted(6).entry(sockets)
     mine.sock.getpeername()
-    made = in_thread(connect)
-    assert legs(sockets)[cookie(made)] == (CLIENT[4], 4, PROXY)
 
-    def accept_and_connect():
+    def ask_and_connect():
         theirs.sock.getpeername()
-        return connect()
-    made = in_thread(accept_and_connect)
-    assert legs(sockets)[cookie(made)] == (CLIENT[6], 6, PROXY)
-    made = connect()
-    assert legs(sockets)[cookie(made)] == (CLIENT[4], 4, PROXY), "a thread's own comes first"
+        return client_of(sockets, connect())
+    assert in_thread(ask_and_connect) == CLIENT[6]
+    assert client_of(sockets, connect()) == CLIENT[4], "its own comes first"
 
 
-def test_another_process_connects_for_nobody(sockets):
+def test_one_thread_accepts_and_another_connects(sockets):
+    """What a thread has connected for before does not stand in the way of what another one has taken since."""
+    first, second = Accepted().entry(sockets), Accepted(6).entry(sockets)
+    asked, done = threading.Event(), threading.Event()
+    clients = []
+
+    def other():
+        second.sock.getpeername()
+        asked.set()
+        done.wait()
+        first.sock.getpeername()
+        clients.append(client_of(sockets, connect()))
+    first.sock.getpeername()
+    assert client_of(sockets, connect()) == CLIENT[4]
+    thread = threading.Thread(target=other)
+    thread.start()
+    asked.wait()
+    assert client_of(sockets, connect()) == CLIENT[6], "what the other thread took"
+    assert client_of(sockets, connect()) == CLIENT[4], "nobody has taken anything since: its own again"
+    done.set()
+    thread.join()
+    assert clients == [CLIENT[4]]
+
+
+def test_a_thread_without_its_own_connects_for_the_process(sockets):
     Accepted().entry(sockets).sock.getpeername()
+    for _ in range(3):
+        assert in_thread(lambda: client_of(sockets, connect())) == CLIENT[4]
+
+
+def in_child(work):
+    """The number that a forked process says."""
+    ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
-        connect()
+        os.write(theirs, struct.pack("=Q", work()))
         os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+    os.waitpid(child, 0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as file:
+        return struct.unpack("=Q", file.read())[0]
+
+
+def test_a_forked_process_shares_what_its_parent_took(sockets):
+    """As socat and other servers that fork for each connection."""
+    Accepted(6).entry(sockets).sock.getpeername()
+    made = in_child(lambda: cookie(connect()))
+    assert legs(sockets)[made] == (CLIENT[6], 6, PROXY)
+    table = sockets.object.map("ps_held")
+    assert all(not table.get(key)[41] for key in table.keys()), "the parent may still connect for it"
+
+
+def test_a_program_that_was_started_connects_for_nobody(sockets):
+    Accepted().entry(sockets).sock.getpeername()
+    code = "import socket; s = socket.socket(); s.setblocking(False); s.connect_ex(('127.0.0.77', 9))"
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert legs(sockets) == {}
 
 
