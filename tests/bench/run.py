@@ -14,28 +14,14 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e")]
+import handover  # noqa: E402
 import kernel  # noqa: E402
 from lab import BUILD, NODE_NAME, Lab  # noqa: E402
 from objects import namespace, pod, policy, workload  # noqa: E402
+from table import ROUNDS, best_run, figure, figures, peer_blocks  # noqa: E402
 from traffic import Stream, mac, udp4  # noqa: E402
 
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
 RULES = (1, 10, 100, 1000, 10_000, 100_000)
-figures = []
-
-
-def figure(row, contender, value, unit, against=None, ratio=None, goal=None):
-    figures.append({"row": row, "contender": contender, "value": value, "unit": unit, "against": against, "ratio": ratio,
-                    "goal": goal})
-    text = f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
-    beside = f"{ratio:6.2f} × {against}" if ratio is not None else ""
-    print(f"  {row:<34} {contender:<26} {text:>12} {unit:<10} {beside:<34} {goal or ''}", flush=True)
-
-
-def peer_blocks(count, own):
-    """`count` single addresses, the client's last: a list has to be walked to its end."""
-    blocks = [f"172.{16 + (i >> 16)}.{i >> 8 & 255}.{i & 255}" for i in range(count - 1)]
-    return [*blocks, own]
 
 
 def allow_blocks(server_labels, blocks, port):
@@ -46,11 +32,6 @@ def allow_blocks(server_labels, blocks, port):
 
 
 # ---- verdict cost by number of rules, inside the kernel ----
-
-def best_run(program, packet, ifindex, **options):
-    """The least of many short runs: what disturbs a run only ever adds to it."""
-    return min(kernel.run_skb(program, packet, ifindex, repeat=30_000, **options)[1] for _ in range(8 * ROUNDS))
-
 
 def verdict_cost():
     with Lab() as lab:
@@ -222,7 +203,8 @@ def large_cluster():
                 figure("PUT → enforced at 10,000 pods", f"{name}, {what}", value, "ms", f"one fdatasync, {what}", value / alone, goal)
 
 
-ROWS = {"verdict": verdict_cost, "filter": filtered_packets, "cluster": large_cluster}
+ROWS = {"verdict": verdict_cost, "filter": filtered_packets, "intercept": handover.intercepted, "relay": handover.relayed,
+        "network": handover.unrelated, "cluster": large_cluster}
 
 
 def main():

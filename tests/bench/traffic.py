@@ -10,6 +10,7 @@ import time
 import kernel
 
 FLOWS = 1024
+SYN, ACK = 2, 16
 
 
 def checksum(data):
@@ -18,11 +19,20 @@ def checksum(data):
     return ~(total + (total >> 16)) & 0xffff
 
 
-def udp4(source, destination, sport, dport, ethernet, payload=b"x" * 18):
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(payload), 1, 0, 64, 17, 0, socket.inet_aton(source),
+def ip4(source, destination, protocol, payload, ethernet):
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, socket.inet_aton(source),
                          socket.inet_aton(destination))
     header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
-    return ethernet + b"\x08\x00" + header + struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+    return ethernet + b"\x08\x00" + header + payload
+
+
+def udp4(source, destination, sport, dport, ethernet, payload=b"x" * 18):
+    return ip4(source, destination, 17, struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload, ethernet)
+
+
+def tcp4(source, destination, sport, dport, ethernet, flags):
+    """For programs alone: neither numbers nor checksum would please a socket."""
+    return ip4(source, destination, 6, struct.pack("!HHIIBBHHH", sport, dport, 1, 1, 5 << 4, flags, 1024, 0, 0), ethernet)
 
 
 def mac(space, interface):
