@@ -5,6 +5,7 @@ import json
 import os
 import random
 import threading
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from api import Api
 from evaluator import INTERCEPT, World
 from generate import Generator, Member
 from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, OUTSIDE6, REPOSITORY, Lab, Probe
+from netns import run
 from objects import allow_from, allow_to, intercept, namespace, pod, policy, proxy, workload
 from scenes import IN_B, eventually, member, serve
 
@@ -388,6 +390,56 @@ def test_never_two_revisions_in_one_answer(world):
         thread.join()
     assert not failures, failures[0]
     assert len(seen) > 10, "the readers have to see the change"
+
+
+SLOW_LOOKUPS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <linux/bpf.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+long syscall(long number, ...)
+{
+	long (*real)(long, ...) = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall"), a[6];
+	va_list arguments;
+	va_start(arguments, number);
+	for (int i = 0; i < 6; i++)
+		a[i] = va_arg(arguments, long);
+	va_end(arguments);
+	if (number == SYS_bpf && a[0] == BPF_MAP_LOOKUP_ELEM && gettid() != getpid())
+		usleep(40000);
+	return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+"""
+
+
+def test_a_flip_in_the_middle_of_an_answer(lab, monkeypatch):
+    """Lookups so slow that the side which was live is rewritten between them: the answer is begun again."""
+    source, library = f"{lab.directory}/slow.c", f"{lab.directory}/slow.so"
+    with open(source, "w") as file:
+        file.write(SLOW_LOOKUPS)
+    run("gcc", "-shared", "-fPIC", "-o", library, source, "-ldl")
+    lab.pod("a"), lab.pod("b")
+    with monkeypatch.context() as patched:
+        patched.setenv("LD_PRELOAD", library)
+        patched.setenv("ASAN_OPTIONS", os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0")
+        agent = lab.agent(log={"level": "info"})
+    items = [namespace("s")] + [member(n, p, interface=p.interface) for n, p in lab.pods.items()]
+    states = [items + [policy("s", "b-in", {"name": "b"}, ingress=rules, types=["Ingress"])] for rules in ([{}], [])]
+    first, again = agent.api.put_state(states[0])["revision"], 0
+    for turn in range(1, 10):
+        said = []
+        asking = threading.Thread(target=lambda: said.append(ask(agent, "s/a", "s/b")))
+        asking.start()
+        time.sleep(0.1)  # between the revision's lookup and the rows'
+        agent.api.put_state(states[turn % 2])
+        asking.join()
+        assert said[0]["verdict"] == ("Deny" if (said[0]["revision"] - first) % 2 else "Allow"), said
+        again += said[0]["revision"] == first + turn
+        if again == 2:
+            return
+    raise AssertionError("no write came in the middle of an answer")
 
 
 # ---- against the evaluator ----
