@@ -2,13 +2,15 @@
 """Which interfaces have which programs: a workload's, or, from the first proxy on, those of the network."""
 import json
 import os
+import socket
+import threading
 import time
 
 import pytest
 
 from lab import ALLOW, DENY, UPLINK4, Lab
 from netns import run
-from objects import policy, proxy
+from objects import intercept, policy, proxy
 from scenes import eventually, member, results, serve
 from test_lifecycle import Traffic, kernel_objects, retransmitted, surroundings
 
@@ -144,6 +146,48 @@ def test_a_veth_changes_its_role_and_loses_nothing(lab, hook):
     assert all(" 0% packet loss" in line for line in pings), pings
     assert retransmitted(a) == 0 and retransmitted(b) == 0
     assert links(lab, agent, hook, a.interface) == kept[a]
+
+
+def test_a_connection_that_a_proxy_has_outlives_the_change(lab, hook):
+    """By an ingress rule, from a client behind a veth that somebody claims and gives up."""
+    b, c, agent = lab.pod("b"), lab.pod("c"), lab.agent()
+    every = {"name": "all", "action": "Intercept", "proxy": "gw", "from": [{"networks": ["0.0.0.0/0"]}]}
+    base = [GATEWAY, member("b", b, interface=b.interface), intercept("in", {"name": "b"}, [], ingress=[every])]
+    agent.api.put_state(base)
+    assert roles(agent) == {b.interface: "workload", c.interface: "network"}
+    with lab.node.entered():
+        listener = socket.create_server(("0.0.0.0", 15001))
+    # As the proxy does itself where nobody adopts its socket.
+    listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+    with c.entered():
+        client = socket.create_connection((b.ip4, 80), timeout=3)
+    server, _ = listener.accept()
+    assert server.getsockname() == (b.ip4, 80)
+    stopped, exchanges = threading.Event(), []
+
+    def exchange():
+        client.settimeout(3)
+        server.settimeout(3)
+        while not stopped.is_set():
+            client.sendall(b"question")
+            server.sendall(server.recv(100))
+            exchanges.append(client.recv(100))
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        for _ in range(8):
+            agent.api.put_state([*base, member("c", c, interface=c.interface)])
+            assert roles(agent)[c.interface] == "workload"
+            agent.api.put_state(base)
+            eventually(lambda: roles(agent)[c.interface] == "network")
+        alive = thread.is_alive()
+    finally:
+        stopped.set()
+        thread.join()
+    assert alive and len(exchanges) > 100
+    assert retransmitted(c) == 0 and retransmitted(lab.node) == 0
+    for sock in (client, server, listener):
+        sock.close()
 
 
 def test_patterns_are_workloads_before_anybody_claims_them(lab_outside):
