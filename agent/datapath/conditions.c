@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "agent/base/mem.h"
 #include "agent/datapath/datapath.h"
 #include "agent/datapath/listeners.h"
 
@@ -55,6 +56,19 @@ bool listener_takes(const struct listener_status *listener, uint8_t family)
 	if (ip->family == 4 || is_mapped(ip->bytes))
 		return family == 4;
 	return family == 6 || (!listener->v6only && all_zero(ip->bytes, 16));
+}
+
+char *cgroup_absolute(const char *base, const char *shown)
+{
+	size_t length = strlen(base);
+	while (strncmp(shown, "/..", 3) == 0 && (shown[3] == '/' || !shown[3])) {
+		if (!length) /* above what is known */
+			return str_dup(shown);
+		while (length && base[--length] != '/')
+			;
+		shown += 3;
+	}
+	return str_format("%.*s%s", (int)length, base, length && strcmp(shown, "/") == 0 ? "" : shown);
 }
 
 bool cgroup_below(const char *cgroup, const char *top)

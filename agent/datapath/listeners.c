@@ -59,6 +59,7 @@ struct listeners {
 	pthread_cond_t wake;
 	bool stop, told;
 	int diag;
+	char *base; /* cgroup_base() */
 	struct wanted *wanted;
 	size_t wanted_count;
 	struct listener *list;
@@ -246,7 +247,7 @@ static void listeners_search(struct listeners *ls, int64_t now)
 		return;
 	struct asked asked = {ls, list};
 	struct search search;
-	process_search(inodes, count, holder_take, &asked, &search);
+	process_search(inodes, count, ls->base, holder_take, &asked, &search);
 	for (size_t i = 0; i < count; i++) {
 		struct listener *l = list[i];
 		int64_t pause = (int64_t)LOOK_MS << (l->tries < 8 ? l->tries : 8);
@@ -394,6 +395,7 @@ int listeners_open(struct datapath *d, struct error *e)
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&ls->wake, &monotonic);
 	pthread_condattr_destroy(&monotonic);
+	ls->base = cgroup_base();
 	ls->diag = diag_open(e);
 	if (ls->diag < 0)
 		return ls->diag;
@@ -440,6 +442,7 @@ void listeners_close(struct datapath *d)
 	pthread_cond_destroy(&ls->wake);
 	pthread_mutex_destroy(&ls->look);
 	pthread_mutex_destroy(&ls->lock);
+	free(ls->base);
 	free(ls->list);
 	free(ls->status);
 	free(ls);

@@ -39,7 +39,7 @@ struct holder {
 	int32_t pid;
 	int fd;       /* its number there */
 	uint32_t uid; /* effective */
-	char *cgroup; /* cgroup v2, "" when not known */
+	char *cgroup; /* cgroup v2, from the machine's root; "" when not known */
 	/* As the process's mount namespace names it, without " (deleted)"; "" when not known. */
 	char *executable;
 	dev_t device; /* of the executable; both 0 when not known */
@@ -50,19 +50,23 @@ struct search {
 	size_t closed;    /* of these may not be looked into */
 };
 /* Calls for each holder of a socket; `each` returns true when it needs no more of this one. Processes of this network
- * namespace first. */
-void process_search(const uint32_t *inodes, size_t count,
+ * namespace first. base: cgroup_base(). */
+void process_search(const uint32_t *inodes, size_t count, const char *base,
 	bool (*each)(void *context, size_t which, const struct holder *holder), void *context, struct search *ret);
 /* Sets IP_TRANSPARENT on the socket that the holder has, if it is the one with this cookie. */
 int process_adopt(const struct holder *holder, uint64_t cookie, char why[WHY_MAX]);
 /* Why nobody was found to hold a socket. */
 void process_unseen(const struct search *search, char why[WHY_MAX]);
 bool process_alive(int32_t pid);
+/* Where the agent's cgroup namespace begins, as the machine has it: "" is the root, or not known. cgroup.c */
+char *cgroup_base(void);
 
 /* ---- pure (conditions.c) ---- */
 
 /* Connections are offered to 127.0.0.1, ::1 and the wildcards only. */
 bool listener_reachable(const struct heard *heard, char why[WHY_MAX]);
+/* A cgroup as /proc shows it to a process whose cgroup namespace begins at `base`, from the machine's root. */
+char *cgroup_absolute(const char *base, const char *shown);
 /* Whether a cgroup is this one or lies below it; a leading slash makes no difference. */
 bool cgroup_below(const char *cgroup, const char *top);
 /* All conditions of a proxy hold for this process. The uid: of the process, or of the socket, which is that of the

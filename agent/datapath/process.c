@@ -90,15 +90,14 @@ static char *line_read(int directory, const char *name, const char *prefix)
 	return found;
 }
 
-static void holder_read(int directory, struct holder *holder)
+static void holder_read(int directory, const char *base, struct holder *holder)
 {
 	struct stat file;
 	auto_free char *uids = line_read(directory, "status", "Uid:");
 	unsigned int effective;
 	holder->uid = uids && sscanf(uids, "%*u %u", &effective) == 1 ? effective : UINT32_MAX;
-	holder->cgroup = line_read(directory, "cgroup", "0::");
-	if (!holder->cgroup)
-		holder->cgroup = str_dup("");
+	auto_free char *cgroup = line_read(directory, "cgroup", "0::");
+	holder->cgroup = cgroup ? cgroup_absolute(base, cgroup) : str_dup("");
 	holder->executable = executable_read(directory);
 	if (fstatat(directory, "exe", &file, 0) == 0) {
 		holder->device = file.st_dev;
@@ -123,6 +122,7 @@ struct hunt {
 	void *context;
 	struct search *search;
 	char *net; /* our network namespace */
+	const char *cgroup_base;
 };
 
 static void descriptor_look(struct hunt *hunt, int process, int descriptors, const char *name, struct holder *holder)
@@ -139,7 +139,7 @@ static void descriptor_look(struct hunt *hunt, int process, int descriptors, con
 		if (hunt->found[i] || hunt->inodes[i] != inode)
 			continue;
 		if (!holder->cgroup)
-			holder_read(process, holder);
+			holder_read(process, hunt->cgroup_base, holder);
 		holder->fd = atoi(name);
 		hunt->found[i] = hunt->each(hunt->context, i, holder);
 		hunt->left -= hunt->found[i];
@@ -199,13 +199,13 @@ static void processes_look(struct hunt *hunt, bool here)
 	closedir(proc);
 }
 
-void process_search(const uint32_t *inodes, size_t count,
+void process_search(const uint32_t *inodes, size_t count, const char *base,
 	bool (*each)(void *context, size_t which, const struct holder *holder), void *context, struct search *ret)
 {
 	auto_free bool *found = mem_array(count, sizeof(*found));
 	auto_free char *net = link_read(AT_FDCWD, "/proc/self/ns/net");
 	*ret = (struct search){0};
-	struct hunt hunt = {inodes, found, count, count, each, context, ret, net};
+	struct hunt hunt = {inodes, found, count, count, each, context, ret, net, base};
 	/* Pods' processes are many, and hardly ever hold a socket of the node: last. */
 	processes_look(&hunt, true);
 	processes_look(&hunt, false);

@@ -249,7 +249,8 @@ static void title(const char *name, struct buffer *out)
 /* The names of all elements' members: what names a thing first, the rest as it comes. */
 static json_t *member_names(const json_t *array)
 {
-	static const char *const first[] = {"kind", "namespace", "name", "map", "interface", "hook", "state", NULL};
+	static const char *const first[] = {
+		"kind", "namespace", "name", "map", "interface", "hook", "proxy", "address", "port", "state", NULL};
 	json_t *names = json_object(), *element;
 	const char *key;
 	json_t *value;
@@ -290,13 +291,34 @@ static void show_array(const json_t *array, struct buffer *out)
 	json_decref(names);
 }
 
-void show_status(const json_t *status, struct buffer *out)
+/* A copy in which the proxies' listeners are a list of their own. */
+static json_t *listeners_apart(const json_t *status)
 {
+	json_t *copy = json_deep_copy(status), *proxy, *listener, *all = json_array();
+	size_t at, inner;
+	json_array_foreach(json_object_get(copy, "proxies"), at, proxy)
+	{
+		json_array_foreach(json_object_get(proxy, "listeners"), inner, listener)
+		{
+			json_object_set(listener, "proxy", json_object_get(proxy, "name"));
+			json_array_append(all, listener);
+		}
+		json_object_del(proxy, "listeners");
+	}
+	if (json_array_size(all))
+		json_object_set(copy, "listeners", all);
+	json_decref(all);
+	return copy;
+}
+
+void show_status(const json_t *given, struct buffer *out)
+{
+	json_t *status = listeners_apart(given);
 	struct table table;
 	const char *key;
 	json_t *value;
 	table_init(&table, 2);
-	json_object_foreach((json_t *)status, key, value)
+	json_object_foreach(status, key, value)
 	{
 		struct buffer name = {0}, text = {0};
 		if (json_is_object(json_array_get(value, 0)))
@@ -308,7 +330,7 @@ void show_status(const json_t *status, struct buffer *out)
 		table_take(&table, &text);
 	}
 	table_render(&table, "", out);
-	json_object_foreach((json_t *)status, key, value)
+	json_object_foreach(status, key, value)
 	{
 		if (!json_is_object(json_array_get(value, 0)))
 			continue;
@@ -317,4 +339,5 @@ void show_status(const json_t *status, struct buffer *out)
 		buffer_puts(out, ":\n");
 		show_array(value, out);
 	}
+	json_decref(status);
 }

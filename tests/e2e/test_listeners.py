@@ -11,6 +11,7 @@ import time
 import pytest
 
 from lab import BUILD, OUTSIDE4, OUTSIDE6, Lab
+from netns import run
 from objects import intercept, proxy
 from scenes import eventually, member, serve
 from test_intercept import rule
@@ -164,6 +165,9 @@ def test_what_cannot_be_reached_is_ignored_and_said(node):
     assert "127.0.0.2: connections are offered to" in why["127.0.0.2"]
     assert "SO_BINDTODEVICE" in why["127.0.0.1"]
     assert not status(lab)["up"] and up(lab) == 0 and ask(lab, timeout=0.4) is None
+    shown = run(os.path.join(BUILD, "penstock"), "--socket", lab.running.socket, "status").stdout
+    row = next(line for line in shown.splitlines() if "127.0.0.2" in line)
+    assert row.split()[:4] == ["gw", "127.0.0.2", str(PORT), "Ignored"] and row.endswith(why["127.0.0.2"])
 
 
 def test_workers_share_a_listener(node):
@@ -365,8 +369,9 @@ FOUR = ["net_admin", "net_raw", "bpf", "perfmon"]
 ADOPTS = ["sys_ptrace", "dac_read_search"]
 
 
-def contained(lab, capabilities):
-    """The agent as nobody, with these capabilities and no others, /proc/sys read-only."""
+def contained(lab, capabilities, cgroup="/nowhere"):
+    """The agent as nobody, with these capabilities and no others, /proc/sys read-only, in a cgroup namespace of its
+    own that begins at this directory, if it is there."""
     uid = 65534
     agent = lab.agent(start=False, api={"unixGroup": str(uid)})
     for path in (agent.directory, agent.config["state"]["directory"], agent.pins):
@@ -374,11 +379,12 @@ def contained(lab, capabilities):
         os.chown(path, uid, uid)
     binary = shutil.copy(os.path.join(BUILD, "penstockd"), lab.directory)  # the build may be out of its reach
     these = "-all," + ",".join(f"+{c}" for c in capabilities)
-    agent.limited = ["unshare", "-m", "sh", "-c", 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"', "sh",
-                     "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps", these,
-                     "--ambient-caps", these, "--bounding-set", these, binary, "--config", agent.config_path]
+    prepared = f'[ ! -d {cgroup} ] || echo $$ >{cgroup}/cgroup.procs; exec unshare -m -C sh -c "$0" sh "$@"'
+    limited = ["sh", "-c", prepared, 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"',
+               "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps", these,
+               "--ambient-caps", these, "--bounding-set", these, binary, "--config", agent.config_path]
     with open(agent.log_path, "a") as log:
-        agent.process = lab.node.popen(*agent.limited, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        agent.process = lab.node.popen(*limited, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     agent.wait_ready()
     return agent
 
@@ -401,6 +407,24 @@ def test_capabilities_alone_are_enough_to_adopt():
             assert ask(lab) == ask(lab, OUTSIDE6) == process.pid
             end(process)
         lab.running.stop()
+
+
+def test_a_cgroup_is_known_from_within_a_namespace(cgroups):
+    groups, root = cgroups
+    with Lab(outside=True) as lab:
+        prepare(lab)
+        lab.running = contained(lab, FOUR + ADOPTS, f"{root}/{groups['other']}")
+        with open(f"/proc/{lab.running.process.pid}/cgroup") as file:
+            assert f"0::/{groups['other']}\n" in file.read()
+        lab.running.api.put_state(lab.items)
+        lab.running.api.put_object(wanted(cgroup=groups["proxy"]))
+        process = start(lab, "127.0.0.1", "--cgroup", f"{root}/{groups['worker']}")
+        usable(lab)
+        assert ask(lab) == process.pid
+        lab.running.api.put_object(wanted(cgroup=groups["other"]))
+        assert listeners(lab)[0]["why"] == f"cgroup /{groups['worker']} is not below {groups['other']}"
+        lab.running.stop()
+        end(process)
 
 
 @pytest.mark.parametrize("capabilities, lacks", [

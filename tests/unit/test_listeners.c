@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <arpa/inet.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include "agent/datapath/datapath.h"
@@ -87,6 +88,30 @@ static void cgroups_by_their_components(void **state)
 			fail_msg("%s below %s", cases[i].cgroup, cases[i].top);
 }
 
+static void cgroups_as_a_container_sees_them(void **state)
+{
+	static const struct {
+		const char *base, *shown, *absolute;
+	} cases[] = {
+		{"", "/a/b", "/a/b"},
+		{"", "/", "/"},
+		{"", "/../a", "/../a"},
+		{"/kube/pod1/c1", "/", "/kube/pod1/c1"},
+		{"/kube/pod1/c1", "/worker", "/kube/pod1/c1/worker"},
+		{"/kube/pod1/c1", "/../c2", "/kube/pod1/c2"},
+		{"/kube/pod1/c1", "/../../pod2/c1", "/kube/pod2/c1"},
+		{"/kube/pod1/c1", "/../../../system.slice/x.service", "/system.slice/x.service"},
+		{"/kube/pod1/c1", "/../../..", ""},
+		{"/kube", "/../../a", "/../a"},
+		{"/kube", "/..a", "/kube/..a"},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char *absolute = cgroup_absolute(cases[i].base, cases[i].shown);
+		assert_string_equal(absolute, cases[i].absolute);
+		free(absolute);
+	}
+}
+
 static bool chosen(struct proxy proxy, struct holder holder, uint32_t socket_uid, const char *because)
 {
 	char why[WHY_MAX] = "";
@@ -141,6 +166,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(addresses_that_connections_reach),
 		cmocka_unit_test(cgroups_by_their_components),
+		cmocka_unit_test(cgroups_as_a_container_sees_them),
 		cmocka_unit_test(all_conditions_have_to_hold),
 		cmocka_unit_test(an_executable_is_a_file),
 	};
