@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real connections under random policies: who takes each of them, and which addresses he sees, is what the naive
-evaluator says. Two proxies on the node come and go, for one family or both.
+evaluator says. Two proxies on the node come and go, for one family or both. Some connections go on under later
+policies: they stay with whom they are, as long as policy allows them.
 
 PENSTOCK_SEED repeats a run; PENSTOCK_ROUNDS and PENSTOCK_CONNECTIONS make it longer.
 """
@@ -8,6 +9,9 @@ import collections
 import json
 import os
 import random
+import socket
+import struct
+import time
 
 import pytest
 
@@ -18,7 +22,7 @@ from generate import PORTS, Generator, Member
 from lab import ALLOW, DENY, OUTSIDE4, OUTSIDE6, Lab, Probe
 from objects import intercept, proxy
 
-ROUNDS = int(os.environ.get("PENSTOCK_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("PENSTOCK_ROUNDS", "14"))
 CONNECTIONS = int(os.environ.get("PENSTOCK_CONNECTIONS", "120"))
 SEED = int(os.environ.get("PENSTOCK_SEED") or random.SystemRandom().randrange(2 ** 32))
 BEYOND = ["203.0.113.9", "203.0.113.130", "2001:db8:9::9", "2001:db8:9::8000", OUTSIDE4, OUTSIDE6]
@@ -42,12 +46,16 @@ class Scene:
         for number in range(4):
             pod = lab.pod(f"m{number}")
             self.pods.append(pod)
-            self.members.append(Member(f"n{number % 3}", f"m{number}", pod.ips, number % 2 == 0, pod.interface))
+            # A bridge's ports are found when something has been heard: there all say where they are.
+            as_pod = number % 2 == 0 and not lab.bridge
+            self.members.append(Member(f"n{number % 3}", f"m{number}", pod.ips, as_pod, pod.interface))
         for host in [*self.pods, lab.outside]:
             for port in PORTS:
                 lab.prober.listen(host, port)
                 lab.prober.listen(host, port, "UDP")
         self.places = {name: ([], ()) for name in PROXIES}
+        self.live = []  # of earlier rounds
+        self.serial = 0
 
     def move_proxies(self, rng):
         for name, port in PROXIES.items():
@@ -85,14 +93,69 @@ class Scene:
             return ALLOW, self.lab.node.name, verdict.proxy, verdict.hit[1]
         return direct if verdict.proxy == "gw-bypass" else (DENY, None, None, None)
 
+    # ---- connections that go on ----
+
+    def open(self, probe, expected):
+        """The connection of a probe that passed, once more. No port is taken twice: the other end may not see the end."""
+        self.serial += 1
+        with probe.source.entered():
+            sock = socket.socket(socket.AF_INET6 if family(probe.destination) == 6 else socket.AF_INET)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.bind((probe.bind[0], 10000 + self.serial % 20000))
+        sock.connect_ex((probe.destination, probe.port))
+        packet = Packet(probe.bind[0], probe.destination, probe.protocol, probe.port)
+        self.live.append(Live(sock, packet, (expected[1], PROXIES.get(expected[2], probe.port))))
+
+    def exchange(self, wanted):
+        """Sends on every live connection; wanted: which of them should be answered. Returns those that are otherwise."""
+        for live in self.live:
+            live.sent = live.answered = False
+            self.serial += 1
+            live.payload = struct.pack("!QQ", 1 << 40, self.serial)
+        begun = time.monotonic()
+        while time.monotonic() - begun < 5:
+            for live in self.live:
+                live.turn()
+            self.lab.prober._turn(0.01)
+            late = [live for live in self.live if live.answered != (live in wanted)]
+            if not late and (len(wanted) == len(self.live) or time.monotonic() - begun > 0.35):
+                break
+        return [f"{live.packet} of {live.taker}: " + ("answered" if live.answered else "not answered") for live in late] + \
+            [f"{live.packet} of {live.taker}: answered by {self.lab.prober.served[live.payload]}" for live in wanted
+             if live.answered and self.lab.prober.served[live.payload][:2] != live.taker]
+
+    def keep(self, kept):
+        for live in self.live:
+            if live not in kept:
+                live.sock.close()
+        self.live = kept
+
     def intercepted(self):
         metrics = self.agent.api.metrics()
         return {name: int(metrics("penstock_intercepted_connections_total", proxy=name)) for name in PROXIES}
 
 
-@pytest.fixture(scope="module")
-def scene():
-    with Lab(outside=True) as lab:
+class Live:
+    """An open connection; taker: (namespace, port) of the listener that has it."""
+
+    def __init__(self, sock, packet, taker):
+        self.sock, self.packet, self.taker = sock, packet, taker
+        self.payload, self.sent, self.answered = b"", False, False
+
+    def turn(self):
+        try:
+            if not self.sent:
+                self.sent = self.sock.send(self.payload) == len(self.payload)
+            elif not self.answered:
+                self.answered = self.sock.recv(64) == self.payload
+        except OSError:  # not yet, or no more
+            pass
+
+
+@pytest.fixture(scope="module", params=["routed", "bridge"])
+def scene(request):
+    with Lab(outside=True, bridge=request.param == "bridge") as lab:
         yield Scene(lab)
 
 
@@ -135,12 +198,19 @@ def rest(rng, side):
 
 def test_real_connections_go_where_the_evaluator_says(scene):
     print(f"PENSTOCK_SEED={SEED}")
-    generator, outcomes = Generator(SEED), collections.Counter()
+    generator, outcomes, counts = Generator(SEED), collections.Counter(), collections.Counter()
     for number in range(ROUNDS):
         items = draw_items(scene, generator)
         scene.move_proxies(generator.rng)
         scene.agent.api.put_state(items, invalid="quarantine")
         world, before = World(items), scene.intercepted()
+        allowed = [live for live in scene.live if world.judge(live.packet).action != REFUSE]
+        stale = scene.exchange(allowed)
+        assert not stale, (f"PENSTOCK_SEED={SEED}, round {number}: {len(stale)} of {len(scene.live)} live connections:\n" +
+                           "\n".join(stale[:5]) + f"\nobjects: {json.dumps(items)}")
+        counts["live, refused"] += len(scene.live) - len(allowed)
+        counts["live, kept"] += len(allowed)
+        counts["live, handed"] += sum(live.taker[0] == scene.lab.node.name for live in allowed)
         probes = [scene.draw(generator.rng) for _ in range(CONNECTIONS)]
         expected = [scene.expect(world, probe) for probe in probes]
         for probe, (result, *_) in zip(probes, expected, strict=True):
@@ -158,9 +228,16 @@ def test_real_connections_go_where_the_evaluator_says(scene):
         handed = collections.Counter(name for _, _, name, _ in expected if name)
         after = scene.intercepted()
         assert {name: after[name] - before[name] for name in PROXIES} == {name: handed[name] for name in PROXIES}
-    print(dict(outcomes))
-    if ROUNDS >= 20:  # a run in which little happens proves little
+        scene.keep(generator.rng.sample(allowed, min(15, len(allowed))))
+        passed = [pair for pair in zip(probes, expected, strict=True) if pair[1][0] == ALLOW and pair[0].protocol == "TCP"]
+        for probe, wanted in generator.rng.sample(passed, min(15, len(passed))):
+            scene.open(probe, wanted)
+        stale = scene.exchange(scene.live)
+        assert not stale, f"PENSTOCK_SEED={SEED}, round {number}: just opened:\n" + "\n".join(stale[:5])
+    print(dict(outcomes), dict(counts))
+    if ROUNDS >= 14:  # a run in which little happens proves little
         for version in (4, 6):
             assert min(outcomes[DENY, None, None, version], outcomes[ALLOW, None, None, version]) > 50, outcomes
             for direction in ("Egress", "Ingress"):
                 assert sum(outcomes[ALLOW, name, direction, version] for name in PROXIES) > 0, outcomes
+        assert min(counts.values()) > 5, counts
