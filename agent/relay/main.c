@@ -122,9 +122,12 @@ static int relay_open(struct relay *relay, struct error *e)
 		struct worker *worker = &relay->workers[at];
 		worker->context.options = &relay->options;
 		worker->control = &relay->control;
-		if ((result = worker_start(worker)) < 0)
-			return error_system(e, -result, "start a thread");
+		if ((result = worker_open(worker)) < 0)
+			return error_system(e, -result, "epoll");
 	}
+	for (unsigned at = 0; at < relay->options.threads; at++)
+		if ((result = worker_start(&relay->workers[at])) < 0)
+			return error_system(e, -result, "start a thread");
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 #define EVENTS_MAX 256
 #define ACCEPTS_MAX 64      /* in a row: then those that are there have their turn */
 #define ACCEPT_AGAIN_MS 100 /* after file descriptors ran out */
+#define WARN_AGAIN_MS 10000
 
 /* ---- lists ---- */
 
@@ -64,7 +65,10 @@ static int add(struct worker *worker, int fd, uint32_t events, void *what)
 
 static void accept_pause(struct worker *worker)
 {
-	log_warn(ROOM, "no file descriptor is free: accepting again in %d ms", ACCEPT_AGAIN_MS);
+	if (worker->now_ms >= worker->warn_again_ms) {
+		log_warn(ROOM, "no file descriptor is free: accepting when one is");
+		worker->warn_again_ms = worker->now_ms + WARN_AGAIN_MS;
+	}
 	for (unsigned at = 0; at < worker->listener_count; at++)
 		epoll_ctl(worker->context.epoll, EPOLL_CTL_DEL, worker->listeners[at], NULL);
 	worker->accept_again_ms = worker->now_ms + ACCEPT_AGAIN_MS;
@@ -244,7 +248,7 @@ static void *serve(void *argument)
 	return NULL;
 }
 
-int worker_start(struct worker *worker)
+int worker_open(struct worker *worker)
 {
 	worker->queue_end = &worker->queue;
 	worker->context.piece = mem_alloc(PIECE);
@@ -256,5 +260,10 @@ int worker_start(struct worker *worker)
 	int result = add(worker, worker->control->wake, EPOLLIN | EPOLLET, worker->control);
 	for (unsigned at = 0; at < worker->listener_count && result == 0; at++)
 		result = add(worker, worker->listeners[at], EPOLLIN, &worker->listeners[at]);
-	return result < 0 ? result : -pthread_create(&worker->thread, NULL, serve, worker);
+	return result;
+}
+
+int worker_start(struct worker *worker)
+{
+	return -pthread_create(&worker->thread, NULL, serve, worker);
 }

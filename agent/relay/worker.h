@@ -23,14 +23,19 @@ struct worker {
 	pthread_t thread;
 	int listeners[LISTEN_MAX]; /* the thread's own, closed by it */
 	unsigned listener_count;
-	int64_t now_ms, accept_again_ms; /* 0: it accepts */
-	struct connections connecting;   /* oldest first: as all share one timeout, they run out in this order */
-	struct connections carrying;     /* idle for longest first */
-	struct connections finished;     /* freed after the round, as its events may still name them */
+	int64_t now_ms, warn_again_ms;
+	int64_t accept_again_ms;       /* 0: it accepts */
+	struct connections connecting; /* oldest first: as all share one timeout, they run out in this order */
+	struct connections carrying;   /* idle for longest first */
+	struct connections finished;   /* freed after the round, as its events may still name them */
 	struct connection *queue, **queue_end;
 };
 
-/* What is to be listened on is open already. 0 or -errno. */
+/*
+ * First all are opened, then started: a thread that serves may take the last file descriptors. The listening sockets
+ * are open before. 0 or -errno.
+ */
+int worker_open(struct worker *worker);
 int worker_start(struct worker *worker);
 
 #endif

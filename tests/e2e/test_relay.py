@@ -80,7 +80,8 @@ class Relay:
     def totals(self):
         before = self.read(".err").count("totals:")
         self.process.send_signal(signal.SIGUSR1)
-        wait(lambda: self.read(".err").count("totals:") > before)
+        wait(lambda: self.read(".err").count("totals:") > before or self.process.poll() is not None)
+        assert self.process.poll() is None, self.read(".err")
         return self.last_totals()
 
     def last_totals(self):
@@ -594,6 +595,20 @@ def test_without_file_descriptors_it_waits(world):
     client, onward, _ = world.pair(server)
     onward.sendall(b"well again")
     assert client.recv(10) == b"well again"
+
+
+def test_without_a_port_of_the_client_s_it_takes_the_node_s(world):
+    world.node.sysctl("net.ipv4.ip_local_port_range", "40000 40009")
+    relay = world.start("--source", "client", "--threads", "1")
+    server = listen(world.outside)
+    pairs = [world.pair(server) for _ in range(14)]
+    peers = [peer for _, _, peer in pairs]
+    assert peers == [world.pod.ip4] * 10 + [UPLINK4] * 4
+    for client, onward, _ in pairs:
+        onward.sendall(b"x")
+        assert client.recv(1) == b"x"
+    totals = relay.totals()
+    assert (totals["source-client"], totals["fallback-no-port"]) == (10, 4)
 
 
 def test_idle_connections_end(world):
