@@ -216,6 +216,10 @@ static void intercept_step(struct telling *t, const char *proxy, bool available,
 	step(t, "interception: handed to proxy %s by %s", proxy ? proxy : "?", rule);
 	if (available)
 		return;
+	if (!(t->answer.proxy.flags & PS_PROXY_USED)) {
+		step(t, "interception: there is no such TransparentProxy: it would be denied (NoListener)");
+		return;
+	}
 	step(t, "interception: nobody that could take it listens on port %u over IPv%d%s%s: %s", t->answer.proxy.port,
 		t->query.source.family, *why ? ", " : "", why,
 		bypass ? "it would go where it was going (Bypass)" : "it would be denied (NoListener)");

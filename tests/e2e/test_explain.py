@@ -199,12 +199,25 @@ def test_ingress_rules_come_second(world):
     from_outside = ask(lab.running, OUTSIDE4, "s/c", 80)
     assert from_outside["verdict"] == "Intercept" and from_outside["egress"] is None
     assert from_outside["intercept"]["rule"] == rule_of("InterceptPolicy", "", "door", "Ingress", 0, "in")
+    for ip in lab.c.ips:
+        assert happens(lab, lab.outside, ip, 80, expect=ALLOW) == "Intercept"
     # A rule of the local source comes first, also when all it says is Bypass.
     past = {"name": "past", "action": "Bypass", "to": networks(f"{lab.c.ip4}/32")}
     lab.running.api.put_object(intercept("llm", {"name": "a"}, [past]))
-    assert ask(lab.running, "s/a", "s/c", 80)["verdict"] == "Allow"
-    assert ask(lab.running, "s/b", "s/c", 80)["verdict"] == "Intercept"
-    assert ask(lab.running, NODE4, "s/c", 80)["verdict"] == "Allow", "the node's own connections are not handed over"
+    for name, source, verdict in (("s/a", lab.a, "Allow"), ("s/b", lab.b, "Intercept"), (NODE4, lab.node, "Allow")):
+        assert ask(lab.running, name, "s/c", 80)["verdict"] == verdict, name
+        assert happens(lab, source, lab.c.ip4, 80, expect=ALLOW) == verdict, name
+
+
+def test_a_proxy_that_there_is_none_of(world):
+    lab = world
+    lost = intercept("llm", {"name": "a"}, [hand("out", networks("0.0.0.0/0"), proxy="gone")])
+    lab.running.api.put_state(lab.items + [lost], invalid="quarantine")
+    said = ask(lab.running, "s/a", OUTSIDE4, 80)
+    assert (said["verdict"], said["proxy"]) == ("Intercept", "gone")
+    assert (said["intercept"]["available"], said["intercept"]["onUnavailable"]) == (False, "Deny")
+    assert any("there is no such TransparentProxy" in step for step in said["steps"])
+    assert happens(lab, lab.a, OUTSIDE4, 80, expect=DENY) == "Deny"
 
 
 def test_the_node_and_those_that_are_not_here(world):
