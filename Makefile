@@ -155,8 +155,8 @@ golden-update: ## renew the expected output of tests/golden
 	@$(MAKE) $(SUB) $(B)/.setup-test
 	@GOLDEN_UPDATE=1 tests/run golden
 
-demo: ## the main job, on real packets, in namespaces; cleans up behind itself
-	@$(MAKE) $(SUB) $(B)/.setup-demo
+demo: ## the main job, on real packets, in namespaces; GATEWAY=haproxy for another gateway; cleans up behind itself
+	@$(MAKE) $(SUB) $(B)/.setup-demo$(if $(filter haproxy,$(GATEWAY)),-haproxy)
 	@$(MAKE) $(SUB) all
 	@deploy/demo/demo.sh
 

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP server that says who it is and whom it sees: serve.py NAME PORT"""
+"""An HTTP server that says who it is and whom it sees: serve.py NAME PORT [CERTIFICATE KEY]"""
 import socket
+import ssl
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,4 +24,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-Server(("::", int(sys.argv[2])), Handler).serve_forever()
+server = Server(("::", int(sys.argv[2])), Handler)
+if len(sys.argv) > 3:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[3], sys.argv[4])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()

@@ -12,10 +12,10 @@ from netns import NETNS
 DEMO = os.path.join(REPOSITORY, "deploy/demo/demo.sh")
 
 
-def start():
+def start(gateway="relay"):
     # A session of its own: what Ctrl-C sends goes to the whole foreground group.
-    return subprocess.Popen([DEMO], env={**os.environ, "PENSTOCK_BUILD": BUILD}, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen([DEMO], env={**os.environ, "PENSTOCK_BUILD": BUILD, "GATEWAY": gateway},
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def leftovers():
@@ -28,19 +28,20 @@ def skip_if_another_runs(said):
         pytest.skip("somebody else runs the demo on this machine")
 
 
-def test_the_demo_tells_its_story():
-    demo = start()
+@pytest.mark.parametrize("gateway", ("relay", "haproxy"))
+def test_the_demo_tells_its_story(gateway):
+    demo = start(gateway)
     said, _ = demo.communicate(timeout=120)
     skip_if_another_runs(said)
     assert demo.returncode == 0, said
-    assert "✘" not in said and said.count("✔") >= 12
-    for line in ("10.77.0.2:400", "-> 203.0.113.9:443", "All as it should be."):
+    assert "✘" not in said and said.count("✔") >= 25
+    for line in ("-> 203.0.113.9:443", "[2001:db8:113::9]", "All as it should be."):
         assert line in said, said
     assert leftovers() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-@pytest.mark.parametrize("moment", ["1  A node", "6  A denied one"])
+@pytest.mark.parametrize("moment", ["1  A node", "6  Everything else"])
 def test_an_interrupted_demo_cleans_up(number, moment):
     demo = start()
     said = ""
@@ -53,6 +54,11 @@ def test_an_interrupted_demo_cleans_up(number, moment):
     skip_if_another_runs(said)
     assert demo.returncode == 128 + number, said + rest
     assert leftovers() == [], said + rest
+
+
+def test_a_gateway_that_is_not_known_is_said():
+    done = subprocess.run([DEMO], env={**os.environ, "GATEWAY": "envoy"}, capture_output=True, text=True)
+    assert done.returncode == 1 and "neither relay nor haproxy" in done.stderr
 
 
 def test_a_missing_build_is_said():
