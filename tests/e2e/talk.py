@@ -15,7 +15,8 @@ import zlib
 
 CHUNK = 65536
 PATTERN = os.urandom(CHUNK * 4 + 1)  # its length is odd: no write begins where another did
-IP_TRANSPARENT, SO_ATTACH_FILTER = 19, 26
+SO_ATTACH_FILTER = 26
+TRANSPARENT = {socket.AF_INET: (socket.IPPROTO_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
 
 
 def family_of(ip):
@@ -28,15 +29,21 @@ def plain(ip):
 
 
 class Server:
-    """Both families, one port. `accepted` has (peer, port, local, port) of every connection."""
+    """One port, on "::" both families. `accepted` has (peer, port, local, port) of every connection."""
 
-    def __init__(self, space, port=80, name=None):
+    def __init__(self, space, port=80, name=None, address="::", transparent=False, reuseport=False):
         self.name, self.accepted, self.open = name or space.name, [], set()
+        family = family_of(address)
         with space.entered():
-            self.listener = socket.socket(socket.AF_INET6)
+            self.listener = socket.socket(family)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.listener.bind(("::", port))
+        if family == socket.AF_INET6:
+            self.listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if reuseport:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if transparent:
+            self.listener.setsockopt(*TRANSPARENT[family], 1)
+        self.listener.bind((address, port))
         self.listener.listen(4096)
         self.thread = threading.Thread(target=self._accept, daemon=True)
         self.thread.start()
@@ -61,6 +68,8 @@ class Server:
                     self._serve_http(sock, file, who)
                 elif first:
                     sock.sendall(json.dumps(who).encode() + b"\n")
+                    if first == b"bye\n":
+                        sock.shutdown(socket.SHUT_WR)
                     self._echo(sock)
         except OSError:
             pass
@@ -84,11 +93,15 @@ class Server:
             sock.sendall(view[:count])
         sock.shutdown(socket.SHUT_WR)
 
-    def close(self):
+    def stop(self):
+        """Listens no more; what it has accepted goes on."""
         # close() alone does not wake a thread that waits in accept().
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
+
+    def close(self):
+        self.stop()
         for sock in list(self.open):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -114,9 +127,9 @@ class Client:
         self.destination = (ip, port)
         self.who = None
 
-    def hello(self):
-        """Who is at the other end, in its own words."""
-        self.sock.sendall(b"hello\n")
+    def hello(self, last=False):
+        """Who is at the other end, in its own words. last: then it ends the connection, and has the TIME_WAIT."""
+        self.sock.sendall(b"bye\n" if last else b"hello\n")
         self.who = json.loads(self.line())
         return self.who
 

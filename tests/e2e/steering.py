@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of interception share: rules, proxies in this process, and what must hold after each of them."""
+import json
+
+from lab import OUTSIDE4, OUTSIDE6, Lab
+from netns import run
+from objects import proxy
+from proxies import PORT, close_all
+from scenes import eventually, member
+from talk import Client, Server, Wire, plain
+
+EVERYTHING = [{"networks": ["0.0.0.0/0", "::/0"]}]
+ASSIGN_FAIL = 3  # enum ps_stat
+SOON = 1.2  # within 1 s of the moment a proxy listens; the rest is for looking
+
+
+def made(side, peers, action, port, name):
+    rule = {"name": action.lower(), "action": action, side: peers,
+            "protocols": [{"tcp": {"destinationPort": {"number": port}}}]}
+    return {**rule, "proxy": name} if action == "Intercept" else rule
+
+
+def to(*networks, action="Intercept", port=80, name="gw"):
+    return made("to", [{"networks": [host(ip) for ip in networks]}] if networks else EVERYTHING, action, port, name)
+
+
+def come(*networks, action="Intercept", port=80, name="gw"):
+    return made("from", [{"networks": [host(ip) for ip in networks]}] if networks else EVERYTHING, action, port, name)
+
+
+def host(ip):
+    return ip if "/" in ip else f"{ip}/{128 if ':' in ip else 32}"
+
+
+class World(Lab):
+    """A node with an agent, pods with servers on port 80, an outside host with one, and wires on all of them."""
+
+    def __init__(self, *names, bridge=False, **config):
+        super().__init__(bridge=bridge, outside=True)
+        self.servers = {"outside": Server(self.outside, name="outside")}
+        self.wires = {"outside": Wire(self.outside)}
+        self.fronts, self.proxies, self.handed_over = [], [], set()
+        for name in names:
+            self.member(name)
+        self.running = self.agent(**config)
+
+    def member(self, name):
+        made = self.pod(name)
+        setattr(self, name, made)
+        self.servers[name] = Server(made, name=name)
+        self.wires[name] = Wire(made)
+        return made
+
+    @property
+    def items(self):
+        return [member(name, made, interface=made.interface) for name, made in self.pods.items()]
+
+    def address(self, name, family):
+        if name == "outside":
+            return OUTSIDE4 if family == 4 else OUTSIDE6
+        return self.pods[name].ip4 if family == 4 else self.pods[name].ip6
+
+    def put(self, *objects, gw=None):
+        """Exactly these policies, the workloads, and the proxy gw."""
+        self.running.api.put_state([*self.items, gw or proxy("gw", PORT), *objects])
+
+    # ---- one test ----
+
+    def begin(self, *objects):
+        self.put(*objects)
+        self.begun = self.running.api.metrics()
+        for wire in self.wires.values():
+            wire.clear()
+
+    def end(self):
+        """Ends the proxies; says what is wrong after every test (scenarios 18 and 34)."""
+        for front in self.fronts:
+            self.handed_over |= set(front.accepted)
+            front.close()
+        for one in self.proxies:
+            self.handed_over |= set(one.seen(0))
+        close_all(self)
+        leaked = [syn for name in self.wires for syn in self.leaks(name)]
+        self.fronts, self.handed_over = [], set()
+        assert not leaked, f"a client's own SYN went on to the server: {leaked}"
+        assert self.running.running()
+        self.settled()
+        assert self.stat(ASSIGN_FAIL) == 0
+        assert not [line for line in self.running.log.splitlines() if " ERROR " in line[:40]]
+
+    def settled(self):
+        eventually(lambda: all(not p["listeners"] for p in self.running.api.status()["proxies"]))
+
+    def leaks(self, name):
+        """SYNs of intercepted connections that were seen at both ends: the same connection and sequence number."""
+        taken = [syn for syn in self.wires[name].read() if syn[:4] in self.handed_over]
+        return [syn for other, wire in self.wires.items() if other != name for syn in wire.read() if syn in taken]
+
+    # ---- proxies ----
+
+    def front(self, port=PORT, address="::", transparent=True, name="proxy", **options):
+        """A proxy that answers itself: it says `server: proxy`, and echoes."""
+        self.fronts.append(Server(self.node, port, name, address=address, transparent=transparent, **options))
+        return self.fronts[-1]
+
+    def proxy_status(self, name="gw"):
+        return next(p for p in self.running.api.status()["proxies"] if p["name"] == name)
+
+    def usable(self, *families, name="gw"):
+        """The agent has seen who listens for these families, and made it transparent."""
+        wanted = {f"IPv{family}" for family in families or (4, 6)}
+        return eventually(lambda: wanted <= set(self.proxy_status(name)["families"]), SOON)
+
+    # ---- counters ----
+
+    def grown(self, name, **labels):
+        return self.running.api.metrics()(name, **labels) - self.begun(name, **labels)
+
+    def handed(self, name="gw"):
+        return self.grown("penstock_intercepted_connections_total", proxy=name, engine="ebpf")
+
+    def onward(self, source):
+        return self.grown("penstock_onward_connections_total", source=source)
+
+    def no_listener(self):
+        return self.grown("penstock_packets_total", reason="NoListener")
+
+    def stat(self, number):
+        done = run("bpftool", "-j", "map", "lookup", "pinned", f"{self.running.pins}/maps/ps_stat", "key",
+                   *number.to_bytes(4, "little"))
+        return sum(int.from_bytes(bytes(int(byte, 16) for byte in cpu["value"]), "little")
+                   for cpu in json.loads(done.stdout)["values"])
+
+    def close(self):
+        for server in [*getattr(self, "servers", {}).values(), *getattr(self, "fronts", [])]:
+            server.close()
+        for wire in getattr(self, "wires", {}).values():
+            wire.close()
+        close_all(self)
+        super().close()
+
+
+def direct(world, source, target, family=4):
+    """Does the server itself answer, and see the client's own address?"""
+    with Client(source, world.address(target, family)) as client:
+        who = client.hello()
+        return who["server"] == target and plain(who["peer"][0]) == client.ends[0]
