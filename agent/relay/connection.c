@@ -90,25 +90,18 @@ static int socket_error(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_ERROR, &errnum, &size) < 0 ? errno : errnum;
 }
 
-/* Looks for a name in the client's first bytes, on their way. */
+/* Looks for a name in the client's first bytes, on their way. What has come is kept only while it may become one. */
 static void look(struct connection *c, const char *data, size_t length)
 {
 	char name[SNIFF_NAME_MAX];
-	size_t room = SNIFF_BYTES_MAX - c->head_length;
-	if (c->head_length) {
-		memcpy(c->head + c->head_length, data, length < room ? length : room);
-		data = c->head;
-		length = c->head_length + (length < room ? length : room);
-	}
-	enum sniff known = sniff(data, length, name);
+	size_t room = SNIFF_BYTES_MAX - c->head_length, taken = length < room ? length : room;
+	c->head = mem_resize(c->head, c->head_length + taken, 1);
+	memcpy(c->head + c->head_length, data, taken);
+	c->head_length += (uint16_t)taken;
+	enum sniff known = sniff(c->head, c->head_length, name);
 	if (known == SNIFF_NAME)
 		c->name = str_dup(name);
 	c->sniffing = known == SNIFF_MORE && ++c->sniffed < SNIFFS_MAX;
-	if (c->sniffing && !c->head) {
-		c->head = mem_alloc(SNIFF_BYTES_MAX);
-		memcpy(c->head, data, length); /* shorter than that: else no more would be wanted */
-	}
-	c->head_length = (uint16_t)length;
 	if (!c->sniffing) {
 		free(c->head);
 		c->head = NULL;

@@ -34,8 +34,8 @@ static const char usage[] =
 	"\n"
 	"With CAP_NET_ADMIN the listeners are transparent by themselves; else penstockd adopts them. SIGUSR1 prints "
 	"totals.\n"
-	"An idle connection costs under 1 KiB, one whose reader is slow at most 64 KiB or one pipe of 256 KiB in each\n"
-	"direction, beside the kernel's own socket buffers.\n";
+	"A connection costs under 1 KiB; while its reader is slow at most 64 KiB or one pipe of 256 KiB more in each\n"
+	"direction, beside the kernel's own socket buffers; the search for a name at most 8 KiB until it ends.\n";
 
 static int refuse(const char *what, const char *value)
 {

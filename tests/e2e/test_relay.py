@@ -236,6 +236,17 @@ def test_the_server_ends_first(world):
     assert relay.line()["outcome"] == "closed"
 
 
+def test_an_urgent_byte_stays_in_its_place(world):
+    world.start()
+    client, onward, _ = world.pair(listen(world.outside))
+    for one, two in ((client, onward), (onward, client)):
+        one.sendall(b"ab")
+        one.send(b"c", socket.MSG_OOB)
+        one.sendall(b"d")
+        one.shutdown(socket.SHUT_WR)
+        assert read_all(two) == b"abcd"
+
+
 def transfer(sock, data):
     """Sends data with its end behind it; returns the digest of what came meanwhile, and its length."""
     def send():
