@@ -20,7 +20,7 @@
 #include "agent/datapath/private.h"
 
 #define LOOK_MS 200
-#define BACK_OFF_MS 5000
+#define BACK_OFF_MS 10000
 /* Rows that nobody wants stay this long: the live side may still ask for them until a flip. */
 #define ROW_STAYS_MS 2000
 
@@ -42,7 +42,7 @@ struct listener {
 	int64_t due; /* ms: /proc is searched for it again */
 	uint32_t uid;
 	int32_t pid;
-	char executable[256];
+	char executable[EXECUTABLE_MAX];
 	char why[WHY_MAX]; /* it is not usable */
 };
 
@@ -173,13 +173,23 @@ static int listeners_hear(struct listeners *ls)
 	return 0;
 }
 
-/* Whether /proc has to be asked about it: it is new, is not usable yet, or has lost the process that is shown. */
-static bool listener_open(const struct listeners *ls, const struct listener *l)
+/* The process that is shown is not what it was: gone, or, when it was not chosen, another user's or program by now. */
+static bool holder_changed(const struct listener *l)
+{
+	if (!l->pid)
+		return false;
+	return l->matches ? !process_alive(l->pid) : !process_same(l->pid, l->uid, l->executable);
+}
+
+/* Whether /proc has to be searched for it now: it is new, or is not usable yet. */
+static bool search_due(const struct listeners *ls, struct listener *l, int64_t now)
 {
 	char why[WHY_MAX];
-	if (!l->tries || (l->pid && !process_alive(l->pid)))
+	if (l->tries && holder_changed(l))
+		l->tries = 0;
+	if (!l->tries)
 		return true;
-	return listener_reachable(&l->heard, why) && (!l->matches || adoption_due(ls, l));
+	return now >= l->due && listener_reachable(&l->heard, why) && (!l->matches || adoption_due(ls, l));
 }
 
 struct asked {
@@ -236,7 +246,7 @@ static void listeners_search(struct listeners *ls, int64_t now)
 	size_t count = 0;
 	for (size_t i = 0; i < ls->count; i++) {
 		struct listener *l = &ls->list[i];
-		if (now < l->due || !listener_open(ls, l))
+		if (!search_due(ls, l, now))
 			continue;
 		inodes[count] = l->heard.inode;
 		list[count++] = l;

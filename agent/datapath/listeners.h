@@ -13,6 +13,7 @@
 #include "agent/model/object.h"
 
 #define WHY_MAX 256
+#define EXECUTABLE_MAX 256 /* what is kept of a name */
 
 /* ---- sock_diag (diag.c) ---- */
 
@@ -58,6 +59,8 @@ int process_adopt(const struct holder *holder, uint64_t cookie, char why[WHY_MAX
 /* Why nobody was found to hold a socket. */
 void process_unseen(const struct search *search, char why[WHY_MAX]);
 bool process_alive(int32_t pid);
+/* It still has this user, and executes this (as far as EXECUTABLE_MAX goes). */
+bool process_same(int32_t pid, uint32_t uid, const char *executable);
 /* Where the agent's cgroup namespace begins, as the machine has it: "" is the root, or not known. cgroup.c */
 char *cgroup_base(void);
 

@@ -40,11 +40,6 @@ static const char *missing(char text[WHY_MAX])
 
 /* ---- one process ---- */
 
-static int process_open(int proc, const char *pid)
-{
-	return openat(proc, pid, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-}
-
 /* "" when it cannot be read. */
 static char *link_read(int directory, const char *name)
 {
@@ -90,12 +85,17 @@ static char *line_read(int directory, const char *name, const char *prefix)
 	return found;
 }
 
+static uint32_t effective_uid(int directory)
+{
+	auto_free char *uids = line_read(directory, "status", "Uid:");
+	unsigned int effective;
+	return uids && sscanf(uids, "%*u %u", &effective) == 1 ? effective : UINT32_MAX;
+}
+
 static void holder_read(int directory, const char *base, struct holder *holder)
 {
 	struct stat file;
-	auto_free char *uids = line_read(directory, "status", "Uid:");
-	unsigned int effective;
-	holder->uid = uids && sscanf(uids, "%*u %u", &effective) == 1 ? effective : UINT32_MAX;
+	holder->uid = effective_uid(directory);
 	auto_free char *cgroup = line_read(directory, "cgroup", "0::");
 	holder->cgroup = cgroup ? cgroup_absolute(base, cgroup) : str_dup("");
 	holder->executable = executable_read(directory);
@@ -110,6 +110,17 @@ bool process_alive(int32_t pid)
 	char path[32];
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	return access(path, F_OK) == 0;
+}
+
+bool process_same(int32_t pid, uint32_t uid, const char *executable)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	auto_close int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (directory < 0 || effective_uid(directory) != uid)
+		return false;
+	auto_free char *now = executable_read(directory);
+	return strncmp(now, executable, EXECUTABLE_MAX - 1) == 0;
 }
 
 /* ---- all processes ---- */
@@ -175,28 +186,42 @@ static void process_look(struct hunt *hunt, int process, int32_t pid)
 }
 
 /* What cannot be told is taken to be ours. */
-static bool process_is_here(const struct hunt *hunt, int process)
+static bool process_is_here(const struct hunt *hunt, int proc, int32_t pid)
 {
-	auto_free char *net = link_read(process, "ns/net");
+	char name[32];
+	snprintf(name, sizeof(name), "%d/ns/net", pid);
+	auto_free char *net = link_read(proc, name);
 	return !*net || strcmp(net, hunt->net) == 0;
 }
 
-static void processes_look(struct hunt *hunt, bool here)
+static void process_try(struct hunt *hunt, int proc, int32_t pid)
 {
-	DIR *proc = opendir("/proc");
-	if (!proc)
-		return;
+	char name[16];
+	snprintf(name, sizeof(name), "%d", pid);
+	auto_close int process = openat(proc, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (process >= 0)
+		process_look(hunt, process, pid);
+}
+
+/* Pods' processes are many, and hardly ever hold a socket of the node: last. */
+static void processes_look(struct hunt *hunt, DIR *proc)
+{
+	auto_free int32_t *elsewhere = NULL;
+	size_t count = 0, capacity = 0;
 	for (struct dirent *entry; hunt->left && (entry = readdir(proc));) {
 		int32_t pid = atoi(entry->d_name);
 		if (pid <= 0 || pid == getpid())
 			continue;
-		auto_close int process = process_open(dirfd(proc), entry->d_name);
-		if (process < 0 || process_is_here(hunt, process) != here)
-			continue;
 		hunt->search->processes++;
-		process_look(hunt, process, pid);
+		if (process_is_here(hunt, dirfd(proc), pid)) {
+			process_try(hunt, dirfd(proc), pid);
+			continue;
+		}
+		elsewhere = list_room(elsewhere, count, &capacity, sizeof(*elsewhere));
+		elsewhere[count++] = pid;
 	}
-	closedir(proc);
+	for (size_t i = 0; hunt->left && i < count; i++)
+		process_try(hunt, dirfd(proc), elsewhere[i]);
 }
 
 void process_search(const uint32_t *inodes, size_t count, const char *base,
@@ -204,11 +229,13 @@ void process_search(const uint32_t *inodes, size_t count, const char *base,
 {
 	auto_free bool *found = mem_array(count, sizeof(*found));
 	auto_free char *net = link_read(AT_FDCWD, "/proc/self/ns/net");
+	DIR *proc = opendir("/proc");
 	*ret = (struct search){0};
 	struct hunt hunt = {inodes, found, count, count, each, context, ret, net, base};
-	/* Pods' processes are many, and hardly ever hold a socket of the node: last. */
-	processes_look(&hunt, true);
-	processes_look(&hunt, false);
+	if (!proc)
+		return;
+	processes_look(&hunt, proc);
+	closedir(proc);
 }
 
 void process_unseen(const struct search *search, char why[WHY_MAX])

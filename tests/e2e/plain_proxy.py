@@ -2,7 +2,7 @@
 """A server that knows nothing of interception: says which process took the connection, and both its addresses.
 
     python3 plain_proxy.py ADDRESS PORT [--workers N] [--reuseport] [--v6only] [--uid N] [--cgroup DIRECTORY]
-                           [--transparent] [--device NAME] [--later-uid N]
+                           [--transparent] [--device NAME] [--later-uid N --wait SECONDS]
 
 Ends, with its workers, when standard input does.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import threading
+import time
 
 
 def serve(listener):
@@ -61,6 +62,7 @@ def main():
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--uid", type=int)
     parser.add_argument("--later-uid", type=int)
+    parser.add_argument("--wait", type=float, default=0)
     parser.add_argument("--cgroup")
     parser.add_argument("--device")
     for flag in ("--reuseport", "--v6only", "--transparent"):
@@ -74,6 +76,7 @@ def main():
     listener = listen(options)
     print("listens", flush=True)
     if options.later_uid is not None:
+        time.sleep(options.wait)
         become(options.later_uid)
     master = os.getpid()
     for _ in range(options.workers):

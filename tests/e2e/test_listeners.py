@@ -275,6 +275,16 @@ def test_an_executable_may_be_named_by_a_link(node, tmp_path):
     assert ask(node) == process.pid
 
 
+def test_a_process_that_changes_its_user_late(node):
+    """Searches for its listener have become rare by then."""
+    lab, wait = node, 3.5
+    lab.running.api.put_object(wanted(uid=1337))
+    process = start(lab, "127.0.0.1", "--later-uid", "1337", "--wait", wait)
+    begun = time.monotonic()
+    eventually(lambda: listeners(lab, "Adopted"), wait + SOON)
+    assert wait - 0.2 < time.monotonic() - begun and ask(lab) == process.pid
+
+
 def test_all_conditions_have_to_hold(node):
     lab = node
     lab.running.api.put_object(wanted(uid=1337, executable="/nowhere/proxy"))
