@@ -23,6 +23,22 @@ static __always_inline void leg_client(const struct ps_leg *leg, bool v4, struct
 	ret->word[3] = mapped ? client[0] : client[3];
 }
 
+/* Is the packet's source an address of this node? A route to it is a local one then. Without forwarding the helper does
+ * not look: no. */
+static __noinline bool source_is_node(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_fib_lookup to = {.ifindex = skb->ifindex};
+
+	if (p->v4) {
+		to.family = FAMILY_IPV4;
+		to.ipv4_dst = p->source.v4;
+	} else {
+		to.family = FAMILY_IPV6;
+		__builtin_memcpy(to.ipv6_dst, p->source.word, sizeof(to.ipv6_dst));
+	}
+	return bpf_fib_lookup(skb, &to, sizeof(to), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
 /*
  * Of a packet that a socket of this node sent. True: it is a leg's (WORK_LEG), and if it does not come from the
  * client's address, WORK_ORIGIN and w->origin say whose it is. One look at a connection's first packet: later ones may
@@ -46,7 +62,7 @@ static __noinline bool leg_find(struct __sk_buff *skb, struct work *w)
 	cookie = sock_cookie(tcp);
 	if (cookie)
 		leg = bpf_map_lookup_elem(&ps_leg, &cookie);
-	if (!leg && !transparent)
+	if (!leg && (!transparent || source_is_node(skb, &w->packet)))
 		return false;
 	w->known |= WORK_LEG;
 	if (!leg)

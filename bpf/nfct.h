@@ -24,8 +24,6 @@ struct nfct_end {
 	__be16 port;
 	__u16 family;
 };
-#define NFCT_IPV4 2 /* AF_INET */
-#define NFCT_IPV6 10
 
 /*
  * The source of the first packet of this packet's connection. False: the kernel does not track this packet, or it is an
@@ -45,7 +43,7 @@ static __noinline bool nfct_source(struct __sk_buff *skb, bool v4, struct addres
 	word &= ~NFCT_INFO_MASK;
 	if (!word || bpf_probe_read_kernel(&source, sizeof(source), (const void *)(word + nfct_tuple_offset)))
 		return false;
-	if (source.family != (v4 ? NFCT_IPV4 : NFCT_IPV6))
+	if (source.family != (v4 ? FAMILY_IPV4 : FAMILY_IPV6))
 		return false;
 	ret->word[0] = source.addr[0];
 	ret->word[1] = v4 ? 0 : source.addr[1];

@@ -10,6 +10,9 @@
 #define PS_PASS (-1) /* TCX_NEXT, and TC_ACT_UNSPEC for clsact: others come after us */
 #define PS_DROP 2    /* TCX_DROP, TC_ACT_SHOT */
 
+#define FAMILY_IPV4 2 /* AF_INET, AF_INET6 */
+#define FAMILY_IPV6 10
+
 /* One end of a packet, as the policy tables know it. */
 struct party {
 	__u32 class_id;

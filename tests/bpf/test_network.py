@@ -408,6 +408,16 @@ def test_leg_from_the_nodes_address_is_the_clients(net, v, client):
     assert stat(net, "leg_node") > before
 
 
+@PER_FAMILY
+def test_transparent_socket_that_speaks_as_the_node_is_the_node(net, v):
+    """Other software has transparent sockets too."""
+    net.profile(PROFILE_B, ingress=ROW_DENY)
+    with net.b.listen(OF["b"][v], 443) as listening, onward(OF["node"][v])((OF["b"][v], 443)) as there, \
+            listening.accept()[0]:
+        conn, = (conn for key, conn in net.conns().items() if there.getsockname()[:2] in key)
+        assert conn.flags & NODE and not conn.flags & LEG
+
+
 def test_leg_from_the_nodes_address_to_another_host(net):
     before = stat(net, "leg_node")
     with net.far.listen(FAR4, 443) as listening:
