@@ -130,23 +130,26 @@ static ssize_t hand_on(struct side *side, const char *data, size_t length)
 	return (ssize_t)sent;
 }
 
-/* What is held goes first. */
+/*
+ * What is held goes first. 0 or -errno. The thread's buffer is lent for one piece: what is left of it is kept, a copy
+ * of its own.
+ */
 static int flush(struct context *context, struct side *side)
 {
+	bool lent = side->held == context->piece;
 	ssize_t sent = hand_on(side, side->held ? side->held + side->from : NULL, side->length);
-	if (sent < 0)
-		return (int)sent;
-	side->from += (uint32_t)sent;
-	side->length -= (uint32_t)sent;
-	if (!side->length || side->held == context->piece) {
-		/* The thread's buffer is lent for one piece. */
-		char *rest = side->held && side->length ? mem_dup(side->held + side->from, side->length) : NULL;
-		if (side->held != context->piece)
-			free(side->held);
+	if (sent > 0) {
+		side->from += (uint32_t)sent;
+		side->length -= (uint32_t)sent;
+	}
+	char *rest = lent && sent >= 0 && side->length ? mem_dup(side->held + side->from, side->length) : NULL;
+	if (!lent && !side->length)
+		free(side->held);
+	if (lent || !side->length) {
 		side->held = rest;
 		side->from = 0;
 	}
-	return 0;
+	return sent < 0 ? (int)sent : 0;
 }
 
 /* Into the thread's buffer; a name is looked for on the way. */
@@ -197,8 +200,7 @@ static bool read_side(struct context *context, struct side *side)
 	return true;
 }
 
-/* From this side to the other, until one of them has had enough. *more: the turn is over before. False: it is the end.
- */
+/* From this side to the other until one has had enough. *more: the turn was over before. False: it is the end. */
 static bool pump(struct context *context, struct side *side, bool *more)
 {
 	struct side *to = other(side);

@@ -349,10 +349,11 @@ def test_refusals_reach_the_client(world):
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
-@pytest.mark.parametrize("state", ["open", "it said its end", "the other said its end", "blocked"])
+@pytest.mark.parametrize("state", ["open", "it said its end", "the other said its end", "it is not read", "it does not read"])
 def test_a_reset_is_handed_on(world, who, state):
-    relay = world.start()
-    client, onward, _ = world.pair(listen(world.outside))
+    relay = world.start("--threads", "1")
+    server = listen(world.outside)
+    client, onward, _ = world.pair(server)
     one, two = (client, onward) if who == "client" else (onward, client)
     two.sendall(b"part")
     assert one.recv(4) == b"part"
@@ -362,11 +363,12 @@ def test_a_reset_is_handed_on(world, who, state):
     elif state == "the other said its end":
         two.shutdown(socket.SHUT_WR)
         assert one.recv(1) == b""
-    elif state == "blocked":
-        one.settimeout(0.5)
+    elif state != "open":
+        writer = one if state == "it is not read" else two
+        writer.settimeout(0.5)
         with pytest.raises(TimeoutError):
             while True:
-                one.send(b"x" * 65536)
+                writer.send(b"x" * 65536)
     reset(one)
     wait(relay.read, 3)
     assert relay.line()["outcome"].startswith(f"{who}: ")
@@ -375,6 +377,32 @@ def test_a_reset_is_handed_on(world, who, state):
             two.sendall(b"anybody?")
             if state != "it said its end":
                 read_all(two)
+    # What was under way then is in nobody else's stream.
+    client, onward, _ = world.pair(server)
+    data = os.urandom(4 << 20)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = pool.map(transfer, (client, onward), (data, data))
+    assert set(results) == {(hashlib.sha256(data).hexdigest(), len(data))}
+
+
+@pytest.mark.parametrize("size", [10, 300000])
+def test_a_reset_that_meets_bytes(world, size):
+    """Both are there in one moment: the bytes cannot be handed on any more."""
+    relay = world.start()
+    client, onward, _ = world.pair(listen(world.outside))
+    client.sendall(b"x")
+    assert onward.recv(1) == b"x"
+    relay.stop(signal.SIGSTOP)
+    client.sendall(b"x" * size)
+    reset(onward)
+    time.sleep(0.1)
+    relay.stop(signal.SIGCONT)
+    assert relay.line()["outcome"].startswith("server: ")
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    client, onward, _ = world.pair(listen(world.outside, port=80), port=80)
+    client.sendall(b"y" * 1000)
+    assert onward.recv(1000, socket.MSG_WAITALL) == b"y" * 1000, "the relay is not well any more"
 
 
 def test_the_client_gives_up_while_the_relay_connects(world):
