@@ -68,6 +68,18 @@ static __always_inline bool conn_marked(const struct ps_conn *conn, bool high)
 	return conn->flags & (conn_reply(conn, high) ? PS_CONN_LEG : PS_CONN_INTERCEPTED);
 }
 
+/* Is this packet no packet of the entry with its addresses and ports, but an attempt to open a connection? */
+static __always_inline bool conn_reopened(const struct packet *p, const struct ps_conn *conn)
+{
+	bool reply = conn_reply(conn, p->high);
+
+	if (p->traits & PACKET_STARTS)
+		return reply || conn->state == PS_CONN_CLOSING;
+	/* The other end of a refused attempt may open its own. TCP says so with a SYN. */
+	return reply && conn->state == PS_CONN_NEW && p->protocol != IPPROTO_TCP && !(p->traits & PACKET_ANSWER) &&
+		   !(PS_READ_ONCE(conn->judged[PS_INGRESS]) & PS_JUDGED_ALLOW);
+}
+
 /* ---- expiry ---- */
 
 static __always_inline __u64 conn_timeout(__u8 protocol, __u8 state)

@@ -15,8 +15,9 @@
 #ifndef PENSTOCK_NETWORK_H
 #define PENSTOCK_NETWORK_H
 
+#include "bpf/intercept.h"
+#include "bpf/judgment.h"
 #include "bpf/usual.h"
-#include "bpf/workload.h"
 
 static __always_inline struct work *network_begin(struct __sk_buff *skb, bool from)
 {
@@ -166,7 +167,7 @@ static __always_inline int network_tcp(struct __sk_buff *skb, struct work *w)
 	return p->traits & PACKET_STARTS ? network_new(skb, w, conn, live) : network_orphan(skb, w);
 }
 
-static __always_inline int network_in(struct __sk_buff *skb)
+PS_APART int network_in(struct __sk_buff *skb)
 {
 	bool l3 = network_l3(skb);
 	struct work *w;
@@ -225,7 +226,7 @@ static __always_inline int network_opens(
 	return PS_PASS;
 }
 
-static __always_inline int network_out(struct __sk_buff *skb)
+PS_APART int network_out(struct __sk_buff *skb)
 {
 	struct ps_conn_live *live;
 	struct ps_conn *conn;

@@ -94,6 +94,32 @@ static __always_inline bool usual_passes_by(
 	return true;
 }
 
+/* Is it the address of a workload of this node? What goes elsewhere is nobody's here. */
+static __always_inline bool ends_here4(__be32 address)
+{
+	struct ps_key_addr4 key = {.addr = address};
+	const struct ps_addr *found;
+	__u32 zero = 0;
+	const struct ps_control *control = bpf_map_lookup_elem(&ps_control, &zero);
+
+	key.side = control ? PS_READ_ONCE(control->generation) & 1 : 0;
+	found = bpf_map_lookup_elem(&ps_addr4, &key);
+	return found && found->flags & PS_ADDR_LOCAL;
+}
+
+static __always_inline bool ends_here6(const struct address *address)
+{
+	struct ps_key_addr6 key;
+	const struct ps_addr *found;
+	__u32 zero = 0;
+	const struct ps_control *control = bpf_map_lookup_elem(&ps_control, &zero);
+
+	key.side = control ? PS_READ_ONCE(control->generation) & 1 : 0;
+	__builtin_memcpy(key.addr, address->word, sizeof(key.addr));
+	found = bpf_map_lookup_elem(&ps_addr6, &key);
+	return found && found->flags & PS_ADDR_LOCAL;
+}
+
 /* An embryonic entry that this packet moves nowhere: one more from whoever spoke last. A stream that is never answered
  * stays on the short way. */
 static __always_inline bool usual_waits(const struct ps_conn *conn, bool high)
@@ -153,6 +179,8 @@ static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr
 	key.pad[0] = key.pad[1] = key.pad[2] = 0;
 	live = bpf_map_lookup_elem(&ps_conn4, &key);
 	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new4, &key);
+	if (!conn && place == FROM_NETWORK)
+		return !ends_here4(ip->daddr);
 	if (!live && !usual_waits(conn, high))
 		return false;
 	if (place == FROM_NETWORK)
@@ -185,6 +213,8 @@ static __always_inline bool usual_ipv6(
 	key.pad[0] = key.pad[1] = key.pad[2] = 0;
 	live = bpf_map_lookup_elem(&ps_conn6, &key);
 	conn = live ? &live->conn : bpf_map_lookup_elem(&ps_new6, &key);
+	if (!conn && place == FROM_NETWORK)
+		return !ends_here6(&to_address);
 	if (!live && !usual_waits(conn, high))
 		return false;
 	if (place == FROM_NETWORK)

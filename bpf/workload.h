@@ -2,7 +2,7 @@
 /*
  * What happens to one packet at a workload's interface, in this order:
  *
- *  1. an unclaimed interface that lets everything through does so, unread
+ *  1. an unclaimed interface that lets everything through is one that no workload is behind
  *  2. what is malformed, or a fragment without its first, is dropped
  *  3. what is unjudged passes
  *  4. on an unclaimed interface that denies only the node's own connections pass
@@ -23,6 +23,7 @@
 #include "bpf/intercept.h"
 #include "bpf/judgment.h"
 #include "bpf/maps.h"
+#include "bpf/network.h"
 #include "bpf/packet.h"
 
 /* ---- 8: a known connection ---- */
@@ -152,18 +153,6 @@ unrelated:
 
 /* ---- the order ---- */
 
-/* Is this packet no packet of the entry with its addresses and ports, but an attempt to open a connection? */
-static __always_inline bool conn_reopened(const struct packet *p, const struct ps_conn *conn)
-{
-	bool reply = conn_reply(conn, p->high);
-
-	if (p->traits & PACKET_STARTS)
-		return reply || conn->state == PS_CONN_CLOSING;
-	/* The other end of a refused attempt may open its own. TCP says so with a SYN. */
-	return reply && conn->state == PS_CONN_NEW && p->protocol != IPPROTO_TCP && !(p->traits & PACKET_ANSWER) &&
-		   !(PS_READ_ONCE(conn->judged[PS_INGRESS]) & PS_JUDGED_ALLOW);
-}
-
 /* A leg's entry says nothing of a workload that sends from the same address and port itself. */
 static __always_inline bool conn_foreign(const struct ps_conn *conn, bool high)
 {
@@ -270,8 +259,8 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 	w->endpoint = iface ? iface_endpoint(iface, w->side) : PS_ENDPOINT_NONE;
 	w->now = bpf_ktime_get_ns();
 	if (w->endpoint == PS_ENDPOINT_NONE && !(flags & PS_IFACE_DENY)) {
-		action = work_pass(w, PS_VERDICT_FORWARDED, PS_REASON_UNCLAIMED); /* 1 */
-		goto account;
+		account_packet(from ? PS_EGRESS : PS_INGRESS, PS_VERDICT_FORWARDED, PS_REASON_UNCLAIMED, w->packet.bytes);
+		return from ? network_in(skb) : network_out(skb); /* 1 */
 	}
 	switch (work_parse(skb, flags & PS_IFACE_L3, from)) {
 	case PACKET_MALFORMED:
@@ -300,7 +289,6 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 		if (from && action == PS_PASS && (skb->mark & mark_mask) == mark_intercept)
 			action = steer_out(skb);
 	}
-account:
 	account_packet(from ? PS_EGRESS : PS_INGRESS, w->code, w->reason, w->packet.bytes);
 	return action;
 }

@@ -144,6 +144,22 @@ def test_ingress_rule_hands_over(net, v, who):
     assert net.counts(INGRESS if who == "far" else 0)["INTERCEPTED", "INTERCEPT"][0] > 4
 
 
+def test_unclaimed_interface_is_one_without_a_workload(net):
+    """Attached by a name pattern, and nobody's yet: what a rule says of the other end holds."""
+    net.iface(socket.if_nametoindex("bpfn-a"), 0)
+    for address in OF["a"]:
+        net.addr(address, 0)
+    steered(net)
+    with listener() as proxy, net.b.listen(B4, 8081) as listening:
+        net.proxy(PROXY, proxy.getsockname()[1])
+        with net.a.connect((B4, 8080)) as there, proxy.accept()[0] as here:
+            assert here.getsockname() == (B4, 8080)
+            talk(there, here)
+        steered(net, ingress=ROW_ALLOW)
+        with net.a.connect((B4, 8081)) as there, listening.accept()[0] as here:
+            talk(there, here)
+
+
 def test_egress_rule_comes_first(net):
     steered(net)
     net.row(7, 2, "POLICY", 0, 2, 15)
