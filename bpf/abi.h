@@ -361,10 +361,12 @@ struct ps_held {
 	};
 	__u8 family; /* 4 or 6 */
 	__u8 used;   /* it has connected for it since */
-	__u8 pad[2];
+	__u8 forked; /* its process was forked by one that held it, and means it until it executes something */
+	__u8 pad;
 	__u32 thread; /* which asked */
 };
-/* LRU, by thread: which intercepted connection it asked the addresses of last. Thread 0: any thread of the process. */
+/* LRU, by thread: which intercepted connection it asked the addresses of, or read from, last. Thread 0: any thread of
+ * the process; reads do not count. */
 struct ps_key_held {
 	__u32 process; /* tgid and pid of the initial pid namespace */
 	__u32 thread;

@@ -21,7 +21,7 @@ const volatile __u32 nfct_offset = 0;             /* of sk_buff._nfct; 0: not kn
 const volatile __u32 nfct_tuple_offset = 0;       /* of the original tuple in struct nf_conn */
 const volatile __u64 netns_cookie = 0;            /* of the agent's network namespace, for programs on sockets */
 const volatile __u8 have_option_thread = 1;       /* Linux 6.10: getsockopt programs may ask which thread it is */
-const volatile __u8 have_task = 1;                /* programs on addresses may look at the task: whose child it is */
+const volatile __u8 have_task = 1;                /* programs on addresses may look at the task that calls */
 
 /* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
  *

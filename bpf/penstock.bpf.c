@@ -90,4 +90,18 @@ int socket_connect6(struct bpf_sock_addr *ctx)
 	return socket_connects(ctx);
 }
 
+/* ---- on every process's reads and forks ---- */
+
+SEC("tp_btf/sock_recv_length")
+int socket_recv(__u64 *ctx)
+{
+	return socket_reads((const struct sock___ends *)ctx[0]);
+}
+
+SEC("tp_btf/sched_process_fork")
+int socket_fork(__u64 *ctx)
+{
+	return process_forks((const struct task_struct *)ctx[1]);
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -5,8 +5,8 @@
  *
  *  - SO_ORIGINAL_DST of an accepted socket whose connection was intercepted: its own local address, which interception
  *    keeps.
- *  - Who asks for the addresses of such a socket (accept with an address, getpeername, getsockname, SO_ORIGINAL_DST)
- * has its connection in hand: ps_held.
+ *  - Who asks for the addresses of such a socket (accept with an address, getpeername, getsockname, SO_ORIGINAL_DST) or
+ *    reads from it has its connection in hand: ps_held. A process that is forked has what the thread that forks it has.
  *  - What then connects does so for that connection's client: ps_leg, which leg.h reads at the socket's first packet.
  */
 #ifndef PENSTOCK_SOCKETS_H
@@ -35,10 +35,32 @@
 #define PS_PF_FORKNOEXEC 0x40 /* include/linux/sched.h */
 #define OPTION_SHOWN_MAX 4096 /* of a larger option value the kernel shows a page */
 
+/* Of the kernel's types what is read here (CO-RE); inet.h has other parts of the same. */
 struct task_struct {
 	unsigned int flags;
-	int tgid;
-	struct task_struct *real_parent, *group_leader;
+	int pid, tgid;
+	struct task_struct *group_leader;
+} CORE;
+struct net {
+	__u64 net_cookie;
+} CORE;
+struct sock_common___ends {
+	__be32 skc_daddr, skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	struct {
+		struct net *net;
+	} skc_net;
+	struct {
+		struct {
+			__u32 u6_addr32[4];
+		} in6_u;
+	} skc_v6_daddr, skc_v6_rcv_saddr;
+} CORE;
+struct sock___ends {
+	struct sock_common___ends __sk_common;
+	__u16 sk_type, sk_protocol;
 } CORE;
 
 /* ---- whose connection a socket has ---- */
@@ -49,9 +71,9 @@ static __always_inline bool socket_tcp(__u32 type, __u32 protocol)
 }
 
 /* An IPv6 socket may have an IPv4 connection (::ffff:a.b.c.d): on the wire and in our tables it is IPv4. */
-static __always_inline bool socket_v4(const struct bpf_sock *sk)
+static __always_inline bool socket_v4(__u32 family, const __u32 *peer)
 {
-	return sk->family == PS_AF_INET || (!sk->dst_ip6[0] && !sk->dst_ip6[1] && sk->dst_ip6[2] == bpf_htonl(0x0000ffff));
+	return family == PS_AF_INET || (!peer[0] && !peer[1] && peer[2] == bpf_htonl(0x0000ffff));
 }
 
 static __always_inline const struct ps_conn *held_conn(const struct ps_held *held)
@@ -74,28 +96,60 @@ struct ends {
 	bool high; /* the peer is the key's second address */
 };
 
-static __always_inline void ends_read(const struct bpf_sock *sk, struct ends *ends)
+static __always_inline void ends_key(struct ends *ends, bool v4)
 {
-	__builtin_memset(ends, 0, sizeof(*ends));
-	ends->local_port = sk->src_port;
-	ends->peer_port = bpf_ntohs(sk->dst_port);
-	if (socket_v4(sk)) {
-		ends->local.v4 = sk->src_ip4;
-		ends->peer.v4 = sk->dst_ip4;
+	if (v4) {
 		ends->high = high4(ends->peer.v4, ends->local.v4, ends->peer_port, ends->local_port);
 		key4_set(&ends->held.key4, ends->high, ends->peer.v4, ends->local.v4, ends->peer_port, ends->local_port);
 		ends->held.key4.protocol = IPPROTO_TCP;
 		ends->held.family = 4;
-		return;
+	} else {
+		ends->high = high6(&ends->peer, &ends->local, ends->peer_port, ends->local_port);
+		key6_set(&ends->held.key6, ends->high, &ends->peer, &ends->local, ends->peer_port, ends->local_port);
+		ends->held.key6.protocol = IPPROTO_TCP;
+		ends->held.family = 6;
 	}
-	for (int i = 0; i < 4; i++) {
-		ends->local.word[i] = sk->src_ip6[i];
+}
+
+static __always_inline void ends_read(const struct bpf_sock *sk, struct ends *ends)
+{
+	bool v4;
+
+	__builtin_memset(ends, 0, sizeof(*ends));
+	ends->local_port = sk->src_port;
+	ends->peer_port = bpf_ntohs(sk->dst_port);
+	for (int i = 0; i < 4; i++)
 		ends->peer.word[i] = sk->dst_ip6[i];
+	v4 = socket_v4(sk->family, ends->peer.word);
+	if (v4) {
+		ends->local.v4 = sk->src_ip4;
+		ends->peer.v4 = sk->dst_ip4;
+	} else {
+		for (int i = 0; i < 4; i++)
+			ends->local.word[i] = sk->src_ip6[i];
 	}
-	ends->high = high6(&ends->peer, &ends->local, ends->peer_port, ends->local_port);
-	key6_set(&ends->held.key6, ends->high, &ends->peer, &ends->local, ends->peer_port, ends->local_port);
-	ends->held.key6.protocol = IPPROTO_TCP;
-	ends->held.family = 6;
+	ends_key(ends, v4);
+}
+
+/* The same from the kernel's own socket. */
+static __always_inline void ends_read_kernel(const struct sock_common___ends *sk, struct ends *ends)
+{
+	bool v4;
+
+	__builtin_memset(ends, 0, sizeof(*ends));
+	ends->local_port = sk->skc_num;
+	ends->peer_port = bpf_ntohs(sk->skc_dport);
+	for (int i = 0; i < 4; i++)
+		ends->peer.word[i] = sk->skc_v6_daddr.in6_u.u6_addr32[i];
+	v4 = socket_v4(sk->skc_family, ends->peer.word);
+	if (v4) {
+		ends->local.v4 = sk->skc_rcv_saddr;
+		ends->peer.v4 = sk->skc_daddr;
+	} else {
+		for (int i = 0; i < 4; i++)
+			ends->local.word[i] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+	}
+	ends_key(ends, v4);
 }
 
 /* Whether the socket accepted an intercepted connection. */
@@ -136,25 +190,22 @@ static __always_inline void held_note(struct ps_held *held)
 	held_put(&key, held);
 }
 
+/* A process that was forked shares its parent's sockets, until it executes another program. */
+static __always_inline bool task_forked(void)
+{
+	if (!have_task)
+		return true;
+	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader, flags) & PS_PF_FORKNOEXEC;
+}
+
 /* NULL: nobody connects for a connection that is over, or that no proxy has any more. */
 static __always_inline const struct ps_conn *held_alive(const struct ps_held *held)
 {
 	const struct ps_conn *conn = held ? held_conn(held) : NULL;
 
-	return conn && conn->flags & PS_CONN_INTERCEPTED && conn->state != PS_CONN_CLOSING ? conn : NULL;
-}
-
-/* The process that this one was forked from and whose sockets it shares: it has executed nothing since. 0: none. */
-static __always_inline __u32 forked_from(void)
-{
-	struct task_struct *leader;
-
-	if (!have_task)
-		return 0;
-	leader = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), group_leader);
-	if (!(BPF_CORE_READ(leader, flags) & PS_PF_FORKNOEXEC))
-		return 0;
-	return BPF_CORE_READ(leader, real_parent, tgid);
+	if (!conn || !(conn->flags & PS_CONN_INTERCEPTED) || conn->state == PS_CONN_CLOSING)
+		return NULL;
+	return held->forked && !task_forked() ? NULL : conn;
 }
 
 /*
@@ -163,7 +214,6 @@ static __always_inline __u32 forked_from(void)
  *  2. what any thread of its process asked for last, and nobody has connected for since: one accepts, another connects
  *  3. the first again, and
  *  4. the second: it connects once more, for a second server or because the first did not answer
- *  5. what the process asked for that this one was forked from
  */
 struct choice {
 	const struct ps_held *held;
@@ -197,11 +247,6 @@ static __always_inline void held_choose(struct choice *ret)
 		other = bpf_map_lookup_elem(&ps_held, &key);
 		if (other && held_same(other, any))
 			other->used = 1;
-	} else {
-		key.process = forked_from();
-		key.thread = 0;
-		ret->held = key.process ? bpf_map_lookup_elem(&ps_held, &key) : NULL; /* 5 */
-		ret->conn = held_alive(ret->held);
 	}
 }
 
@@ -272,6 +317,57 @@ static __always_inline int option_original(struct bpf_sockopt *ctx)
 	else if (ends.held.family == 6 && ctx->level == PS_SOL_IPV6)
 		option_address6(ctx, &ends);
 	return SOCKET_GOES_ON;
+}
+
+/*
+ * Runs in every recvmsg, read … of a socket, whatever that gave. Who reads from a client is about to do something for
+ * it: proxies that serve many in few threads are told apart by this.
+ */
+static __always_inline int socket_reads(const struct sock___ends *sk)
+{
+	const struct sock_common___ends *common = &sk->__sk_common;
+	__u64 current;
+	struct ps_key_held key;
+	struct ps_held *own;
+	struct ends ends;
+
+	if ((common->skc_family != PS_AF_INET && common->skc_family != PS_AF_INET6) ||
+		!socket_tcp(sk->sk_type, sk->sk_protocol) || common->skc_net.net->net_cookie != netns_cookie)
+		return 0;
+	ends_read_kernel(common, &ends);
+	if (!ends_intercepted(&ends))
+		return 0;
+	current = bpf_get_current_pid_tgid();
+	key.process = current >> 32;
+	key.thread = current;
+	ends.held.thread = current;
+	own = bpf_map_lookup_elem(&ps_held, &key);
+	if (own)
+		*own = ends.held; /* nobody else writes a thread's row, but for its use */
+	else
+		bpf_map_update_elem(&ps_held, &key, &ends.held, BPF_ANY);
+	return 0;
+}
+
+/* Runs at every fork, in the parent. The child has the parent's sockets: what that thread holds, it does. */
+static __always_inline int process_forks(const struct task_struct *child)
+{
+	__u64 current = bpf_get_current_pid_tgid();
+	struct ps_key_held key = {.process = current >> 32, .thread = current};
+	const struct ps_held *own = bpf_map_lookup_elem(&ps_held, &key);
+	struct ps_held held;
+
+	if (!own || child->tgid == (int)key.process)
+		return 0;
+	held = *own;
+	held.used = 0;
+	held.forked = 1;
+	held.thread = key.thread = child->pid;
+	key.process = child->tgid;
+	bpf_map_update_elem(&ps_held, &key, &held, BPF_ANY);
+	key.thread = 0;
+	bpf_map_update_elem(&ps_held, &key, &held, BPF_ANY);
+	return 0;
 }
 
 static __always_inline int socket_option(struct bpf_sockopt *ctx)

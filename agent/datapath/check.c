@@ -89,6 +89,8 @@ static void programs_on_sockets(struct report *r)
 	sockets_probe(&support);
 	report(r, "programs on sockets (SO_ORIGINAL_DST, whose an onward connection is)", !support.missing[0], false,
 		support.missing);
+	report(r, "reads and forks of processes (6.3)", support.traces, false,
+		"a proxy's threads that serve several clients at once are not told apart");
 }
 
 int datapath_check(

@@ -64,6 +64,8 @@ enum socket_hook {
 	SOCKET_GETSOCKNAME6,
 	SOCKET_CONNECT4,
 	SOCKET_CONNECT6,
+	SOCKET_RECV,
+	SOCKET_FORK,
 	SOCKET_HOOKS
 };
 struct sockets_support {
@@ -71,7 +73,8 @@ struct sockets_support {
 	bool known[SOCKET_HOOKS];
 	bool thread;       /* getsockopt programs may ask which thread it is */
 	bool task;         /* programs on addresses may look at the task */
-	char missing[256]; /* "": nothing */
+	bool traces;       /* reads and forks can be followed */
+	char missing[256]; /* of what is needed; "": nothing */
 };
 /* What stands on one side of an interface: programs of one role, by direction. */
 enum hook_role { ROLE_WORKLOAD, ROLE_NETWORK, ROLE_COUNT };

@@ -33,7 +33,19 @@ static const struct socket_hook_info hooks[SOCKET_HOOKS] = {
 	[SOCKET_GETSOCKNAME6] = {"socket_getsockname6", "cgroup-getsockname6", BPF_CGROUP_INET6_GETSOCKNAME},
 	[SOCKET_CONNECT4] = {"socket_connect4", "cgroup-connect4", BPF_CGROUP_INET4_CONNECT},
 	[SOCKET_CONNECT6] = {"socket_connect6", "cgroup-connect6", BPF_CGROUP_INET6_CONNECT},
+	[SOCKET_RECV] = {"socket_recv", "trace-sock_recv_length", BPF_TRACE_RAW_TP},
+	[SOCKET_FORK] = {"socket_fork", "trace-sched_process_fork", BPF_TRACE_RAW_TP},
 };
+
+static const char *hook_name(enum socket_hook hook)
+{
+	return strchr(hooks[hook].link, '-') + 1;
+}
+
+static bool hook_traces(enum socket_hook hook)
+{
+	return hooks[hook].type == BPF_TRACE_RAW_TP;
+}
 
 /* ---- what the kernel has ---- */
 
@@ -55,6 +67,8 @@ static enum bpf_prog_type hook_type(enum socket_hook hook)
 
 static bool hook_known(enum socket_hook hook)
 {
+	if (hook_traces(hook))
+		return libbpf_find_vmlinux_btf_id(hook_name(hook), BPF_TRACE_RAW_TP) > 0;
 	const struct bpf_insn goes_on[] = {
 		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = 1}, {.code = BPF_JMP | BPF_EXIT}};
 	DECLARE_LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = hooks[hook].type);
@@ -76,10 +90,11 @@ void sockets_probe(struct sockets_support *ret)
 	}
 	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++) {
 		ret->known[hook] = hook_known(hook);
-		if (!ret->known[hook] && length < sizeof(ret->missing))
+		if (!ret->known[hook] && !hook_traces(hook) && length < sizeof(ret->missing))
 			length += snprintf(ret->missing + length, sizeof(ret->missing) - length, "%s%s",
-				length ? ", " : "this kernel lacks ", hooks[hook].link);
+				length ? ", " : "this kernel lacks cgroup/", hook_name(hook));
 	}
+	ret->traces = ret->known[SOCKET_RECV] && ret->known[SOCKET_FORK];
 }
 
 void sockets_prepare(struct bpf_object *object, const struct sockets_support *support)
@@ -152,7 +167,8 @@ int sockets_cgroup(char path[PIN_PATH_MAX])
 
 /* ---- links ---- */
 
-/* The hierarchy's id of the cgroup that a link stands at, 0 when it was detached; and its program's. */
+/* The hierarchy's id of the cgroup that a link stands at, 0 when it was detached or stands at none; and its program's.
+ */
 static int link_read(int fd, uint64_t *cgroup, uint32_t *program)
 {
 	struct bpf_link_info info = {0};
@@ -160,31 +176,55 @@ static int link_read(int fd, uint64_t *cgroup, uint32_t *program)
 	int result = bpf_obj_get_info_by_fd(fd, &info, &length);
 	if (result < 0)
 		return result;
-	*cgroup = info.cgroup.cgroup_id;
+	*cgroup = info.type == BPF_LINK_TYPE_CGROUP ? info.cgroup.cgroup_id : 0;
 	*program = info.prog_id;
 	return 0;
 }
 
+static uint32_t program_id(int fd)
+{
+	struct bpf_prog_info info = {0};
+	uint32_t length = sizeof(info);
+	return bpf_obj_get_info_by_fd(fd, &info, &length) < 0 ? 0 : info.id;
+}
+
 static int link_make(const struct datapath *d, enum socket_hook hook, int cgroup, struct error *e)
 {
-	auto_close int fd = bpf_link_create(d->loaded.socket[hook], cgroup, hooks[hook].type, NULL);
+	int program = d->loaded.socket[hook];
+	auto_close int fd = hook_traces(hook) ? bpf_raw_tracepoint_open(NULL, program)
+										  : bpf_link_create(program, cgroup, hooks[hook].type, NULL);
 	if (fd < 0)
 		return error_system(e, -fd, "%s cannot be attached", hooks[hook].program);
 	return pins_replace(&d->pins, fd, "links", hooks[hook].link, e);
 }
 
-/* A pinned link gets our program in one step: no call goes unseen. One of another cgroup, or dead, is replaced. */
-static int link_keep(struct datapath *d, enum socket_hook hook, int cgroup, struct error *e)
+/* At a cgroup a pinned link gets our program in one step; a tracing link cannot change, so for a moment there are two.
+ */
+static int link_keep(const struct datapath *d, enum socket_hook hook, int cgroup, struct error *e)
 {
 	char path[PIN_PATH_MAX];
 	struct stat there;
 	uint64_t stands_at = 0;
 	uint32_t program = 0;
 	auto_close int fd = bpf_obj_get(pins_path(&d->pins, path, "links", hooks[hook].link));
-	if (fd >= 0 && fstat(cgroup, &there) == 0 && link_read(fd, &stands_at, &program) == 0 &&
-		stands_at == there.st_ino && bpf_link_update(fd, d->loaded.socket[hook], NULL) == 0)
-		return 0;
+	if (fd >= 0 && link_read(fd, &stands_at, &program) == 0) {
+		if (hook_traces(hook) && program == program_id(d->loaded.socket[hook]))
+			return 0;
+		if (!hook_traces(hook) && fstat(cgroup, &there) == 0 && stands_at == there.st_ino &&
+			bpf_link_update(fd, d->loaded.socket[hook], NULL) == 0)
+			return 0;
+	}
 	return link_make(d, hook, cgroup, e);
+}
+
+/* The others can do without. */
+static void attach_trace(struct datapath *d, enum socket_hook hook)
+{
+	struct error e = {0};
+	if (link_keep(d, hook, -1, &e) == 0)
+		return;
+	log_warn(ROOM, "threads that serve several clients are not told apart: %s", e.detail);
+	d->loaded.socket[hook] = -1;
 }
 
 static int attach_all(struct datapath *d, struct error *e)
@@ -195,11 +235,18 @@ static int attach_all(struct datapath *d, struct error *e)
 	auto_close int cgroup = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (cgroup < 0)
 		return error_system(e, errno, "%s cannot be opened", path);
-	int result = 0;
-	for (enum socket_hook hook = 0; result == 0 && hook < SOCKET_HOOKS; hook++)
-		if (d->loaded.socket[hook] >= 0)
+	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++) {
+		if (d->loaded.socket[hook] < 0)
+			continue;
+		int result = 0;
+		if (hook_traces(hook))
+			attach_trace(d, hook);
+		else
 			result = link_keep(d, hook, cgroup, e);
-	return result;
+		if (result < 0)
+			return result;
+	}
+	return 0;
 }
 
 static unsigned int count_pins(const struct datapath *d)
@@ -269,9 +316,10 @@ int sockets_remove(const struct pins *pins, struct error *e)
 		uint32_t program;
 		if (fd < 0 || link_read(fd, &stands_at, &program) < 0)
 			continue;
-		bpf_link_detach(fd); /* when its pin goes, a link is released only after a grace period */
+		if (!hook_traces(hook))
+			bpf_link_detach(fd); /* when its pin goes, a link is released only after a grace period */
 		unlink(path);
-		if (cgroup >= 0 && still_there(cgroup, hook, program))
+		if (cgroup >= 0 && !hook_traces(hook) && still_there(cgroup, hook, program))
 			return error_set(e, ERROR_SYSTEM, EBUSY, NULL, "%s is still attached", hooks[hook].program);
 	}
 	return 0;

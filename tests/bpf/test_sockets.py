@@ -23,6 +23,7 @@ REWRITTEN = 64
 GETSOCKOPT, CONNECT4, CONNECT6 = 21, 10, 11
 HOOKS = {"socket_getsockopt": GETSOCKOPT, "socket_connect4": CONNECT4, "socket_connect6": CONNECT6,
          "socket_getpeername4": 29, "socket_getpeername6": 30, "socket_getsockname4": 31, "socket_getsockname6": 32}
+TRACES, RAW_TRACEPOINT_OPEN = ("socket_recv", "socket_fork"), 17
 LOCAL = {4: "127.0.0.9", 6: "fd00:5::9"}  # what the client dialled
 CLIENT = {4: "127.0.0.2", 6: "fd00:5::2"}
 NOBODY = "127.0.0.77"
@@ -51,6 +52,10 @@ def attached(world):
             program = world.object.library.bpf_program__fd(world.object._program(name))
             attributes = struct.pack("=IIII", program, where, kind, 0)
             links.append(kernel.bpf(kernel.LINK_CREATE, ctypes.create_string_buffer(attributes.ljust(64, b"\0"), 64)))
+        for name in TRACES:
+            program = world.object.library.bpf_program__fd(world.object._program(name))
+            attributes = struct.pack("=QII", 0, program, 0)
+            links.append(kernel.bpf(RAW_TRACEPOINT_OPEN, ctypes.create_string_buffer(attributes, 16)))
         yield world
     finally:
         for link in links:
@@ -258,6 +263,37 @@ def test_who_asks_holds_it(sockets, family, ask):
     assert process == thread and (process, 0) in rows, "the main thread's, and the process's"
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_who_reads_holds_it(sockets, family):
+    """One thread accepts, another serves; it has read nothing yet."""
+    it = Accepted(family).entry(sockets)
+    it.sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        it.sock.recv(1)
+    rows = held(sockets)
+    (process, thread), = rows
+    assert process == thread and rows[process, thread] == it.held()
+    it.client.send(b"x")
+    assert os.read(it.sock.fileno(), 1) == b"x"
+    assert held(sockets) == rows
+
+
+def test_of_two_clients_the_one_read_from_last(sockets):
+    first, second = Accepted().entry(sockets), Accepted(6).entry(sockets)
+    first.sock.getpeername(), second.sock.getpeername()
+    for it, client in ((first, CLIENT[4]), (second, CLIENT[6]), (first, CLIENT[4])):
+        it.client.send(b"x"), it.sock.recv(1)
+        assert client_of(sockets, connect()) == client
+
+
+def test_what_was_read_from_others_is_nobodys(sockets):
+    it = Accepted()
+    it.client.send(b"x"), it.sock.recv(1)
+    it.entry(sockets)
+    it.sock.send(b"x"), it.client.recv(1)
+    assert held(sockets) == {}
+
+
 def test_the_last_one_counts(sockets):
     first, second = Accepted().entry(sockets), Accepted(6).entry(sockets)
     first.sock.getpeername(), second.sock.getpeername()
@@ -341,32 +377,54 @@ def test_a_thread_without_its_own_connects_for_the_process(sockets):
         assert in_thread(lambda: client_of(sockets, connect())) == CLIENT[4]
 
 
-def in_child(work):
+def in_child(work, meanwhile=lambda: None):
     """The number that a forked process says."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.write(theirs, struct.pack("=Q", work()))
         os._exit(0)
+    meanwhile()
     os.waitpid(child, 0)
     os.close(theirs)
     with os.fdopen(ours, "rb") as file:
         return struct.unpack("=Q", file.read())[0]
 
 
-def test_a_forked_process_shares_what_its_parent_took(sockets):
+def test_a_forked_process_has_what_its_parent_had_then(sockets):
     """As socat and other servers that fork for each connection."""
-    Accepted(6).entry(sockets).sock.getpeername()
-    made = in_child(lambda: cookie(connect()))
+    first, second = Accepted(6).entry(sockets), Accepted().entry(sockets)
+    first.sock.getpeername()
+    ours, theirs = os.pipe()
+
+    def connect_later():
+        os.read(ours, 1)
+        return cookie(connect())
+
+    def meanwhile():
+        second.sock.getpeername()
+        os.write(theirs, b"x")
+    made = in_child(connect_later, meanwhile)
     assert legs(sockets)[made] == (CLIENT[6], 6, PROXY)
-    table = sockets.object.map("ps_held")
-    assert all(not table.get(key)[41] for key in table.keys()), "the parent may still connect for it"
+    assert client_of(sockets, connect()) == CLIENT[4]
+    assert client_of(sockets, connect()) == CLIENT[4], "the parent has its own"
 
 
-def test_a_program_that_was_started_connects_for_nobody(sockets):
+def spawned(command):
+    subprocess.run(command, check=True)
+
+
+def forked(command):
+    child = os.fork()
+    if child == 0:
+        os.execv(command[0], command)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("start", [spawned, forked])
+def test_a_program_that_was_started_connects_for_nobody(sockets, start):
     Accepted().entry(sockets).sock.getpeername()
-    code = "import socket; s = socket.socket(); s.setblocking(False); s.connect_ex(('127.0.0.77', 9))"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    start([sys.executable, "-c", "import socket; s = socket.socket(); s.setblocking(False); s.connect_ex(('127.0.0.77', 9))"])
     assert legs(sockets) == {}
 
 

@@ -4,10 +4,7 @@ server, or not."""
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -99,7 +96,7 @@ listen gw
 def command(lab, kind):
     server = lab.s.ip4
     if kind == "socat":
-        return ["socat", f"TCP-LISTEN:{PORT},bind=127.0.0.1,fork,reuseaddr", f"TCP:{server}:80,connect-timeout=3"]
+        return ["socat", f"TCP-LISTEN:{PORT},bind=127.0.0.1,fork,reuseaddr,backlog=64", f"TCP:{server}:80,connect-timeout=3"]
     if kind == "haproxy":
         path = f"{lab.directory}/haproxy.cfg"
         with open(path, "w") as file:
@@ -158,3 +155,15 @@ def test_ingress_policy_asks_for_whom_a_proxy_connects(onward, kind):
         lab.running.api.put_object(allow_from("s", "s-in", {"name": "s"}, FROM_BOTH))
         probe, = lab.prober.probe([Probe(lab.a, FAR, 80, expect=ALLOW)])
         assert probe.ok
+
+
+@pytest.mark.parametrize("kind", ["threads", "loop", "socat", "haproxy"])
+def test_clients_at_the_same_time_are_told_apart(onward, kind):
+    lab = onward
+    with running(lab, kind):
+        assert tried(lab, lab.b) == [ALLOW]
+        probes = [Probe(source, FAR, 80, expect=DENY if source is lab.a else ALLOW)
+                  for _ in range(10) for source in (lab.a, lab.b)]
+        lab.prober.probe(probes, silence=1.5)
+        assert [p for p in probes if p.source is lab.a and p.result == ALLOW] == []
+        assert [p for p in probes if p.source is lab.b and not p.ok] == []

@@ -20,6 +20,7 @@ from scenes import eventually, member
 
 PORT = 15001
 SOL_IP, SOL_IPV6, SO_ORIGINAL_DST = 0, 41, 80
+TRACES = {"trace-sock_recv_length", "trace-sched_process_fork"}
 HOOKS = {f"cgroup-{name}" for name in ("getsockopt", "getpeername4", "getpeername6", "getsockname4", "getsockname6",
                                        "connect4", "connect6")}
 
@@ -88,6 +89,12 @@ def rows(agent, name):
     return [(row["formatted"]["key"], row["formatted"]["value"]) for row in json.loads(text or "[]")]
 
 
+def held(agent):
+    """(process, thread) → family, of what threads took themselves: bpftool is our child, and inherits."""
+    return {(key["process"], key["thread"]): value["family"] for key, value in rows(agent, "ps_held")
+            if not value["forked"]}
+
+
 def legs(agent):
     return [(bytes(value["client"]), value["family"]) for _, value in rows(agent, "ps_leg")]
 
@@ -96,11 +103,11 @@ def packed(address):
     return (socket.inet_pton(socket.AF_INET6, address) if ":" in address else socket.inet_aton(address)).ljust(16, b"\0")
 
 
-def links(agent):
+def links(agent, kind="cgroup-"):
     """Pin → what bpftool says of our links at the cgroup."""
     directory = f"{agent.pins}/links"
     return {name: json.loads(run("bpftool", "-j", "link", "show", "pinned", f"{directory}/{name}").stdout)
-            for name in os.listdir(directory) if name.startswith("cgroup-")}
+            for name in os.listdir(directory) if name.startswith(kind)}
 
 
 # ---- SO_ORIGINAL_DST ----
@@ -143,7 +150,7 @@ def test_a_direct_connection_gets_the_kernels_answer(lab_outside):
     lab.running.api.put_state([member("a", lab.a, interface=lab.a.interface), proxy("gw", PORT),
                                intercept("llm", {"name": "a"}, [to_outside()])])
     assert answers() == before
-    assert rows(lab.running, "ps_held") == [], "nor is it anybody's intercepted connection"
+    assert held(lab.running) == {}, "nor is it anybody's intercepted connection"
 
 
 def test_a_socket_elsewhere_with_the_same_addresses_is_not_answered(handed):
@@ -153,11 +160,11 @@ def test_a_socket_elsewhere_with_the_same_addresses_is_not_answered(handed):
     with listening(lab.node, "0.0.0.0") as listener, dial(lab.a, OUTSIDE4, source=(lab.a.ip4, 41000)):
         with listener.accept()[0] as sock, listening(lab.outside, "0.0.0.0", 80, False) as other:
             assert original(sock) == (OUTSIDE4, 80)
-            held = rows(lab.running, "ps_held")
+            before = held(lab.running)
             with dial(lab.outside, OUTSIDE4, source=(lab.a.ip4, 41000)), other.accept()[0] as twin:
                 assert twin.getpeername() == sock.getpeername() and twin.getsockname() == sock.getsockname()
                 assert original(twin) in UNKNOWN
-            assert rows(lab.running, "ps_held") == held
+            assert held(lab.running) == before != {}
 
 
 # ---- whose connection a thread has, and for whom it connects ----
@@ -179,10 +186,8 @@ def test_a_connect_is_noted_for_the_client(handed, destination):
         assert lab.node.run(sys.executable, "-c", code).stdout.strip() == str(errno.ECONNREFUSED)
     with listening(lab.node, "::") as listener:
         with dial(lab.a, destination) as made, listener.accept()[0] as sock:
-            rows_of = {(key["process"], key["thread"]) for key, _ in rows(lab.running, "ps_held")}
-            process, = {process for process, _ in rows_of}
-            assert rows_of == {(process, 0), (process, process)}, "this thread's, and its process's"
-            assert {value["family"] for _, value in rows(lab.running, "ps_held")} == {client[1]}
+            process, = {process for process, _ in held(lab.running)}
+            assert held(lab.running) == {(process, 0): client[1], (process, process): client[1]}, "its, and its process's"
             elsewhere()
             assert legs(lab.running) == [], "another process has nothing to do with it"
             connect()
@@ -204,8 +209,8 @@ def test_a_connect_is_noted_for_the_client(handed, destination):
 
 def test_links_outlive_the_agent_and_are_replaced_in_place(handed):
     lab, agent = handed, handed.running
-    before = links(agent)
-    assert set(before) == HOOKS
+    before, traces = links(agent), links(agent, "trace-")
+    assert set(before) == HOOKS and set(traces) == TRACES
 
     def told():
         with listening(lab.node, "0.0.0.0") as listener, dial(lab.a, OUTSIDE4), listener.accept()[0] as sock:
@@ -216,13 +221,16 @@ def test_links_outlive_the_agent_and_are_replaced_in_place(handed):
     after = links(agent)
     assert {name: link["id"] for name, link in after.items()} == {name: link["id"] for name, link in before.items()}
     assert all(after[name]["prog_id"] != before[name]["prog_id"] for name in HOOKS), "the new agent's programs"
+    now = links(agent, "trace-")
+    assert set(now) == TRACES and all(now[name]["prog_id"] != traces[name]["prog_id"] for name in TRACES)
     assert told() == (OUTSIDE4, 80)
 
 
 def test_a_link_that_somebody_removes_comes_back(handed):
     lab, agent = handed, handed.running
-    os.unlink(f"{agent.pins}/links/cgroup-getsockopt")
-    eventually(lambda: set(links(agent)) == HOOKS)
+    for name in ("cgroup-getsockopt", "trace-sock_recv_length"):
+        os.unlink(f"{agent.pins}/links/{name}")
+    eventually(lambda: set(links(agent)) == HOOKS and set(links(agent, "trace-")) == TRACES)
     with listening(lab.node, "0.0.0.0") as listener, dial(lab.a, OUTSIDE4), listener.accept()[0] as sock:
         assert original(sock) == (OUTSIDE4, 80)
 
@@ -255,9 +263,8 @@ def test_two_agents_in_two_namespaces(handed):
         for lab, other in ((first, second), (second, first)):
             with listening(lab.node, "0.0.0.0") as listener, dial(lab.a, OUTSIDE4), listener.accept()[0] as sock:
                 assert original(sock) == (OUTSIDE4, 80)
-                assert len(rows(lab.running, "ps_held")) == 2
-            count = len(rows(other.running, "ps_held"))
-            assert count == (0 if lab is first else 2), "nothing of another namespace"
+                assert len(held(lab.running)) == 2
+            assert len(held(other.running)) == (0 if lab is first else 2), "nothing of another namespace"
     with listening(first.node, "0.0.0.0") as listener, dial(first.a, OUTSIDE4), listener.accept()[0] as sock:
         assert original(sock) == (OUTSIDE4, 80), "the other one is uninstalled"
 
