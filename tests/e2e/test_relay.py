@@ -438,8 +438,8 @@ def test_the_original_destination_of_a_redirect(world):
         onward.close()
         assert read_all(client) == b""
         client.close()
-    assert [line["destination"] for line in relay.lines(2)] == [f"{world.outside.ip4}:{SERVED}",
-                                                                f"[{world.outside.ip6}]:{SERVED}"]
+    assert {line["destination"] for line in relay.lines(2)} == {f"{world.outside.ip4}:{SERVED}",
+                                                                f"[{world.outside.ip6}]:{SERVED}"}
     with pytest.raises(ConnectionResetError):
         connect(world.pod, NODE4, PORT).recv(1)
     assert relay.lines(3)[2]["outcome"] == "direct: refused"
