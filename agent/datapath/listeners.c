@@ -217,7 +217,7 @@ static bool holder_take(void *context, size_t which, const struct holder *holder
 	}
 	if (!adoption_due(asked->ls, l) || !listener_reachable(&l->heard, why))
 		return true;
-	if (process_adopt(holder, l->heard.cookie, l->why) < 0)
+	if (process_adopt(holder, l->heard.inode, l->why) < 0)
 		return false;
 	l->adopted = l->heard.transparent = true;
 	log_info(ROOM, "proxy %s: the listener of process %d (%s) on port %u is transparent now", wanted->name, holder->pid,

@@ -252,7 +252,7 @@ void process_unseen(const struct search *search, char why[WHY_MAX])
 
 /* ---- the socket itself ---- */
 
-static int take_socket(const struct holder *holder, uint64_t cookie, char why[WHY_MAX])
+static int take_socket(const struct holder *holder, uint32_t inode, char why[WHY_MAX])
 {
 	char lacking[WHY_MAX];
 	auto_close int process = syscall(SYS_pidfd_open, holder->pid, 0);
@@ -263,9 +263,9 @@ static int take_socket(const struct holder *holder, uint64_t cookie, char why[WH
 			error == EPERM || error == EACCES ? missing(lacking) : "");
 		return -error;
 	}
-	uint64_t found = 0;
-	socklen_t length = sizeof(found);
-	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &found, &length) < 0 || found != cookie) {
+	/* By inode: what listens for an MPTCP socket has another cookie than that. */
+	struct stat file;
+	if (fstat(fd, &file) < 0 || !S_ISSOCK(file.st_mode) || file.st_ino != inode) {
 		snprintf(why, WHY_MAX, "process %d has closed it meanwhile", holder->pid);
 		return -ESTALE;
 	}
@@ -289,9 +289,9 @@ static int set_transparent(int fd)
 	return on ? 0 : -EIO;
 }
 
-int process_adopt(const struct holder *holder, uint64_t cookie, char why[WHY_MAX])
+int process_adopt(const struct holder *holder, uint32_t inode, char why[WHY_MAX])
 {
-	auto_close int fd = take_socket(holder, cookie, why);
+	auto_close int fd = take_socket(holder, inode, why);
 	if (fd < 0)
 		return fd;
 	int result = set_transparent(fd);

@@ -2,7 +2,8 @@
 """A server that knows nothing of interception: says which process took the connection, and both its addresses.
 
     python3 plain_proxy.py ADDRESS PORT [--workers N] [--reuseport] [--v6only] [--uid N] [--cgroup DIRECTORY]
-                           [--transparent] [--device NAME] [--later-uid N --wait SECONDS]
+                           [--transparent] [--mptcp] [--device NAME]
+                           [--later-uid N --wait SECONDS]
 
 Ends, with its workers, when standard input does.
 """
@@ -12,6 +13,8 @@ import os
 import socket
 import threading
 import time
+
+IPPROTO_MPTCP = 262
 
 
 def serve(listener):
@@ -29,7 +32,7 @@ def answer(sock, peer):
 
 def listen(options):
     family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if options.mptcp else 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if options.reuseport:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -65,7 +68,7 @@ def main():
     parser.add_argument("--wait", type=float, default=0)
     parser.add_argument("--cgroup")
     parser.add_argument("--device")
-    for flag in ("--reuseport", "--v6only", "--transparent"):
+    for flag in ("--reuseport", "--v6only", "--transparent", "--mptcp"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args()
     if options.cgroup:

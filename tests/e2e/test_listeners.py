@@ -145,6 +145,21 @@ def test_a_transparent_listener_is_ready(node):
     assert ask(lab) == ask(lab, OUTSIDE6) == process.pid
 
 
+def test_a_listener_of_mptcp(node):
+    """What Go's net.Listen makes nowadays. Clients that speak plain TCP are served as such."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).close()
+    except OSError as error:
+        pytest.skip(f"this kernel has no MPTCP: {error}")
+    lab = node
+    for address, process in (("127.0.0.1", {}), ("::", {"uid": 0})):
+        lab.running.api.put_object(wanted(**process))
+        running = start(lab, address, "--mptcp")
+        usable(lab)
+        assert listeners(lab)[0]["pid"] == running.pid and ask(lab) == running.pid
+        end(running)
+
+
 def test_a_listener_for_one_family_leaves_the_other_without(node):
     lab = node
     process = start(lab, "::", "--v6only")
