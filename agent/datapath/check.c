@@ -13,6 +13,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
+#include "agent/datapath/listeners.h"
 #include "agent/datapath/private.h"
 
 struct report {
@@ -128,6 +129,8 @@ int datapath_check(
 		&r, "ring buffer (5.8)", libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) == 1, false, "no flow events");
 	report(&r, "XDP", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) == 1, false, "no NodeFilters");
 	programs_on_sockets(&r);
+	bool adopts = process_adopts(text);
+	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
 	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,
 		"grace periods are waited for by the clock");
 	report(&r, "nftables", nftables(), false, "no interception by engine tproxy, none of Service addresses");

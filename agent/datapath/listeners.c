@@ -58,6 +58,7 @@ struct listeners {
 	pthread_mutex_t look;
 	pthread_cond_t wake;
 	bool stop, told;
+	bool deaf; /* the last look saw nothing */
 	int diag;
 	char *base; /* cgroup_base() */
 	struct wanted *wanted;
@@ -350,9 +351,12 @@ static void look(struct listeners *ls)
 {
 	int64_t now = now_ms();
 	if (listeners_hear(ls) < 0) {
-		log_warn(ROOM, "sock_diag: %s; who listens for proxies is looked at again", strerror(errno));
+		if (!ls->deaf) /* said once, not with each look */
+			log_warn(ROOM, "sock_diag: %s: who listens for proxies is not known", strerror(errno));
+		ls->deaf = true;
 		return;
 	}
+	ls->deaf = false;
 	listeners_search(ls, now);
 	struct listener_status *status = mem_array(ls->count + 1, sizeof(*status));
 	for (size_t i = 0; i < ls->count; i++)

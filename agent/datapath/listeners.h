@@ -56,6 +56,8 @@ void process_search(const uint32_t *inodes, size_t count, const char *base,
 	bool (*each)(void *context, size_t which, const struct holder *holder), void *context, struct search *ret);
 /* Sets IP_TRANSPARENT on the socket that the holder has, if it is the one with this inode. */
 int process_adopt(const struct holder *holder, uint32_t inode, char why[WHY_MAX]);
+/* Whether that can be done for another's process at all. */
+bool process_adopts(char without[WHY_MAX]);
 /* Why nobody was found to hold a socket. */
 void process_unseen(const struct search *search, char why[WHY_MAX]);
 bool process_alive(int32_t pid);

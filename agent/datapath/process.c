@@ -299,3 +299,12 @@ int process_adopt(const struct holder *holder, uint32_t inode, char why[WHY_MAX]
 		snprintf(why, WHY_MAX, "IP_TRANSPARENT cannot be set: %s", strerror(-result));
 	return result;
 }
+
+bool process_adopts(char without[WHY_MAX])
+{
+	char lacking[WHY_MAX];
+	auto_close int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	auto_close int copy = self < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, self, self, 0);
+	snprintf(without, WHY_MAX, "proxies have to set IP_TRANSPARENT themselves%s", missing(lacking));
+	return copy >= 0 && !lacking[0];
+}

@@ -405,7 +405,7 @@ def contained(lab, capabilities, cgroup="/nowhere"):
     binary = shutil.copy(os.path.join(BUILD, "penstockd"), lab.directory)  # the build may be out of its reach
     these = "-all," + ",".join(f"+{c}" for c in capabilities)
     prepared = f'[ ! -d {cgroup} ] || echo $$ >{cgroup}/cgroup.procs; exec unshare -m -C sh -c "$0" sh "$@"'
-    limited = ["sh", "-c", prepared, 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"',
+    agent.limited = limited = ["sh", "-c", prepared, 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"',
                "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps", these,
                "--ambient-caps", these, "--bounding-set", these, binary, "--config", agent.config_path]
     with open(agent.log_path, "a") as log:
@@ -466,6 +466,8 @@ def test_without_a_capability_the_status_names_it(capabilities, lacks):
         one, = listeners(lab)
         assert one["why"].endswith(f"the agent lacks {lacks}"), one
         assert one["uid"] == 1337 and "pid" not in one and not status(lab)["up"]
+        checked = lab.node.run(*lab.running.limited, "--check").stdout
+        assert f"(pidfd_getfd, 5.6): no, proxies have to set IP_TRANSPARENT themselves: the agent lacks {lacks}\n" in checked
         assert ask(lab, timeout=0.4) is None
         # Nothing else needs it: transparent listeners, also chosen by the uid that their socket has.
         end(plain)
