@@ -4,6 +4,7 @@
  * without them, so what cannot be attached is said and is no failure. Links are pinned as links/cgroup-HOOK.
  */
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -65,15 +66,39 @@ static enum bpf_prog_type hook_type(enum socket_hook hook)
 	return hook == SOCKET_GETSOCKOPT ? BPF_PROG_TYPE_CGROUP_SOCKOPT : BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
 }
 
+static bool helper_known(enum bpf_prog_type type, enum bpf_func_id id)
+{
+	return libbpf_probe_bpf_helper(type, id, NULL) == 1;
+}
+
 static bool hook_known(enum socket_hook hook)
 {
-	if (hook_traces(hook))
-		return libbpf_find_vmlinux_btf_id(hook_name(hook), BPF_TRACE_RAW_TP) > 0;
 	const struct bpf_insn goes_on[] = {
 		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = 1}, {.code = BPF_JMP | BPF_EXIT}};
 	DECLARE_LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = hooks[hook].type);
 	auto_close int fd = bpf_prog_load(hook_type(hook), "ps_probe", "GPL", goes_on, 2, &options);
-	return fd >= 0 && libbpf_probe_bpf_helper(hook_type(hook), BPF_FUNC_get_netns_cookie, NULL) == 1;
+	return fd >= 0;
+}
+
+static bool trace_known(const struct btf *btf, enum socket_hook hook)
+{
+	char name[64];
+	snprintf(name, sizeof(name), "btf_trace_%s", hook_name(hook));
+	return btf && btf__find_by_name_kind(btf, name, BTF_KIND_TYPEDEF) > 0;
+}
+
+static void probe_hooks(struct sockets_support *ret)
+{
+	struct btf *btf = btf__load_vmlinux_btf();
+	bool options = helper_known(BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_FUNC_get_netns_cookie);
+	bool addresses = helper_known(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_netns_cookie);
+	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++) {
+		if (hook_traces(hook))
+			ret->known[hook] = trace_known(btf, hook);
+		else
+			ret->known[hook] = (hook == SOCKET_GETSOCKOPT ? options : addresses) && hook_known(hook);
+	}
+	btf__free(btf);
 }
 
 void sockets_probe(struct sockets_support *ret)
@@ -81,20 +106,19 @@ void sockets_probe(struct sockets_support *ret)
 	size_t length = 0;
 	memset(ret, 0, sizeof(*ret));
 	ret->netns_cookie = own_namespace();
-	ret->thread = libbpf_probe_bpf_helper(BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_FUNC_get_current_pid_tgid, NULL) == 1;
-	ret->task = libbpf_probe_bpf_helper(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_current_task, NULL) == 1 &&
-				libbpf_probe_bpf_helper(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_probe_read_kernel, NULL) == 1;
 	if (!ret->netns_cookie) {
 		snprintf(ret->missing, sizeof(ret->missing), "network namespaces cannot be told apart (SO_NETNS_COOKIE, 5.14)");
 		return;
 	}
-	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++) {
-		ret->known[hook] = hook_known(hook);
+	ret->thread = helper_known(BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_FUNC_get_current_pid_tgid);
+	ret->task = helper_known(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_current_task) &&
+				helper_known(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_probe_read_kernel);
+	probe_hooks(ret);
+	ret->traces = ret->known[SOCKET_RECV] && ret->known[SOCKET_FORK];
+	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++)
 		if (!ret->known[hook] && !hook_traces(hook) && length < sizeof(ret->missing))
 			length += snprintf(ret->missing + length, sizeof(ret->missing) - length, "%s%s",
 				length ? ", " : "this kernel lacks cgroup/", hook_name(hook));
-	}
-	ret->traces = ret->known[SOCKET_RECV] && ret->known[SOCKET_FORK];
 }
 
 void sockets_prepare(struct bpf_object *object, const struct sockets_support *support)

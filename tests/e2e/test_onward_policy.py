@@ -12,7 +12,7 @@ from lab import ALLOW, DENY, Probe
 from objects import allow_from, intercept, namespace, proxy
 from scenes import eventually, member, serve
 
-PORT, FAR = 15001, "203.0.113.9"
+PORT, FAR, FAR6 = 15001, "203.0.113.9", "2001:db8:f::9"
 FROM_B = [{"podSelector": {"matchLabels": {"name": "b"}}}]
 FROM_BOTH = [{"podSelector": {"matchLabels": {"name": name}}} for name in "ab"]
 
@@ -30,7 +30,7 @@ def copy(source, sink):
         except OSError: pass
 def serve(sock):
     sock.getsockname()
-    server = socket.socket()
+    server = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET)
     server.settimeout(4)
     try:
         server.connect((sys.argv[2], 80))
@@ -40,7 +40,7 @@ def serve(sock):
     server.settimeout(None)
     threading.Thread(target=copy, args=(server, sock), daemon=True).start()
     copy(sock, server)
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=64)
+listener = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, backlog=64, dualstack_ipv6=True)
 while True:
     sock, _ = listener.accept()
     threading.Thread(target=serve, args=(sock,), daemon=True).start()
@@ -91,10 +91,26 @@ listen gw
     bind 127.0.0.1:{port}
     server s {server}:80
 """
+NGINX = """
+daemon off;
+worker_processes 2;
+error_log stderr;
+pid {directory}/nginx.pid;
+{module}
+events {{ }}
+stream {{
+    server {{
+        listen 127.0.0.1:{port};
+        proxy_connect_timeout 3s;
+        proxy_pass {server}:80;
+    }}
+}}
+"""
+STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
+KINDS = ["threads", "loop", "socat", "haproxy", "nginx"]
 
 
-def command(lab, kind):
-    server = lab.s.ip4
+def command(lab, kind, server):
     if kind == "socat":
         return ["socat", f"TCP-LISTEN:{PORT},bind=127.0.0.1,fork,reuseaddr,backlog=64", f"TCP:{server}:80,connect-timeout=3"]
     if kind == "haproxy":
@@ -102,13 +118,19 @@ def command(lab, kind):
         with open(path, "w") as file:
             file.write(HAPROXY.format(port=PORT, server=server))
         return ["haproxy", "-db", "-f", path]
+    if kind == "nginx":
+        path = f"{lab.directory}/nginx.conf"
+        with open(path, "w") as file:
+            file.write(NGINX.format(port=PORT, server=server, directory=lab.directory,
+                                    module=f"load_module {STREAM};" if os.path.exists(STREAM) else ""))
+        return ["nginx", "-e", "stderr", "-c", path]
     return [sys.executable, "-c", {"threads": THREADS, "loop": LOOP}[kind], PORT, server]
 
 
 @contextlib.contextmanager
-def running(lab, kind):
+def running(lab, kind, server=None):
     log = open(f"{lab.directory}/{kind}.log", "w")
-    process = lab.node.popen(*command(lab, kind), stdout=log, stderr=log, start_new_session=True)
+    process = lab.node.popen(*command(lab, kind, server or lab.s.ip4), stdout=log, stderr=log, start_new_session=True)
     try:
         eventually(lambda: lab.running.api.request("GET", "/v1/status").json["proxies"][0]["up"])
         yield process
@@ -125,7 +147,7 @@ def onward(lab_outside):
     lab.a, lab.b, lab.s = (lab.pod(name) for name in "abs")
     serve(lab, lab.s)
     lab.running = lab.agent()
-    rule = {"name": "all", "action": "Intercept", "proxy": "gw", "to": [{"networks": [f"{FAR}/32"]}]}
+    rule = {"name": "all", "action": "Intercept", "proxy": "gw", "to": [{"networks": [f"{FAR}/32", f"{FAR6}/128"]}]}
     lab.running.api.put_state(
         [namespace("s")] + [member(n, p, interface=p.interface) for n, p in lab.pods.items()] +
         [allow_from("s", "s-in", {"name": "s"}, FROM_B), proxy("gw", PORT)] +
@@ -133,9 +155,9 @@ def onward(lab_outside):
     return lab
 
 
-def tried(lab, *sources):
+def tried(lab, *sources, far=FAR):
     """What becomes of one attempt of each at the same time."""
-    probes = [Probe(source, FAR, 80, expect=DENY if source is lab.a else ALLOW) for source in sources]
+    probes = [Probe(source, far, 80, expect=DENY if source is lab.a else ALLOW) for source in sources]
     return [probe.result for probe in lab.prober.probe(probes, silence=1.5)]
 
 
@@ -143,7 +165,7 @@ def dropped(lab):
     return lab.running.api.metrics()("penstock_packets_total", direction="Ingress", verdict="Dropped")
 
 
-@pytest.mark.parametrize("kind", ["threads", "loop", "socat", "haproxy"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_ingress_policy_asks_for_whom_a_proxy_connects(onward, kind):
     lab = onward
     with running(lab, kind):
@@ -157,7 +179,7 @@ def test_ingress_policy_asks_for_whom_a_proxy_connects(onward, kind):
         assert probe.ok
 
 
-@pytest.mark.parametrize("kind", ["threads", "loop", "socat", "haproxy"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_clients_at_the_same_time_are_told_apart(onward, kind):
     lab = onward
     with running(lab, kind):
@@ -167,3 +189,13 @@ def test_clients_at_the_same_time_are_told_apart(onward, kind):
         lab.prober.probe(probes, silence=1.5)
         assert [p for p in probes if p.source is lab.a and p.result == ALLOW] == []
         assert [p for p in probes if p.source is lab.b and not p.ok] == []
+
+
+@pytest.mark.parametrize("far", [FAR, FAR6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_of_either_family_to_a_server_of_either(onward, far, family):
+    lab = onward
+    with running(lab, "threads", lab.s.ip4 if family == 4 else lab.s.ip6):
+        assert tried(lab, lab.b, far=far) == [ALLOW]
+        assert tried(lab, lab.a, far=far) != [ALLOW]
+        assert tried(lab, lab.b, far=far) == [ALLOW]

@@ -323,3 +323,21 @@ def test_check_says_what_there_is(lab):
     said = lab.node.run(agent.binary, "--config", agent.config_path, "--check").stdout
     assert "programs on sockets (SO_ORIGINAL_DST, whose an onward connection is): yes" in said
     assert "cgroup v2: /" in said
+
+
+def test_a_container_that_was_given_the_machines_cgroups_uses_them(lab):
+    """A container sees its own part as the root; what stands there would see no other container's sockets."""
+    agent = lab.agent(start=False)
+    root = next(line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup2 " in line)
+    own, part = f"{lab.directory}/own", f"{root}/{lab.prefix}"
+    os.makedirs(own), os.makedirs(part)
+    script = f"echo $$ > {part}/cgroup.procs && exec unshare -C -m sh -c 'mount -t cgroup2 none {own} && %s exec \"$@\"' - \"$@\""
+
+    def found(more=""):
+        said = lab.node.run("sh", "-c", script % more, "-", agent.binary, "--config", agent.config_path, "--check").stdout
+        return next(line for line in said.splitlines() if line.startswith("cgroup v2: "))
+    try:
+        assert found() == f"cgroup v2: {root}"
+        assert found(f"umount -l {root} &&") == f"cgroup v2: {own}", "there is no other"
+    finally:
+        os.rmdir(part)
