@@ -55,7 +55,12 @@ class Scene:
                 lab.prober.listen(host, port, "UDP")
         self.places = {name: ([], ()) for name in PROXIES}
         self.live = []  # of earlier rounds
-        self.serial = 0
+        self.serial = self.ports = 0
+
+    def port(self):
+        """No port is taken twice: of a connection that was refused the other end may not see the end."""
+        self.ports += 1
+        return 10000 + self.ports % 55000
 
     def move_proxies(self, rng):
         for name, port in PROXIES.items():
@@ -77,7 +82,7 @@ class Scene:
         destination = rng.choice(others)
         # A datagram's answer comes from the address that it was sent to only where there is one.
         udp = destination[0] is not self.lab.outside and rng.random() < 0.1
-        return Probe(source[0], destination[1], rng.choice(PORTS), "UDP" if udp else "TCP", bind=(source[1], 0),
+        return Probe(source[0], destination[1], rng.choice(PORTS), "UDP" if udp else "TCP", bind=(source[1], self.port()),
                      label=destination[0].name)
 
     def expect(self, world, probe):
@@ -96,13 +101,12 @@ class Scene:
     # ---- connections that go on ----
 
     def open(self, probe, expected):
-        """The connection of a probe that passed, once more. No port is taken twice: the other end may not see the end."""
-        self.serial += 1
+        """The connection of a probe that passed, once more."""
         with probe.source.entered():
             sock = socket.socket(socket.AF_INET6 if family(probe.destination) == 6 else socket.AF_INET)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.bind((probe.bind[0], 10000 + self.serial % 20000))
+        sock.bind((probe.bind[0], self.port()))
         sock.connect_ex((probe.destination, probe.port))
         packet = Packet(probe.bind[0], probe.destination, probe.protocol, probe.port)
         self.live.append(Live(sock, packet, (expected[1], PROXIES.get(expected[2], probe.port))))
