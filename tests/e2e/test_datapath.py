@@ -92,9 +92,10 @@ class Bench:
         return json.loads(run(BPFTOOL, "-j", *arguments).stdout or "null")
 
     def links(self):
+        """Those that live on; a tracepoint's is made anew by each agent."""
         directory = f"{self.pins}/links"
         return {name: self.bpftool("link", "show", "pinned", f"{directory}/{name}")["id"]
-                for name in sorted(os.listdir(directory))}
+                for name in sorted(os.listdir(directory)) if not name.startswith("trace-")}
 
     def rows(self):
         """ps_iface: ifindex → (endpoint on side 0, on side 1, flags)."""

@@ -86,7 +86,7 @@ UNKNOWN = ("ENOENT", "ENOPROTOOPT", errno.errorcode[errno.EOPNOTSUPP])
 def rows(agent, name):
     """A pinned map's rows, as BTF names them."""
     text = run("bpftool", "-j", "map", "dump", "pinned", f"{agent.pins}/maps/{name}").stdout
-    return [(row["formatted"]["key"], row["formatted"]["value"]) for row in json.loads(text or "[]")]
+    return [(row["formatted"]["key"], row["formatted"]["value"]) for row in json.loads(text.strip() or "[]")]
 
 
 def held(agent):
@@ -248,7 +248,7 @@ def test_attached_with_the_first_proxy_and_removed_by_uninstall(lab_outside):
     root = next(line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup2 " in line)
 
     def attached():
-        return programs & {at["id"] for at in json.loads(run("bpftool", "-j", "cgroup", "show", root).stdout or "[]")}
+        return programs & {at["id"] for at in json.loads(run("bpftool", "-j", "cgroup", "show", root).stdout.strip() or "[]")}
     assert attached() == programs and len(programs) == len(HOOKS)
     agent.stop()
     assert attached() == programs
