@@ -137,7 +137,8 @@ class Proxy:
             found = re.findall(pattern, self.log, re.M)
             if len(found) >= count:
                 return found
-            assert time.monotonic() < end, f"{self.name}: {len(found)} of {count} {pattern}\n{self.log[-4000:]}\n{self.errors}"
+            assert time.monotonic() < end, (f"{self.name}: {len(found)} of {count} {pattern}\n{self.log[-4000:]}\n"
+                                            f"{self.errors}")
             time.sleep(0.02)
 
     def seen(self, count=1):
@@ -177,8 +178,8 @@ class HAProxy(Proxy):
     def __init__(self, lab, name="haproxy", frontend=(), backend=(), mode="tcp", threads=2, port=PORT):
         super().__init__(lab, name, port)
         self.write("haproxy.cfg", "\n".join([
-            "global", "  log stdout format raw local0", "  maxconn 8192", f"  nbthread {threads}", "  hard-stop-after 30s", "defaults",
-            f"  mode {mode}", "  log global", "  timeout connect 5s", "  timeout client 60s", "  timeout server 60s",
+            "global", "  log stdout format raw local0", "  maxconn 8192", f"  nbthread {threads}",
+            "  hard-stop-after 30s", "defaults", f"  mode {mode}", "  log global", "  timeout connect 5s", "  timeout client 60s", "  timeout server 60s",
             '  log-format "%ci %cp %[dst] %[dst_port] %pid"', "frontend in", *_indented(frontend),
             "  default_backend out", "backend out", *_indented(backend), ""]))
         self.start()
@@ -201,7 +202,8 @@ class HAProxy(Proxy):
 
 
 class Nginx(Proxy):
-    """kind: stream or http; each of servers: the lines of a server block. Its log has `client port destination port`."""
+    """kind: stream or http; each of servers: the lines of a server block. Its log has `client port destination port`
+    of each connection or request."""
 
     def __init__(self, lab, *servers, name="nginx", kind="stream", workers=2, port=PORT):
         super().__init__(lab, name, port)
@@ -209,8 +211,8 @@ class Nginx(Proxy):
                                                  ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")]
         self.write("nginx.conf", "\n".join([
             f"load_module {NGINX_STREAM};", "user www-data;", "daemon off;", f"worker_processes {workers};",
-            f"pid {self.directory}/pid;", f"error_log {self.errors_path} notice;", "events { worker_connections 4096; }",
-            f"{kind} {{", "  log_format ends '$remote_addr $remote_port $server_addr $server_port';",
+            f"pid {self.directory}/pid;", f"error_log {self.errors_path} notice;",
+            "events { worker_connections 4096; }", f"{kind} {{", "  log_format ends '$remote_addr $remote_port $server_addr $server_port';",
             f"  access_log {self.log_path} ends;", *_indented(temporary),
             *[line for server in servers for line in ("  server {", *_indented(server, 4), "  }")], "}", ""]))
         self.start()

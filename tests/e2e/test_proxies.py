@@ -42,7 +42,8 @@ def carries(lab, front, target, family, megabytes, kept, half_close=True):
     if kept:
         assert who["peer"][0] == client.ends[0]
     else:
-        assert who["peer"][0] != client.ends[0] and (target != "outside" or who["peer"][0] == (UPLINK4 if family == 4 else UPLINK6))
+        assert who["peer"][0] != client.ends[0]
+        assert target != "outside" or who["peer"][0] == (UPLINK4 if family == 4 else UPLINK6)
     assert front.seen() == [(*client.ends, destination, 80)]
     assert lab.handed() == 1
     assert (lab.onward("client"), lab.onward("node")) == ((1, 0) if kept else (0, 1))
@@ -90,7 +91,8 @@ def test_haproxy_that_knows_nothing(gate, family):
 @FAMILIES
 def test_haproxy_in_http_mode(gate, family):
     lab = gate
-    front = plain_haproxy(lab, "http", frontend=["option forwardfor", "http-request set-header x-dst %[dst]:%[dst_port]"])
+    front = plain_haproxy(lab, "http", frontend=["option forwardfor",
+                                                 "http-request set-header x-dst %[dst]:%[dst_port]"])
     lab.usable()
     with Client(lab.a, lab.address("outside", family)) as client:
         who = json.loads(client.get())
