@@ -204,6 +204,19 @@ static __always_inline bool word_current(__u64 word, __u32 generation)
 }
 
 /*
+ * An attempt that nobody has answered is made again under a later revision: an InterceptPolicy may want it now, as it
+ * wants any connection that begins. direction: that of the hook which asks.
+ */
+static __always_inline bool conn_retried(const struct work *w, const struct ps_conn *conn, __u32 direction)
+{
+	if (w->packet.protocol != IPPROTO_TCP || !(w->packet.traits & PACKET_STARTS) || conn->state != PS_CONN_NEW)
+		return false;
+	if (conn->flags & (PS_CONN_INTERCEPTED | PS_CONN_LEG | PS_CONN_NODE) || conn_reply(conn, w->packet.high))
+		return false;
+	return !word_current(PS_READ_ONCE(conn->judged[direction & 1]), w->generation);
+}
+
+/*
  * The direction that denies, or NOT_DENIED; judges what this revision has not judged. What an entry says of this
  * workload as "not local" was said elsewhere, and does not count here. A packet on its way to a proxy meets no last
  * hook, so both directions count.

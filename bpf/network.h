@@ -153,7 +153,7 @@ static __always_inline int network_tcp(struct __sk_buff *skb, struct work *w)
 
 	packet_key(p);
 	conn = conn_find(p, &live, w->now);
-	if (conn && !conn_reopened(p, conn)) {
+	if (conn && !conn_reopened(p, conn) && !conn_retried(w, conn, PS_INGRESS)) {
 		if (!conn_marked(conn, p->high))
 			return PS_PASS;
 		if (conn_reply(conn, p->high))

@@ -20,7 +20,7 @@ from evaluator import DENY as REFUSE
 from evaluator import Packet, World
 from generate import PORTS, Generator, Member
 from lab import ALLOW, DENY, OUTSIDE4, OUTSIDE6, Lab, Probe
-from objects import intercept, proxy
+from objects import intercept, policy, proxy
 
 ROUNDS = int(os.environ.get("PENSTOCK_ROUNDS", "14"))
 CONNECTIONS = int(os.environ.get("PENSTOCK_CONNECTIONS", "120"))
@@ -245,3 +245,19 @@ def test_real_connections_go_where_the_evaluator_says(scene):
             for direction in ("Egress", "Ingress"):
                 assert sum(outcomes[ALLOW, name, direction, version] for name in PROXIES) > 0, outcomes
         assert min(counts.values()) > 5, counts
+
+
+def test_an_attempt_that_nobody_answered_is_handed_over_when_it_is_repeated(scene):
+    """From the same port: the entry of the attempt that was refused says nothing of the one that begins now."""
+    lab, api = scene.lab, scene.agent.api
+    items = [member.object(random.Random(1)) for member in scene.members]
+    ends = [(scene.pods[0], scene.pods[0].ip4, scene.pods[1].ip4), (lab.outside, BEYOND[2], scene.pods[1].ip6)]
+    lab.prober.listen(lab.node, 15003, transparent=True)
+    for source, own, other in ends:
+        api.put_state([*items, policy("n1", "closed", types=["Ingress"])])
+        probe = Probe(source, other, 80, bind=(own, scene.port()), expect=DENY)
+        assert lab.prober.probe([probe])[0].ok, probe
+        rule = {"action": "Intercept", "proxy": "gw", "from": [{"networks": ["0.0.0.0/0", "::/0"]}]}
+        api.put_state([*items, proxy("gw", 15003), intercept("in", {"namespaces": {}}, [], ingress=[rule])])
+        again = Probe(source, other, 80, bind=probe.bind, expect=ALLOW)
+        assert lab.prober.probe([again])[0].ok and again.server[:2] == (lab.node.name, 15003), again
