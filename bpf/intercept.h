@@ -88,18 +88,31 @@ static __always_inline int steer_denied(struct work *w)
 }
 
 /*
+ * A SYN whose addresses and ports a proxy's socket has: most often TIME_WAIT, of the connection before. It answers, the
+ * client resets that, and the SYN that it sends again is the one that begins something (PACKET_ALONE: not this one).
+ */
+static __always_inline int syn_resting(struct work *w, __u32 code, __u32 reason)
+{
+	w->packet.traits |= PACKET_ALONE;
+	return work_pass(w, code, reason);
+}
+
+/*
  * Policy allows it, and an InterceptPolicy wants it. PS_DROP: refused; else `w->code` tells whether a proxy has it or,
  * with Bypass, it goes on.
  */
 static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 {
-	int denied = steer_denied(w);
+	int denied = steer_denied(w), steered;
 	const struct ps_proxy *proxy;
 
 	if (denied != NOT_DENIED)
 		return judgment_drop(w, denied);
+	steered = steer_tcp(skb, w->proxy);
+	if (steered == STEER_TAKEN)
+		return syn_resting(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	account_rule(w->intercept_rule);
-	if (steer_tcp(skb, w->proxy) == STEER_TAKEN) {
+	if (steered == STEER_GIVEN) {
 		account_proxy(w->proxy);
 		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	}
@@ -107,6 +120,20 @@ static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 	if (proxy && proxy->flags & PS_PROXY_BYPASS)
 		return PS_PASS;
 	return work_drop(w, PS_REASON_NO_LISTENER);
+}
+
+/*
+ * A direct connection begins with the addresses and ports of one that a proxy had (`old`). The stack would find the
+ * proxy's TIME_WAIT socket, and not forward a packet that has a socket.
+ */
+static __noinline bool new_rests(struct __sk_buff *skb, struct work *w, const struct ps_conn *old)
+{
+	if (!old || !(old->flags & PS_CONN_INTERCEPTED) || !(w->packet.traits & PACKET_STARTS))
+		return false;
+	if (w->packet.protocol != IPPROTO_TCP || steer_socket(skb, false) != STEER_TAKEN)
+		return false;
+	syn_resting(w, w->code, w->reason);
+	return true;
 }
 
 /*

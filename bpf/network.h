@@ -115,6 +115,8 @@ static __always_inline int network_new(struct __sk_buff *skb, struct work *w, co
 	if (w->code != PS_VERDICT_INTERCEPTED)
 		return PS_PASS;
 	network_account(w);
+	if (w->packet.traits & PACKET_ALONE)
+		return PS_PASS;
 	judgment_count(w, NOT_DENIED);
 	if (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING)
 		return PS_PASS;
@@ -208,7 +210,9 @@ static __always_inline int network_opens(
 	if (!leg_find(skb, w))
 		return PS_PASS;
 	if (w->known & WORK_ORIGIN) {
-		account_stat(PS_STAT_LEG_NODE);
+		party_find(&w->destination, &w->packet.destination, w->packet.v4, w->side);
+		if (!w->destination.local) /* else its own hook counts it */
+			account_stat(PS_STAT_LEG_NODE);
 		return PS_PASS;
 	}
 	if (conn && conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED) && !conn_reopened(&w->packet, conn)) {

@@ -12,7 +12,8 @@
 #include "bpf/work.h"
 
 enum steer {
-	STEER_TAKEN,  /* marked; a socket has its connection, or the listener is assigned */
+	STEER_GIVEN,  /* marked, and the listener assigned */
+	STEER_TAKEN,  /* marked; a socket has its connection */
 	STEER_NOBODY, /* nobody listens; the packet is as it was */
 };
 
@@ -108,7 +109,7 @@ static __always_inline int listener_assign(
 		if (bpf_sk_assign(skb, sk, 0))
 			account_stat(PS_STAT_ASSIGN_FAIL);
 		else
-			result = STEER_TAKEN;
+			result = STEER_GIVEN;
 	}
 	bpf_sk_release(sk);
 	return result;
@@ -174,7 +175,7 @@ PS_APART int steer_tcp(struct __sk_buff *skb, __u32 number)
 		tuple_aim(&tuple, w->packet.v4, false, proxy->port);
 		result = listener_assign(skb, &tuple, size, proxy); /* 3 */
 	}
-	if (result == STEER_TAKEN)
+	if (result == STEER_GIVEN)
 		mark_set(skb);
 	return result;
 }

@@ -101,8 +101,13 @@ static __always_inline int work_new(
 	if (from && !reverse && !lonely && work_intercepts(w) &&
 		(midstream ? orphan_steer(skb, w) : new_steer(skb, w)) == PS_DROP)
 		return PS_DROP;
-	if (from && w->code != PS_VERDICT_INTERCEPTED)
+	if (from && w->packet.traits & PACKET_ALONE && !lonely)
+		return PS_PASS;
+	if (from && w->code != PS_VERDICT_INTERCEPTED) {
+		if (new_rests(skb, w, old))
+			return PS_PASS;
 		mark_clear(skb);
+	}
 	if (w->known & WORK_LEG && w->packet.traits & PACKET_STARTS)
 		account_stat(w->known & WORK_ORIGIN ? PS_STAT_LEG_NODE : PS_STAT_LEG_CLIENT);
 	judgment_count(w, NOT_DENIED);
