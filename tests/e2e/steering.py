@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests of interception share: rules, proxies in this process, and what must hold after each of them."""
+import contextlib
 import json
+import os
 
 from lab import OUTSIDE4, OUTSIDE6, Lab
 from netns import run
@@ -103,12 +105,8 @@ class World(Lab):
         self.fronts, self.handed_over, self.reused = [], set(), False
         assert not leaked, f"a client's own SYN went on to the server: {leaked}"
         assert self.running.running()
-        self.settled()
         assert self.stat(ASSIGN_FAIL) == 0
         assert not [line for line in self.running.log.splitlines() if " ERROR " in line[:40]]
-
-    def settled(self):
-        eventually(lambda: all(not p["listeners"] for p in self.running.api.status()["proxies"]))
 
     def leaks(self, name):
         """SYNs of intercepted connections that were seen at both ends: the same connection and sequence number."""
@@ -126,9 +124,22 @@ class World(Lab):
         return next(p for p in self.running.api.status()["proxies"] if p["name"] == name)
 
     def usable(self, *families, name="gw"):
-        """The agent has seen who listens for these families, and made it transparent."""
+        """The agent has seen that this test's proxy listens for these families, and made it transparent."""
         wanted = {f"IPv{family}" for family in families or (4, 6)}
-        return eventually(lambda: wanted <= set(self.proxy_status(name)["families"]), SOON)
+        return eventually(lambda: wanted <= set(self.proxy_status(name)["families"]) and
+                          all(self.owns(one) for one in self.proxy_status(name)["listeners"]), SOON)
+
+    def owns(self, listener):
+        """Not of an earlier test."""
+        with contextlib.suppress(OSError):
+            session = os.getsid(listener["pid"])
+            return session in [process.pid for one in self.proxies for process in one.generations] or \
+                (self.fronts and listener["pid"] == os.getpid())
+        return False
+
+    def quiet(self):
+        """The agent has seen that nobody listens any more."""
+        eventually(lambda: not any(one["listeners"] for one in self.running.api.status()["proxies"]))
 
     # ---- counters ----
 

@@ -140,6 +140,7 @@ def test_09_ipv4_to_a_listener_of_mapped_addresses(world):
 @pytest.mark.parametrize("transparent", [True, False], ids=["ready", "adopted"])
 @FAMILIES
 def test_11_a_group_shares_the_work(world, family, transparent):
+    world.quiet()
     fronts = [world.front(reuseport=True, transparent=transparent) for _ in range(3)]
     world.usable()
     eventually(lambda: len([one for one in world.proxy_status()["listeners"] if one["state"] != "Ignored"]) == 3)
@@ -217,7 +218,6 @@ def test_15_17_what_a_proxy_opens_is_not_captured_again(world, family, captured,
     """a to b: once, whichever side asks for it; the bytes are the same on both sides."""
     world.put(*[egress(to(*world.b.ips))] * (captured != "ingress"), *[ingress()] * (captured != "egress"))
     relay = Relay(world, "--source", source)
-    world.usable()
     with Client(world.a, world.address("b", family)) as client:
         who = client.hello()
         assert who["server"] == "b" and (who["peer"][0] == client.ends[0]) == (source == "client")
@@ -232,7 +232,6 @@ def test_15_17_what_a_proxy_opens_is_not_captured_again(world, family, captured,
 def test_17_client_outside(world, source):
     world.put(ingress())
     Relay(world, "--source", source)
-    world.usable()
     for family in (4, 6):
         with Client(world.outside, world.address("b", family)) as client:
             who = client.hello()
@@ -247,7 +246,6 @@ def test_17_client_outside(world, source):
 def test_16_nobody_gets_a_loop_from_the_proxys_own_port(world, family, source, everything):
     world.put(egress(to(port=PORT), to()) if everything else egress())
     relay = Relay(world, "--source", source)
-    world.usable()
     before = len(os.listdir(f"/proc/{relay.process.pid}/fd"))
     own = [NODE4, UPLINK4, GATEWAY4] if family == 4 else [NODE6, UPLINK6]
     for ip in own:
@@ -261,15 +259,26 @@ def test_16_nobody_gets_a_loop_from_the_proxys_own_port(world, family, source, e
 
 # ---- 19 … 21: routing ----
 
+@pytest.fixture
+def bent(shared):
+    """Settings of the node, for one test."""
+    before = {}
+
+    def bend(key, value):
+        before.setdefault(key, shared.node.sysctl(key))
+        shared.node.sysctl(key, value)
+    yield bend
+    for key, value in before.items():
+        shared.node.sysctl(key, value)
+
+
 @SOURCES
 @FAMILIES
-def test_19_without_forwarding(alone, family, source):
-    world = alone
-    world.node.sysctl("net.ipv4.ip_forward", 0)
-    world.node.sysctl("net.ipv6.conf.all.forwarding", 0)
+def test_19_without_forwarding(world, bent, family, source):
+    bent("net.ipv4.ip_forward", 0)
+    bent("net.ipv6.conf.all.forwarding", 0)
     assert answered(world, world.b, "outside", family, timeout=0.3) != "outside", "there is none indeed"
     Relay(world, "--source", source)
-    world.usable()
     with Client(world.a, world.address("outside", family)) as client:
         assert client.hello()["server"] == "outside" and client.pour(1) is None
     assert world.handed() == 1
@@ -277,18 +286,15 @@ def test_19_without_forwarding(alone, family, source):
 
 @pytest.mark.parametrize("valid_mark", [0, 1], ids=["", "src_valid_mark"])
 @pytest.mark.parametrize("rp_filter", [0, 1, 2])
-def test_20_reverse_path_filters(alone, rp_filter, valid_mark):
-    world = alone
+def test_20_reverse_path_filters(world, bent, rp_filter, valid_mark):
     for interface in ("all", "default", "uplink", world.a.interface, world.b.interface):
-        world.node.sysctl(f"net.ipv4.conf.{interface}.rp_filter", rp_filter)
-        world.node.sysctl(f"net.ipv4.conf.{interface}.src_valid_mark", valid_mark)
+        bent(f"net.ipv4.conf.{interface}.rp_filter", rp_filter)
+        bent(f"net.ipv4.conf.{interface}.src_valid_mark", valid_mark)
     world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
     for source in ("client", "node"):
         with Relay(world, "--source", source):
-            world.usable()
             for client, target in ((world.a, "outside"), (world.a, "b"), (world.outside, "b")):
                 assert answered(world, client, target, timeout=2) == target, (source, client.name, target)
-        world.settled()
     assert world.handed() == 6
 
 
@@ -305,7 +311,6 @@ def test_21_replies_to_the_proxys_connection_stay_with_it(world, family, target)
     """The server answers to the client's address: its packets are the proxy's, and the pod sees none of them."""
     world.put(egress(to(*OUTSIDE, *world.b.ips)))
     Relay(world, "--source", "client")
-    world.usable()
     before = resets(world.a)
     for _ in range(20):
         assert answered(world, world.a, target, family) == target
@@ -327,6 +332,7 @@ def test_22_nobody_listens(world, family):
 
 @pytest.mark.parametrize("address, up, down", [("127.0.0.1", 4, 6), ("::1", 6, 4)])
 def test_22_each_family_for_itself(world, address, up, down):
+    world.quiet()
     world.front(address=address, transparent=False)
     world.usable(up)
     assert world.proxy_status()["families"] == [f"IPv{up}"]
@@ -496,6 +502,7 @@ def memory(process):
 @pytest.mark.parametrize("transparent, rounds", [(True, 25), (False, 3)], ids=["ready", "adopted"])
 def test_28_listeners_that_take_over_from_each_other(world, transparent, rounds):
     """Each new one stands beside the old one before that goes: somebody always answers."""
+    world.quiet()
     front = world.front(reuseport=True, transparent=transparent)
     world.usable()
     before = memory(world.running.process)
@@ -517,7 +524,6 @@ def test_28_listeners_that_take_over_from_each_other(world, transparent, rounds)
 def test_29_thousands_of_short_connections(world):
     """Each leg has the client's address; TIME_WAITs are in nobody's way, nor is a server that closes first."""
     Relay(world, "--source", "client")
-    world.usable()
     results = []
 
     def run(count):
@@ -543,7 +549,6 @@ def test_29_the_same_client_port_again_and_again(world, family, source, target):
     """The server ends each: its host and the node have the TIME_WAITs, the client may use its port again."""
     world.put(egress(to(*OUTSIDE, *world.b.ips)))
     Relay(world, "--source", source)
-    world.usable()
     own = world.a.ip4 if family == 4 else world.a.ip6
     for _ in range(12):
         with Client(world.a, world.address(target, family), bind=(own, 20404)) as client:
@@ -558,12 +563,10 @@ def test_29_one_port_of_two_clients(world, family):
     world.put(egress(), egress(name="other", pod="c"))
     for source in ("client", "node"):
         with Relay(world, "--source", source):
-            world.usable()
             with Client(world.a, world.address("outside", family), bind=("", 20405)) as one, \
                     Client(world.c, world.address("outside", family), bind=("", 20405)) as two:
                 peers = {tuple(client.hello()["peer"]) for client in (one, two)}
                 assert len(peers) == 2 and one.echo() and two.echo()
-        world.settled()
 
 
 @FAMILIES
@@ -605,7 +608,6 @@ def test_32_large_writes_and_mixed_mtus(sized, client, server, source):
     mtu(world, a=client, b=server, outside=server)
     world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
     Relay(world, "--source", source)
-    world.usable()
     for space, target, family in ((world.a, "outside", 4), (world.a, "outside", 6), (world.a, "b", 4),
                                   (world.outside, "b", 6)):
         with Client(space, world.address(target, family)) as talk:
@@ -617,19 +619,29 @@ def test_32_large_writes_and_mixed_mtus(sized, client, server, source):
 
 @pytest.fixture
 def far(alone):
-    """Behind the outside host, over a link that takes less than either end believes."""
+    """Behind the outside host, over a link that takes less than the ends are told."""
     world = alone
     far = world.namespace("far")
     world.outside.ip(f"link add far type veth peer name eth0 netns {far.name}", "addr add 192.0.2.1/24 dev far",
                      "addr add 2001:db8:fa::1/64 dev far nodad", "link set far up mtu 1300")
-    far.ip("addr add 192.0.2.2/24 dev eth0", "addr add 2001:db8:fa::2/64 dev eth0 nodad", "link set eth0 up",
-           "route add default via 192.0.2.1", "route add default via 2001:db8:fa::1")
+    far.ip("addr add 192.0.2.2/24 dev eth0", "addr add 2001:db8:fa::2/64 dev eth0 nodad", "link set eth0 up mtu 1300",
+           "route add default via 192.0.2.1 advmss 1460", "route add default via 2001:db8:fa::1 advmss 1440")
     for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
         world.outside.sysctl(key, 1)
     far.ips = ["192.0.2.2", "2001:db8:fa::2"]
     world.servers["far"] = Server(far, name="far")
     world.far = far
     return world
+
+
+def refused_for_size(router, family):
+    """How many "too big" it has sent."""
+    with router.entered(), open("/proc/thread-self/net/" + ("snmp" if family == 4 else "snmp6")) as file:
+        rows = [line.split() for line in file]
+    if family == 6:
+        return int(dict(rows)["Icmp6OutPktTooBigs"])
+    names, values = [row for row in rows if row[0] == "Icmp:"]
+    return int(values[names.index("OutDestUnreachs")])
 
 
 @SOURCES
@@ -639,11 +651,11 @@ def test_32_a_narrow_link_on_the_way(far, family, source):
     world = far
     world.put(egress(to(*world.far.ips)), ingress(come(*world.far.ips)))
     Relay(world, "--source", source)
-    world.usable()
     with Client(world.a, world.far.ips[family == 6]) as out:
         assert out.hello()["server"] == "far"
         wrong = out.pour(2)
         assert wrong is None, wrong
+        assert refused_for_size(world.outside, family), "the router has spoken"
     with Client(world.far, world.address("b", family)) as back:
         assert back.hello()["server"] == "b"
         wrong = back.pour(2)

@@ -112,7 +112,6 @@ def test_a_server_admits_the_client_through_the_proxy(world, family, source):
     world.put(egress(to(*world.b.ips)), egress(to(*world.b.ips), name="other", pod="c"),
               ingress(come(*OUTSIDE)), allow_from("s", "b-in", {"name": "b"}, peers))
     Relay(world, "--source", source)
-    world.usable()
     assert answered(world, world.a, "b", family) == answered(world, world.outside, "b", family) == "b"
     assert isinstance(ask(world.c, world.address("b", family), timeout=0.3), str)
     assert world.handed() == 2
@@ -159,7 +158,6 @@ def test_bridge_egress(bridged, family, target):
 def test_bridge_relay(bridged, family, target, source):
     world = bridged
     Relay(world, "--source", source)
-    world.usable()
     with Client(world.a, world.address(target, family)) as client:
         who = client.hello()
         assert who["server"] == target and (who["peer"][0] == client.ends[0]) == (source == "client")
@@ -175,10 +173,8 @@ def test_bridge_ingress(bridged, family, client):
     world.put(ingress())
     for source in ("client", "node"):
         with Relay(world, "--source", source):
-            world.usable()
             with Client(space, world.address("b", family)) as talk:
                 who = talk.hello()
                 assert who["server"] == "b" and (who["peer"][0] == talk.ends[0]) == (source == "client")
                 assert talk.pour(2) is None
-        world.settled()
     assert world.handed() == 2
