@@ -179,7 +179,8 @@ class HAProxy(Proxy):
         super().__init__(lab, name, port)
         self.write("haproxy.cfg", "\n".join([
             "global", "  log stdout format raw local0", "  maxconn 8192", f"  nbthread {threads}",
-            "  hard-stop-after 30s", "defaults", f"  mode {mode}", "  log global", "  timeout connect 5s", "  timeout client 60s", "  timeout server 60s",
+            "  hard-stop-after 30s", "defaults", f"  mode {mode}", "  log global",
+            "  timeout connect 5s", "  timeout client 60s", "  timeout server 60s",
             '  log-format "%ci %cp %[dst] %[dst_port] %pid"', "frontend in", *_indented(frontend),
             "  default_backend out", "backend out", *_indented(backend), ""]))
         self.start()
@@ -212,7 +213,8 @@ class Nginx(Proxy):
         self.write("nginx.conf", "\n".join([
             f"load_module {NGINX_STREAM};", "user www-data;", "daemon off;", f"worker_processes {workers};",
             f"pid {self.directory}/pid;", f"error_log {self.errors_path} notice;",
-            "events { worker_connections 4096; }", f"{kind} {{", "  log_format ends '$remote_addr $remote_port $server_addr $server_port';",
+            "events { worker_connections 4096; }", f"{kind} {{",
+            "  log_format ends '$remote_addr $remote_port $server_addr $server_port';",
             f"  access_log {self.log_path} ends;", *_indented(temporary),
             *[line for server in servers for line in ("  server {", *_indented(server, 4), "  }")], "}", ""]))
         self.start()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import threading
 
 from lab import OUTSIDE4, OUTSIDE6, Lab
 from netns import run
@@ -50,6 +51,34 @@ def answered(world, source, target, family=4, **options):
         return who
     assert who["local"] == [destination, options.get("port", 80)]
     return who["server"]
+
+
+class Load:
+    """Attempts without a pause, in threads; what became of them."""
+
+    def __init__(self, attempt, threads=2):
+        self.attempt, self.results, self.going = attempt, [], True
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self):
+        while self.going:
+            try:
+                self.results.append(self.attempt())
+            except Exception as error:  # an assertion of a thread is nobody's
+                self.results.append(repr(error))
+
+    def grown(self, by=20):
+        """Waits for so many more."""
+        target = len(self.results) + by
+        eventually(lambda: len(self.results) >= target, 10)
+
+    def end(self):
+        self.going = False
+        for thread in self.threads:
+            thread.join(10)
+        return self.results
 
 
 class World(Lab):

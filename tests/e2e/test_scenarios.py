@@ -21,7 +21,7 @@ from lab import GATEWAY4, NODE4, NODE6, OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
 from objects import proxy
 from proxies import PORT, Relay
 from scenes import eventually
-from steering import World, answered, come, egress, ingress, to
+from steering import Load, World, answered, come, egress, ingress, to
 from talk import Client, Server, ask
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
@@ -74,7 +74,8 @@ def test_01_what_matches_goes_to_the_proxy_and_nothing_else(world, family):
 
 @pytest.mark.parametrize("destination, port", [
     (OUTSIDE4, 80), (OUTSIDE4, 4444), ("203.0.113.77", 80), ("203.0.113.77", 65535), ("240.0.0.1", 1),
-    (OUTSIDE6, 80), (OUTSIDE6, 4444), ("2001:db8:ffff::77", 80), ("2001:db8:ffff::77", 65535), ("64:ff9b::1", 1)])
+    ("169.254.169.254", 80), (OUTSIDE6, 80), (OUTSIDE6, 4444), ("2001:db8:ffff::77", 80), ("2001:db8:ffff::77", 65535),
+    ("64:ff9b::1", 1), ("fd00:ec2::254", 80)])
 def test_03_addresses_and_ports_that_nobody_has(world, destination, port):
     world.put(egress(to(destination, port=port)))
     world.front()
@@ -117,6 +118,46 @@ def test_05_the_server_sees_the_client(world, family, target):
         assert who["server"] == target and who["peer"][0] == client.ends[0]
         assert client.echo(b"x" * 100000)
     assert world.handed() == world.onward("client") == 1 and world.onward("node") == 0
+
+
+@pytest.mark.parametrize("ip", [NODE4, UPLINK4, NODE6, UPLINK6])
+def test_05_a_server_that_is_the_node_itself(world, ip):
+    """Cannot be reached with the client's address: from the node's own instead, and counted."""
+    world.put(egress(to(ip)))
+    relay = Relay(world, "--source", "client")
+    server = Server(world.node, 80, "node")
+    try:
+        who = ask(world.a, ip)
+        assert who["server"] == "node" and who["local"] == [ip, 80]
+        assert relay.lines(r"source=(\S+)") == ["node(own-address)"]
+        assert world.handed() == world.onward("node") == 1 and world.onward("client") == 0
+    finally:
+        server.close()
+
+
+@FAMILIES
+def test_05_a_client_with_further_addresses(world, family):
+    """allowedSources: a router or a VM behind a workload's interface."""
+    source, network = ("10.99.0.5", "10.99.0.0/24") if family == 4 else ("fd00:99::5", "fd00:99::/64")
+    world.a.ip(f"addr add {source} dev eth0" + " nodad" * (family == 6))
+    world.node.ip(f"route add {network} dev {world.a.interface}")
+    world.outside.ip(f"route add {network} via {UPLINK4 if family == 4 else UPLINK6}")
+    try:
+        items = [dict(item, spec={**item["spec"], "allowedSources": [network]}) if item["metadata"]["name"] == "a" else
+                 item for item in world.items]
+        world.running.api.put_state([*items, proxy("gw", PORT), egress(to(*OUTSIDE, *world.b.ips))])
+        for how in ("client", "node"):
+            with Relay(world, "--source", how):
+                for target in ("outside", "b"):
+                    with Client(world.a, world.address(target, family), bind=(source, 0)) as client:
+                        who = client.hello()
+                        assert who["server"] == target and (who["peer"][0] == source) == (how == "client")
+                        assert client.echo(b"x" * 50000)
+        assert world.handed() == 4
+    finally:
+        world.a.ip(f"addr del {source} dev eth0")
+        world.node.ip(f"route del {network} dev {world.a.interface}")
+        world.outside.ip(f"route del {network}")
 
 
 @FAMILIES
@@ -162,6 +203,18 @@ def test_12_an_established_socket_is_no_listener(world, family):
         assert own.echo() and held.echo()
 
 
+@SOURCES
+@FAMILIES
+def test_12_syn_cookies(world, bent, family, source):
+    """The answer to a cookie finds no socket of its own: it goes to the listener, or to the leg."""
+    bent("net.ipv4.tcp_syncookies", 2)
+    world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
+    Relay(world, "--source", source)
+    for space, target in ((world.a, "outside"), (world.a, "b"), (world.outside, "b")):
+        assert answered(world, space, target, family) == target
+    assert world.handed() == 3
+
+
 def forget(world):
     """A new agent on a node that knows of no connection."""
     world.running.stop()
@@ -193,6 +246,32 @@ def test_13_packets_of_unknown_connections(alone, family):
             assert handed.sock.recv(4) == b"news" and handed.echo()
             assert answered(world, world.a, "outside", family) == "proxy"
             assert straight.echo() and handed.echo()
+
+
+@pytest.mark.parametrize("client, target, source", [
+    ("a", "outside", "client"), ("a", "b", "client"), ("outside", "b", "client"), ("outside", "b", "node")])
+def test_13_both_sides_of_a_proxy(alone, client, target, source):
+    """Neither the client's connection nor the proxy's own is known to a new agent: the sockets tell."""
+    world = alone
+    rules = [egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE))]
+    world.put(*rules)
+    Relay(world, "--source", source)
+    space = world.outside if client == "outside" else world.a
+    talks = [Client(space, world.address(target, family)) for family in (4, 6)]
+    try:
+        assert [talk.hello()["server"] for talk in talks] == [target] * 2
+        for speaker in ("client", "server"):
+            forget(world)
+            world.running.start()
+            if speaker == "server":
+                for sock in list(world.servers[target].open):
+                    sock.sendall(b"news")
+                assert [talk.sock.recv(4) for talk in talks] == [b"news"] * 2
+            assert all(talk.echo() for talk in talks), speaker
+        assert all(talk.pour(1) is None for talk in talks)
+    finally:
+        for talk in talks:
+            talk.close()
 
 
 @FAMILIES
@@ -298,6 +377,20 @@ def test_20_reverse_path_filters(world, bent, rp_filter, valid_mark):
     assert world.handed() == 6
 
 
+@SOURCES
+def test_20_marks_that_the_kernel_carries_on(world, bent, source):
+    """Replies and accepted sockets take the mark over: it must not lead them back."""
+    for key in ("ipv4.tcp_fwmark_accept", "ipv4.fwmark_reflect", "ipv6.fwmark_reflect"):
+        bent(f"net.{key}", 1)
+    world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
+    Relay(world, "--source", source)
+    for family in (4, 6):
+        for client, target in ((world.a, "outside"), (world.a, "b"), (world.outside, "b")):
+            with Client(client, world.address(target, family)) as talk:
+                assert talk.hello()["server"] == target and talk.pour(1) is None
+    assert world.handed() == 6
+
+
 def resets(space):
     """How many resets its TCP has sent: one for each stray packet."""
     with space.entered(), open("/proc/thread-self/net/snmp") as file:
@@ -343,34 +436,6 @@ def test_22_each_family_for_itself(world, address, up, down):
     assert answered(world, world.a, "outside", down) == "outside"
 
 
-class Load:
-    """Attempts without a pause, in threads; what became of them."""
-
-    def __init__(self, attempt, threads=2):
-        self.attempt, self.results, self.going = attempt, [], True
-        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
-        for thread in self.threads:
-            thread.start()
-
-    def _run(self):
-        while self.going:
-            try:
-                self.results.append(self.attempt())
-            except Exception as error:  # an assertion of a thread is nobody's
-                self.results.append(repr(error))
-
-    def grown(self, by=20):
-        """Waits for so many more."""
-        target = len(self.results) + by
-        eventually(lambda: len(self.results) >= target, 10)
-
-    def end(self):
-        self.going = False
-        for thread in self.threads:
-            thread.join(10)
-        return self.results
-
-
 def lost(wire):
     """Connections whose SYN was sent twice."""
     syns = wire.read()
@@ -396,6 +461,19 @@ def test_23_new_connections_while_the_agent_restarts(world, way):
         load.grown()
     results = load.end()
     assert set(results) == {"proxy"}, [one for one in results if one != "proxy"]
+    assert lost(world.wires["a"]) == []
+
+
+def test_23_rules_that_come_and_go_under_load(world):
+    """Every connection goes one way or the other, at once."""
+    world.front()
+    families = itertools.cycle([4, 6])
+    load = Load(lambda: answered(world, world.a, "outside", next(families)))
+    for turn in range(12):
+        world.put(*[egress()] * (turn % 2))
+        load.grown(10)
+    results = load.end()
+    assert set(results) == {"proxy", "outside"}, set(results)
     assert lost(world.wires["a"]) == []
 
 
@@ -479,6 +557,23 @@ def test_27_rules_are_for_connections_that_begin_later(world, family, target):
             world.put(*rules, gw=proxy("gw", PORT + 1))
             assert straight.echo() and handed.echo(), "the proxy has moved to another port"
             assert straight.pour(1) is None and handed.pour(1) is None
+
+
+@SOURCES
+@pytest.mark.parametrize("client, target", [("a", "outside"), ("a", "b"), ("outside", "b")])
+def test_27_everything_about_the_proxy_goes(world, client, target, source):
+    """Policy and proxy are deleted; what the proxy has stays with it, on both its sides."""
+    world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
+    Relay(world, "--source", source)
+    space = world.outside if client == "outside" else world.a
+    for family in (4, 6):
+        with Client(space, world.address(target, family)) as talk:
+            assert talk.hello()["server"] == target
+            world.running.api.put_state(world.items)
+            assert talk.echo() and answered(world, space, target, family) == target
+            world.running.restart()
+            assert talk.pour(1) is None
+            world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
 
 
 @FAMILIES

@@ -117,6 +117,19 @@ def test_a_server_admits_the_client_through_the_proxy(world, family, source):
     assert world.handed() == 2
 
 
+@SOURCES
+@FAMILIES
+def test_policies_of_the_other_ends_do_not_ask(world, family, source):
+    """Replies pass: the client admits nobody, the server reaches nobody; neither concerns the proxy's connection."""
+    world.put(egress(to(*OUTSIDE, *world.b.ips)), policy("s", "a-in", {"name": "a"}, types=["Ingress"]),
+              policy("s", "b-out", {"name": "b"}, types=["Egress"]))
+    Relay(world, "--source", source)
+    for target in ("outside", "b"):
+        with Client(world.a, world.address(target, family)) as talk:
+            assert talk.hello()["server"] == target and talk.pour(1) is None
+    assert world.handed() == 2
+
+
 # ---- bridges ----
 
 @pytest.fixture(scope="module")
@@ -178,3 +191,42 @@ def test_bridge_ingress(bridged, family, client):
                 assert who["server"] == "b" and (who["peer"][0] == talk.ends[0]) == (source == "client")
                 assert talk.pour(2) is None
     assert world.handed() == 2
+
+
+# ---- what else a node has ----
+
+MASQUERADE = """
+table inet neighbour {
+    chain out {
+        type nat hook postrouting priority 100
+        ip saddr 10.77.0.0/16 oifname "uplink" masquerade
+        ip6 saddr fd00:77::/64 oifname "uplink" masquerade
+    }
+}
+"""
+INVALID = "table inet neighbour {" + "".join(f"""
+    chain {hook} {{
+        type filter hook {hook} priority 0
+        ct state invalid counter drop
+    }}""" for hook in ("input", "forward", "output")) + "\n}\n"
+
+
+@pytest.fixture
+def ruled(world):
+    """Somebody else's nftables rules, for one test."""
+    yield lambda text: world.node.run("nft", "-f", "-", input=text)
+    world.node.run("nft", "delete", "table", "inet", "neighbour")
+
+
+@pytest.mark.parametrize("rules", [MASQUERADE, INVALID], ids=["masquerade", "drop invalid"])
+@SOURCES
+@FAMILIES
+def test_beside_foreign_rules(world, ruled, family, source, rules):
+    world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
+    ruled(rules)
+    Relay(world, "--source", source)
+    for space, target in ((world.a, "outside"), (world.a, "b"), (world.outside, "b"), (world.c, "outside")):
+        with Client(space, world.address(target, family), timeout=3) as talk:
+            assert talk.hello()["server"] == target and talk.pour(2) is None, (space.name, target)
+    assert world.handed() == 3
+    assert "counter packets 0 " in world.node.run("nft", "list", "ruleset").stdout or rules == MASQUERADE
