@@ -396,7 +396,7 @@ enum ps_stat {
 	PS_STAT_CLOSED,      /* established entries ended */
 	PS_STAT_TABLE_FULL,  /* promotions refused: established table full */
 	PS_STAT_ASSIGN_FAIL, /* bpf_sk_assign refused a socket */
-	PS_STAT_LEG_CLIENT,  /* a proxy's onward connections from the client's address */
+	PS_STAT_LEG_CLIENT,  /* onward connections that a proxy began from the client's address */
 	PS_STAT_LEG_NODE,    /* from the node's own: the source is not kept */
 	PS_STAT_COUNT
 };

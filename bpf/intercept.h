@@ -36,11 +36,8 @@ nobody:
 /* An intercepted connection's own addresses and ports, sent by a socket of this node: the proxy goes on with them. */
 static __noinline void conn_leg(struct __sk_buff *skb, struct work *w, struct ps_conn *conn)
 {
-	if (!skb->ingress_ifindex && conn->flags & PS_CONN_INTERCEPTED && !(conn->flags & PS_CONN_LEG) &&
-		leg_find(skb, w)) {
+	if (!skb->ingress_ifindex && conn->flags & PS_CONN_INTERCEPTED && !(conn->flags & PS_CONN_LEG) && leg_find(skb, w))
 		conn->flags |= PS_CONN_LEG;
-		account_stat(PS_STAT_LEG_CLIENT);
-	}
 	PS_RETURN_ZERO;
 }
 

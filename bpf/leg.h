@@ -23,56 +23,72 @@ static __always_inline void leg_client(const struct ps_leg *leg, bool v4, struct
 	ret->word[3] = mapped ? client[0] : client[3];
 }
 
-/* Is the packet's source an address of this node? A route to it is a local one then. Without forwarding the helper does
- * not look: no. */
-static __noinline bool source_is_node(struct __sk_buff *skb, const struct packet *p)
+/* Is this an address of this node? A route to it is a local one then. Without forwarding the helper does not look: no.
+ */
+static __noinline bool address_is_node(struct __sk_buff *skb, const struct address *address, bool v4)
 {
 	struct bpf_fib_lookup to = {.ifindex = skb->ifindex};
 
-	if (p->v4) {
+	if (v4) {
 		to.family = FAMILY_IPV4;
-		to.ipv4_dst = p->source.v4;
+		to.ipv4_dst = address->v4;
 	} else {
 		to.family = FAMILY_IPV6;
-		__builtin_memcpy(to.ipv6_dst, p->source.word, sizeof(to.ipv6_dst));
+		__builtin_memcpy(to.ipv6_dst, address->word, sizeof(to.ipv6_dst));
 	}
 	return bpf_fib_lookup(skb, &to, sizeof(to), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
+static __always_inline bool address_equal(const struct address *a, const struct address *b)
+{
+	return a->half[0] == b->half[0] && a->half[1] == b->half[1];
+}
+
+enum leg {
+	LEG_NONE,
+	LEG_NODE,   /* from an address of this node: replies find their way */
+	LEG_CLIENT, /* from the client's: replies are led to the socket */
+};
+
 /*
- * Of a packet that a socket of this node sent. True: it is a leg's (WORK_LEG), and if it does not come from the
- * client's address, WORK_ORIGIN and w->origin say whose it is. One look at a connection's first packet: later ones may
- * have another socket or none (TIME_WAIT, requests).
+ * Of a packet that a socket of this node sent: is it a leg's (WORK_LEG), and of which kind? If it does not come from
+ * the client's address, WORK_ORIGIN and w->origin say whose it is. The socket's own address is asked, for the packet's
+ * may have been rewritten since (masquerade). One look at a connection's first packet: later ones may have another
+ * socket or none (TIME_WAIT, requests).
  */
-static __noinline bool leg_find(struct __sk_buff *skb, struct work *w)
+static __noinline int leg_find(struct __sk_buff *skb, struct work *w)
 {
 	const struct ps_leg *leg = NULL;
-	struct address client = {};
+	struct address speaker = {}, client = {};
 	const struct tcp_sock *tcp;
 	struct bpf_sock *sk = skb->sk;
-	bool transparent;
+	bool v4 = w->packet.v4;
+	int kind = LEG_NODE;
 	__u64 cookie;
 
 	if (!sk)
-		return false;
+		return LEG_NONE;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
-		return false;
-	transparent = sock_transparent(tcp);
+		return LEG_NONE;
+	sock_address(sk, v4, &speaker);
 	cookie = sock_cookie(tcp);
 	if (cookie)
 		leg = bpf_map_lookup_elem(&ps_leg, &cookie);
-	if (!leg && (!transparent || source_is_node(skb, &w->packet)))
-		return false;
-	w->known |= WORK_LEG;
+	if (leg)
+		leg_client(leg, v4, &client);
+	if (sock_transparent(tcp) && ((leg && address_equal(&client, &speaker)) || !address_is_node(skb, &speaker, v4)))
+		kind = LEG_CLIENT;
+	else if (!leg)
+		return LEG_NONE;
 	if (!leg)
-		return true;
-	leg_client(leg, w->packet.v4, &client);
-	if (client.half[0] == w->packet.source.half[0] && client.half[1] == w->packet.source.half[1])
-		return true;
+		client = speaker;
+	w->known |= WORK_LEG;
+	if (address_equal(&client, &w->packet.source))
+		return kind;
 	w->origin = client;
 	w->known |= WORK_ORIGIN;
-	return true;
+	return kind;
 }
 
 #endif

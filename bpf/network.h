@@ -207,23 +207,15 @@ static __always_inline __u8 network_flags(struct __sk_buff *skb, bool l3)
 static __always_inline int network_opens(
 	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, const struct ps_conn_live *live)
 {
-	if (!leg_find(skb, w))
+	/* Replies to the node's own address come home by themselves. */
+	if (leg_find(skb, w) != LEG_CLIENT)
 		return PS_PASS;
-	if (w->known & WORK_ORIGIN) {
-		party_find(&w->destination, &w->packet.destination, w->packet.v4, w->side);
-		if (!w->destination.local) /* else its own hook counts it */
-			account_stat(PS_STAT_LEG_NODE);
-		return PS_PASS;
-	}
 	if (conn && conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED) && !conn_reopened(&w->packet, conn)) {
-		if (!(conn->flags & PS_CONN_LEG))
-			account_stat(PS_STAT_LEG_CLIENT);
 		conn->flags |= PS_CONN_LEG;
 		return PS_PASS;
 	}
 	if (live && live->conn.state != PS_CONN_CLOSING)
 		return PS_DROP;
-	account_stat(PS_STAT_LEG_CLIENT);
 	if (live)
 		conn_delete(&w->packet);
 	conn_create(false, false, 0);

@@ -114,6 +114,19 @@ enum icmp6_type {
 	ICMP6_MLD2_REPORT = 143,
 };
 
+/* The address that a socket is bound to. Volatile: clang would choose between two fields' addresses (PS_OPAQUE). */
+static __always_inline void sock_address(const struct bpf_sock *sk, bool v4, struct address *ret)
+{
+	__u32 word4 = PS_READ_ONCE(sk->src_ip4);
+
+	for (int i = 0; i < 4; i++)
+		ret->word[i] = PS_READ_ONCE(sk->src_ip6[i]);
+	if (!v4)
+		return;
+	ret->half[0] = ret->half[1] = 0;
+	ret->v4 = word4;
+}
+
 /* The lower (address, port) first: one key for both directions. */
 static __always_inline void key4_set(
 	struct ps_key_conn4 *key, bool high, __be32 source, __be32 destination, __u16 source_port, __u16 destination_port)

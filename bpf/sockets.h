@@ -19,6 +19,7 @@
 #include <linux/in6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "bpf/account.h"
 #include "bpf/inet.h"
 #include "bpf/maps.h"
 #include "bpf/packet.h"
@@ -380,6 +381,16 @@ static __always_inline int socket_option(struct bpf_sockopt *ctx)
 	return SOCKET_GOES_ON;
 }
 
+/* Is the socket bound to the client's address? What is rewritten on the way (masquerade) is not asked. */
+static __always_inline bool leg_speaks(const struct bpf_sock *sk, const struct ps_leg *leg)
+{
+	const __u32 *client = (const __u32 *)leg->client;
+	struct address own = {};
+
+	sock_address(sk, leg->family == 4, &own);
+	return own.word[0] == client[0] && own.word[1] == client[1] && own.word[2] == client[2] && own.word[3] == client[3];
+}
+
 /* Before a socket's SYN. A socket may connect again, for somebody else: the row is for this time. */
 static __always_inline int socket_connects(struct bpf_sock_addr *ctx)
 {
@@ -390,6 +401,8 @@ static __always_inline int socket_connects(struct bpf_sock_addr *ctx)
 	__u64 cookie;
 
 	if (!socket_tcp(ctx->type, ctx->protocol) || bpf_get_netns_cookie(ctx) != netns_cookie)
+		return SOCKET_GOES_ON;
+	if (ctx->sk->state != BPF_TCP_CLOSE) /* asks how its connect() goes */
 		return SOCKET_GOES_ON;
 	cookie = bpf_get_socket_cookie(ctx);
 	held_choose(&choice);
@@ -408,6 +421,7 @@ static __always_inline int socket_connects(struct bpf_sock_addr *ctx)
 	else
 		__builtin_memcpy(leg.client, held->key6.addr[!!(conn->flags & PS_CONN_ORIGIN_HIGH)], sizeof(leg.client));
 	bpf_map_update_elem(&ps_leg, &cookie, &leg, BPF_ANY);
+	account_stat(leg_speaks(ctx->sk, &leg) ? PS_STAT_LEG_CLIENT : PS_STAT_LEG_NODE);
 	return SOCKET_GOES_ON;
 }
 

@@ -108,8 +108,6 @@ static __always_inline int work_new(
 			return PS_PASS;
 		mark_clear(skb);
 	}
-	if (w->known & WORK_LEG && w->packet.traits & PACKET_STARTS)
-		account_stat(w->known & WORK_ORIGIN ? PS_STAT_LEG_NODE : PS_STAT_LEG_CLIENT);
 	judgment_count(w, NOT_DENIED);
 	/* A connection that lives is not disturbed by an attempt to open it from the other end. */
 	if (lonely || orphan || (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING))

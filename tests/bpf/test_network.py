@@ -90,10 +90,6 @@ def talk(there, here, both=True):
             left -= got
 
 
-def stat(world, name):
-    return world.stat({"leg_client": 4, "leg_node": 5}[name])
-
-
 def onward(source=None, client=None, world=None, timeout=2):
     """A proxy's upstream socket: transparent, bound to the client's address; or noted as connecting for a client."""
     def make(destination):
@@ -295,7 +291,6 @@ def test_leg_from_the_clients_address(net, v, server, client):
     """Replies reach the proxy's socket, from another host and from a local workload, for clients of both kinds."""
     if server == client:
         pytest.skip("a host that answers itself")
-    before = stat(net, "leg_client")
     # What policy says of the client's egress was asked when its connection was handed over.
     net.profile(PROFILE_A, egress=ROW_DENY)
     with getattr(net, server).listen(OF[server][v], 443) as listening:
@@ -309,7 +304,6 @@ def test_leg_from_the_clients_address(net, v, server, client):
         there.close()
         here.close()
         assert net.conn().state == CLOSING
-    assert stat(net, "leg_client") == before + 1
 
 
 @PER_FAMILY
@@ -396,12 +390,10 @@ def test_packet_too_big_reaches_the_leg(net):
 @PER_FAMILY
 @pytest.mark.parametrize("client", (A4, A6), ids=("client-v4", "client-v6"))
 def test_leg_from_the_nodes_address_is_the_clients(net, v, client):
-    before = stat(net, "leg_node")
     net.profile(PROFILE_B, ingress=ROW_DENY)
     with net.b.listen(OF["b"][v], 443) as listening:
         with onward(world=net)((OF["b"][v], 443)), listening.accept()[0]:
             pass
-        assert stat(net, "leg_node") == before, "the node itself"
         for name in ("ps_conn4", "ps_conn6", "ps_new4", "ps_new6"):
             net.object.map(name).clear()
         with pytest.raises(TimeoutError):
@@ -421,7 +413,6 @@ def test_leg_from_the_nodes_address_is_the_clients(net, v, client):
             there.sendall(b"denied")
             with pytest.raises(TimeoutError):
                 here.recv(10)
-    assert stat(net, "leg_node") > before
 
 
 @PER_FAMILY
@@ -435,9 +426,25 @@ def test_transparent_socket_that_speaks_as_the_node_is_the_node(net, v):
 
 
 def test_leg_from_the_nodes_address_to_another_host(net):
-    before = stat(net, "leg_node")
     with net.far.listen(FAR4, 443) as listening:
         with onward(client=A4, world=net)((FAR4, 443)) as there, listening.accept()[0] as here:
             talk(there, here)
-    assert stat(net, "leg_node") == before + 1
     assert not [key for key in net.conns() if (FAR4, 443) in key], "nobody needs an entry"
+
+
+def test_leg_from_the_clients_address_that_is_masqueraded(net):
+    """Beyond the uplink it has the node's address; its replies are turned back before they find its socket."""
+    subprocess.run(["nft", "-f", "-"], check=True, text=True, input="""table ip bpfn {
+        chain post {
+            type nat hook postrouting priority srcnat
+            oifname "bpfn-far" masquerade
+        }
+        }
+        """)
+    try:
+        with net.far.listen(FAR4, 443) as listening:
+            with onward(A4)((FAR4, 443)) as there, listening.accept()[0] as here:
+                assert here.getpeername()[0] != A4 and there.getsockname()[0] == A4
+                talk(there, here)
+    finally:
+        subprocess.run(["nft", "delete", "table", "ip", "bpfn"], check=True)
