@@ -192,7 +192,7 @@ static void relay_run(struct relay *relay)
 
 int main(int argc, char **argv)
 {
-	struct relay relay = {.signals = -1};
+	static struct relay relay = {.signals = -1}; /* threads may still look at it when main returns */
 	struct error e;
 	int code = options_parse(argc, argv, &relay.options);
 	if (code >= 0)
