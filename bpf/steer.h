@@ -163,6 +163,9 @@ PS_APART int steer_tcp(struct __sk_buff *skb, __u32 number)
 
 	if (!w || w->packet.protocol != IPPROTO_TCP)
 		return STEER_NOBODY;
+	/* The kernel looks these up on the incoming link alone: no rule leads them here. */
+	if (!w->packet.v4 && link_local(&w->packet.destination))
+		return STEER_NOBODY;
 	if (steer_socket(skb, false) == STEER_TAKEN) /* 1 */
 		return STEER_TAKEN;
 	proxy = proxy_find(number, w->side);
