@@ -5,8 +5,9 @@ Not here:
   2, 5 (UDP), 6, 7, 31   UDP: with the interception of UDP
   10                     no error is provoked on purpose: after every test `assign failures` is 0 (World.end)
   14 (UDP 53)            UDP; the TCP half is here
-  18, 34                 no test of their own: World.end asks after every test, here and in test_proxies.py
+  18, 34                 World.end asks after every test, here and in test_proxies.py
   19 (routes absent)     the agent's rule and route are its own: test_datapath.py removes them and sees them repaired
+  25 (agent down)        nothing can be attached meanwhile: `unclaimed: deny`, test_settings.py; here, what follows
   Services (24, 30 of kube-proxy's translation), the tproxy engine: with those
 """
 import itertools
@@ -22,11 +23,12 @@ from objects import proxy
 from proxies import PORT, Relay
 from scenes import eventually
 from steering import Load, World, answered, come, egress, ingress, to
-from talk import Client, Server, ask
+from talk import TRANSPARENT, Client, Server, ask
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
 SOURCES = pytest.mark.parametrize("source", ["client", "node"])
 OUTSIDE = (OUTSIDE4, OUTSIDE6)
+TCP_REPAIR = 19  # a socket that is closed in this state says nothing
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +338,17 @@ def test_16_nobody_gets_a_loop_from_the_proxys_own_port(world, family, source, e
     assert answered(world, world.a, "outside", family) == "outside"
 
 
+@FAMILIES
+def test_18_the_checker_sees_what_goes_past_a_proxy(world, family):
+    """What World.end asks of every test, of a connection that did go straight."""
+    world.put()
+    with Client(world.a, world.address("outside", family)) as client:
+        assert client.hello()["server"] == "outside"
+    world.handed_over = {(*client.ends, *client.destination)}
+    eventually(lambda: len(world.leaks("a")) == 1)
+    world.handed_over = set()
+
+
 # ---- 19 … 21: routing ----
 
 @pytest.fixture
@@ -436,12 +449,6 @@ def test_22_each_family_for_itself(world, address, up, down):
     assert answered(world, world.a, "outside", down) == "outside"
 
 
-def lost(wire):
-    """Connections whose SYN was sent twice."""
-    syns = wire.read()
-    return [syn for syn in set(syns) if syns.count(syn) > 1]
-
-
 @pytest.mark.parametrize("way", ["restart", "kill -9"])
 def test_23_new_connections_while_the_agent_restarts(world, way):
     """All of them get to the proxy, and none goes straight, or is late."""
@@ -461,12 +468,13 @@ def test_23_new_connections_while_the_agent_restarts(world, way):
         load.grown()
     results = load.end()
     assert set(results) == {"proxy"}, [one for one in results if one != "proxy"]
-    assert lost(world.wires["a"]) == []
+    assert world.wires["a"].repeated() == []
 
 
 def test_23_rules_that_come_and_go_under_load(world):
     """Every connection goes one way or the other, at once."""
     world.front()
+    world.reused = True
     families = itertools.cycle([4, 6])
     load = Load(lambda: answered(world, world.a, "outside", next(families)))
     for turn in range(12):
@@ -474,7 +482,7 @@ def test_23_rules_that_come_and_go_under_load(world):
         load.grown(10)
     results = load.end()
     assert set(results) == {"proxy", "outside"}, set(results)
-    assert lost(world.wires["a"]) == []
+    assert world.wires["a"].repeated() == []
 
 
 @SOURCES
@@ -590,8 +598,9 @@ def test_27_a_rule_that_comes_to_the_server(world, family):
 
 
 def memory(process):
-    with open(f"/proc/{process.pid}/statm") as file:
-        return int(file.read().split()[1]) * 4096
+    """In bytes; 0 of a program that AddressSanitizer watches, which keeps what was freed."""
+    with open(f"/proc/{process.pid}/maps") as maps, open(f"/proc/{process.pid}/statm") as file:
+        return 0 if "libasan" in maps.read() else int(file.read().split()[1]) * 4096
 
 
 @pytest.mark.parametrize("transparent, rounds", [(True, 25), (False, 3)], ids=["ready", "adopted"])
@@ -677,6 +686,53 @@ def test_30_one_tuple_directly_and_through_the_proxy(world, family):
             assert client.hello(last=True)["server"] == server
             assert client.ended()
     assert world.handed() == 2
+
+
+@pytest.mark.parametrize("before, after", [(False, True), (True, True), (True, False), (False, False)],
+                         ids=["direct, then proxy", "proxy twice", "proxy, then direct", "direct twice"])
+@FAMILIES
+def test_30_a_client_that_forgot_its_connection(world, family, before, after):
+    """It was restarted, without a word, and begins anew from the same port. The other end still believes in the old one."""
+    own, destination = world.address("a", family), world.address("outside", family)
+    world.reused = True
+    world.front()
+    world.put(*[egress()] * before)
+    client = Client(world.a, destination, bind=(own, 20432))
+    assert client.hello()["server"] == ("proxy" if before else "outside") and client.echo() and client.echo()
+    client.sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    client.close()
+    world.put(*[egress()] * after)
+    with Client(world.a, destination, bind=(own, 20432)) as client:
+        assert client.hello()["server"] == ("proxy" if after else "outside") and client.echo()
+
+
+@pytest.mark.parametrize("side", ["the client's", "the server's"])
+@FAMILIES
+def test_30_time_waits_that_outlive_our_entries(alone, family, side):
+    """The proxy has ended connections of either side, a new agent knows of none: the tuples are free for all others."""
+    world = alone
+    own, destination, port = world.address("a", family), world.address("outside", family), 20430
+    world.front()
+    if side == "the client's":
+        with Client(world.a, destination, bind=(own, port)) as client:
+            assert client.hello(last=True)["server"] == "proxy" and client.ended()
+    else:  # a leg's
+        with world.node.entered():
+            leg = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+        with leg:
+            leg.setsockopt(*TRANSPARENT[leg.family], 1)
+            leg.bind((own, port))
+            leg.settimeout(3)
+            leg.connect((destination, 80))
+            leg.sendall(b"hello\n")
+            assert json.loads(leg.makefile("rb").readline())["peer"] == [own, port]
+    eventually(lambda: f":{port}" in world.node.run("ss", "-tanH", "state", "time-wait").stdout)
+    forget(world)
+    world.running.start()
+    world.put()
+    with Client(world.a, destination, bind=(own, port)) as client:
+        assert client.hello()["server"] == "outside" and client.echo()
+    world.reused = True
 
 
 # ---- 32, 33: shapes of packets ----
