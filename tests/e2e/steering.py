@@ -53,6 +53,19 @@ def answered(world, source, target, family=4, **options):
     return who["server"]
 
 
+def refused(world, source, target, family=4):
+    """No answer, and the reason is that nobody listens."""
+    before = world.no_listener()
+    answer = answered(world, source, target, family, timeout=0.3)
+    return answer not in world.servers and answer != "proxy" and world.no_listener() > before
+
+
+def forget(world):
+    """A new agent on a node that knows of no connection."""
+    world.running.stop()
+    world.running.uninstall()
+
+
 class Load:
     """Attempts without a pause, in threads; what became of them."""
 
