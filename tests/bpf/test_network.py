@@ -375,6 +375,46 @@ def test_leg_does_not_take_a_direct_connections_replies(net):
             talk(leg, here)
 
 
+def forget(net):
+    for name in ("ps_new4", "ps_conn4", "ps_new6", "ps_conn6"):
+        net.object.map(name).clear()
+
+
+@PER_FAMILY
+def test_direct_connection_where_a_proxy_had_one_before(net, v):
+    """The proxy's TIME_WAIT outlives our entry, and the stack does not forward what has a socket."""
+    net.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    with listener(("127.0.0.1", "::1")[v]) as proxy:
+        net.proxy(PROXY, proxy.getsockname()[1])
+        with net.a.connect((OF["far"][v], 443)) as client:
+            own = client.getsockname()[:2]
+            proxy.accept()[0].close()
+            assert client.recv(1) == b""
+    net.profile(PROFILE_A)
+    net.flip()
+    for lost in (True, False):
+        if lost:
+            forget(net)
+        with net.far.listen(OF["far"][v], 443) as listening:
+            with net.a.connect((OF["far"][v], 443), source=own) as client, listening.accept()[0] as here:
+                talk(client, here)
+
+
+@PER_FAMILY
+@pytest.mark.parametrize("server", ("far", "b"))
+def test_direct_connection_where_a_leg_was_before(net, v, server):
+    with getattr(net, server).listen(OF[server][v], 443) as listening:
+        leg = onward(OF["a"][v])((OF[server][v], 443))
+        own = leg.getsockname()[:2]
+        here, _ = listening.accept()
+        leg.close()
+        assert here.recv(1) == b""
+        here.close()
+        forget(net)
+        with net.a.connect((OF[server][v], 443), source=own) as client, listening.accept()[0] as here:
+            talk(client, here)
+
+
 def test_packet_too_big_reaches_the_leg(net):
     """An ICMP error about a proxy's packet is the proxy's; about anybody else's it goes on."""
     uplink = socket.if_nametoindex("bpfn-far")
