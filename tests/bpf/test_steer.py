@@ -66,6 +66,13 @@ def test_midstream_is_never_intercepted(world):
     assert world.result.mark == 0 and not world.conn().flags & INTERCEPTED
 
 
+def test_connection_that_begins_after_a_late_packet(world):
+    """A late packet of the connection before makes an entry; the SYN is not that one's."""
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    assert world.send(A, syn(flags="A")) == (True, "FORWARDED", "POLICY")
+    assert world.send(A, syn()) == NO_LISTENER
+
+
 def test_running_connection_is_not_taken_over(world):
     assert world.send(A, syn())[0]
     world.profile(PROFILE_A, egress=ROW_INTERCEPT, side=1 - world.side)
