@@ -27,7 +27,8 @@
 	X(PROXY_UP, "penstock_proxy_up", "gauge", "proxy",                                                           \
 		"1 while there is a listener that this proxy's connections can be handed to, of either family.")         \
 	X(ONWARD, "penstock_onward_connections_total", "counter", "source",                                          \
-		"Connections that proxies opened for a client: from the client's own address, or from the node's.")      \
+		"Connections that proxies began for a client, from the client's own address, or from the node's: as programs on "
+		"sockets see it (originalDestination in /v1/status).")      \
 	X(CONNECTIONS, "penstock_connections", "gauge", "", "Established connections in the tracking tables.")       \
 	X(MAP_ENTRIES, "penstock_map_entries", "gauge", "map", "Entries in a kernel map.")                           \
 	X(MAP_CAPACITY, "penstock_map_capacity", "gauge", "map", "Entries that a kernel map has room for.")          \
