@@ -163,6 +163,7 @@ struct ps_key_row {
 #define PS_VERDICT_AUDIT_DENY 2u      /* … Deny */
 #define PS_VERDICT_AUDIT_INTERCEPT 4u /* … Intercept, or by another proxy */
 #define PS_VERDICT_AUDIT_ISOLATED 8u  /* the reason of that Deny is Isolated, not Policy */
+#define PS_VERDICT_AUDIT_STEERS 16u   /* audit_rule is an InterceptPolicy's: about connections that begin */
 struct ps_verdict {
 	__u8 action;          /* ps_action: ALLOW or DENY by policy, or INTERCEPT (= ALLOW, then hand over) */
 	__u8 reason;          /* ps_reason of the policy decision */

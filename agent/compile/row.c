@@ -91,14 +91,17 @@ static struct ps_verdict row_judge(const struct compiler *c, const struct row *r
 	struct decision decision = steps_judge(c, row, place, true);
 	const struct ps_verdict *with = &decision.verdict;
 	bool refusal = (with->action == PS_ACTION_DENY) != (verdict.action == PS_ACTION_DENY);
-	bool handing = with->action != verdict.action || with->proxy != verdict.proxy;
-	uint32_t taken = with->intercept_rule != verdict.intercept_rule ? with->intercept_rule : PS_RULE_NONE;
-	verdict.audit_rule = decision.rule_audited ? with->rule : decision.passed;
-	if (!refusal && (handing || verdict.audit_rule == PS_RULE_NONE))
-		verdict.audit_rule = taken;
-	if (!refusal && !handing)
+	bool other = refusal || with->action != verdict.action || with->proxy != verdict.proxy;
+	bool either = with->action == PS_ACTION_INTERCEPT || verdict.action == PS_ACTION_INTERCEPT;
+	if (!refusal && either && with->intercept_rule != verdict.intercept_rule) {
+		verdict.audit_rule = with->intercept_rule;
+		verdict.flags = PS_VERDICT_AUDIT_STEERS;
+	} else {
+		verdict.audit_rule = decision.rule_audited ? with->rule : decision.passed;
+	}
+	if (!other)
 		return verdict;
-	verdict.flags = PS_VERDICT_AUDIT;
+	verdict.flags |= PS_VERDICT_AUDIT;
 	if (with->action == PS_ACTION_INTERCEPT)
 		verdict.flags |= PS_VERDICT_AUDIT_INTERCEPT;
 	if (with->action == PS_ACTION_DENY)

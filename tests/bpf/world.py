@@ -26,7 +26,7 @@ ENTRIES = {name: count for name, count in re.findall(r"X\((\w+), (?:HASH|LPM|ARR
 ENTRIES = {name: 768 if count == "PS_PORT_BLOCKS" else int(count) for name, count in ENTRIES.items()}
 
 ALLOW, DENY, INTERCEPT = 0, 1, 2
-AUDIT, AUDIT_DENY, AUDIT_INTERCEPT, AUDIT_ISOLATED = 1, 2, 4, 8
+AUDIT, AUDIT_DENY, AUDIT_INTERCEPT, AUDIT_ISOLATED, AUDIT_STEERS = 1, 2, 4, 8, 16
 LOCAL, STEERED, SOURCES, USED = 1, 2, 2, 1
 PROXY_USED, PROXY_BYPASS = 1, 2
 IFACE_DENY, IFACE_L3 = 1, 2
@@ -84,7 +84,8 @@ class World:
         self.row(ROW_INTERCEPT, INTERCEPT, "POLICY", RULE_ALLOW, PROXY, RULE_INTERCEPT)
         self.row(ROW_INTERCEPT_BYPASS, INTERCEPT, "POLICY", RULE_ALLOW, PROXY_BYPASSED, RULE_INTERCEPT)
         self.row(ROW_AUDIT, ALLOW, "POLICY", RULE_ALLOW, flags=AUDIT | AUDIT_DENY | AUDIT_ISOLATED, audit_rule=RULE_ISOLATED)
-        self.row(ROW_AUDIT_INTERCEPT, ALLOW, "DEFAULT", 0, flags=AUDIT | AUDIT_INTERCEPT, audit_rule=RULE_INTERCEPT)
+        self.row(ROW_AUDIT_INTERCEPT, ALLOW, "DEFAULT", 0, flags=AUDIT | AUDIT_INTERCEPT | AUDIT_STEERS,
+                 audit_rule=RULE_INTERCEPT)
         for profile in (PROFILE_A, PROFILE_B):
             self.profile(profile)
         for block in range(768):

@@ -497,13 +497,15 @@ static void audited_interception_hands_nothing_over(void **state)
 		AUDITED_GLOBAL("InterceptPolicy", "i",
 			"'priority':5," CHAT ",'egress':[{'action':'Intercept','proxy':'gw','to':[{'networks':['0.0.0.0/0']}]}]"));
 	struct ps_verdict verdict = egress(&lab, "8.8.8.8", TCP, 443);
-	assert_audit(&lab, verdict, PS_ACTION_ALLOW, PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_INTERCEPT, "InterceptPolicy//i/0");
+	assert_audit(&lab, verdict, PS_ACTION_ALLOW,
+		PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_INTERCEPT | PS_VERDICT_AUDIT_STEERS, "InterceptPolicy//i/0");
 	assert_int_equal(verdict.intercept_rule, PS_RULE_NONE); /* the other direction's rules are asked */
 	assert_int_equal(verdict.proxy, PS_PROXY_NONE);
 	lab_put(&lab, LAB_GLOBAL("InterceptPolicy", "j",
 					  "'priority':9," CHAT ",'egress':[{'action':'Bypass','to':[{'networks':['8.0.0.0/8']}]}]"));
 	verdict = egress(&lab, "8.8.8.8", TCP, 443);
-	assert_audit(&lab, verdict, PS_ACTION_ALLOW, PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_INTERCEPT, "InterceptPolicy//i/0");
+	assert_audit(&lab, verdict, PS_ACTION_ALLOW,
+		PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_INTERCEPT | PS_VERDICT_AUDIT_STEERS, "InterceptPolicy//i/0");
 	assert_string_equal(lab_rule(&lab, verdict.intercept_rule), "InterceptPolicy//j/0");
 	/* a refusal that is audited as well comes before it, and takes nothing from what is enforced */
 	lab_put(&lab, AUDITED("np", "s", "'podSelector':{},'policyTypes':['Egress']"));
