@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """POST /v1/explain against what real packets do, against the evaluator, and while the tables change under it."""
+import copy
 import gzip
 import json
 import os
@@ -323,7 +324,7 @@ def test_bent_bodies(world):
         for _ in range(rng.randint(0, 3)):
             place = rng.choice([body, body.get("source"), body.get("destination")])
             if isinstance(place, dict):
-                place[rng.choice(fields)] = rng.choice(words)
+                place[rng.choice(fields)] = copy.deepcopy(rng.choice(words))
         text = bytearray(json.dumps(body).encode())
         for _ in range(rng.choice([0, 0, 0, 1, 2])):
             text[rng.randrange(len(text))] = rng.randrange(256)
