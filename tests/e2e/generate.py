@@ -161,8 +161,8 @@ class Generator:
         return self.maybe_audited({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                                    "metadata": {"namespace": rng.choice(NAMESPACES), "name": f"p{number}"}, "spec": spec})
 
-    def maybe_audited(self, policy):
-        return objects.audited(policy) if self.rng.random() < 0.15 else policy
+    def maybe_audited(self, policy, often=0.15):
+        return objects.audited(policy) if self.rng.random() < often else policy
 
     # ---- tiers ----
 
@@ -225,7 +225,7 @@ class Generator:
         subject = {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}} \
             if rng.random() < 0.7 else {"namespaces": self.namespace_selector()}
         return self.maybe_audited(objects.intercept(f"i{number}", subject, rules.get("egress", []),
-                                                    rng.choice([0, 10, 10, 1000]), rules.get("ingress")))
+                                                    rng.choice([0, 10, 10, 1000]), rules.get("ingress")), 0.25)
 
     def intercept_rule(self, index, side, proxies):
         rng = self.rng

@@ -288,7 +288,9 @@ def test_three_judges_agree(cluster):
     assert min(counts[PASSES], counts[DROPS]) > ROUNDS * PACKETS / 10
     assert counts[INTERCEPT] > 0 and (directions == {"Egress", "Ingress"} or ROUNDS < 10)
     print(f"{told['Audited']} packets audited; hits of {len(told) - 1} rules of tiers and of audited interception")
-    assert ROUNDS < 10 or (told["Audited"] and {kind for kind, *_ in told} >= {"ClusterNetworkPolicy", "InterceptPolicy"})
+    kinds = {key[0] for key in told}
+    assert ROUNDS < 10 or (told["Audited"] and "ClusterNetworkPolicy" in kinds)
+    assert ROUNDS < 40 or "InterceptPolicy" in kinds
 
 
 def judged_anew(cluster, world, generator, flows):
