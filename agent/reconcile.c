@@ -155,6 +155,32 @@ static void bandwidth_warn(const struct candidate *candidate, struct errors *war
 	}
 }
 
+static bool rules_unknown_peer(const struct policy *policy, enum direction direction)
+{
+	for (size_t i = 0; i < policy->rule_count[direction]; i++)
+		for (size_t j = 0; j < policy->rules[direction][i].peer_count; j++)
+			if (policy->rules[direction][i].peers[j].type == PEER_UNKNOWN)
+				return true;
+	return false;
+}
+
+/* A peer of a newer API version is accepted, and what it does then may surprise. */
+static void unknown_peers_warn(const struct candidate *candidate, struct errors *warnings)
+{
+	static const char *const words[DIRECTIONS] = {"egress", "ingress"};
+	for (size_t i = 0; i < candidate->difference_count; i++) {
+		const struct object *new = candidate->differences[i].new;
+		if (!new || new->kind != KIND_CLUSTER_NETWORK_POLICY)
+			continue;
+		for (enum direction direction = 0; direction < DIRECTIONS; direction++)
+			if (rules_unknown_peer(new->policy, direction))
+				errors_add(warnings, ERROR_NONE, "",
+					"ClusterNetworkPolicy %s: an %s rule has a peer without a field that is known there: it fails "
+					"closed (Accept matches nothing, Deny and Pass deny everything)",
+					new->name, words[direction]);
+	}
+}
+
 /* ---- applying ---- */
 
 /* From here on a snapshot's proxies are looked for. */
@@ -243,6 +269,7 @@ static int candidate_try(
 	if (result == 0)
 		pending_warn(r, compiler, endpoint_would_be_bound, candidate, warnings);
 	bandwidth_warn(candidate, warnings);
+	unknown_peers_warn(candidate, warnings);
 	compiler_free(compiler);
 	rulebook_free(book);
 	return result;
@@ -395,6 +422,7 @@ static int writes_enforce(struct reconciler *r, struct write *writes, size_t cou
 			errors_add_error(&w->reply.warnings, &warnings.list[n]);
 		pending_warn(r, r->compiler, endpoint_is_bound, &w->candidate, &w->reply.warnings);
 		bandwidth_warn(&w->candidate, &w->reply.warnings);
+		unknown_peers_warn(&w->candidate, &w->reply.warnings);
 	}
 	errors_clear(&warnings);
 	candidate_clear(&together);

@@ -155,8 +155,15 @@ struct ps_key_row {
 	__u32 class_id;
 	__u32 direction;
 };
-/* What is done with a connection. In table `row` (array, sided, by row id): the verdict of ports without a cell. */
-#define PS_VERDICT_AUDIT 1u /* `action` is what would have happened; the packet passes */
+/*
+ * What is done with a connection. In table `row` (array, sided, by row id): the verdict of ports without a cell.
+ * Policies in audit mode have no part in it; what they would change is said beside it.
+ */
+#define PS_VERDICT_AUDIT 1u           /* were they enforced too, the action would be another: Allow, or … */
+#define PS_VERDICT_AUDIT_DENY 2u      /* … Deny */
+#define PS_VERDICT_AUDIT_INTERCEPT 4u /* … Intercept, or by another proxy */
+#define PS_VERDICT_AUDIT_ISOLATED 8u  /* the reason of that Deny is Isolated, not Policy */
+#define PS_VERDICT_AUDIT_STEERS 16u   /* audit_rule is an InterceptPolicy's: about connections that begin */
 struct ps_verdict {
 	__u8 action;          /* ps_action: ALLOW or DENY by policy, or INTERCEPT (= ALLOW, then hand over) */
 	__u8 reason;          /* ps_reason of the policy decision */
@@ -164,8 +171,17 @@ struct ps_verdict {
 	__u8 proxy;           /* INTERCEPT: index into table proxy */
 	__u32 rule;           /* the policy rule that decided, or the isolation; PS_RULE_NONE for Default */
 	__u32 intercept_rule; /* of an InterceptPolicy: INTERCEPT, or with ALLOW the Bypass that ended the search */
-	__u32 limit;          /* 0 */
+	__u32 audit_rule;     /* in audit mode: would have decided this connection; PS_RULE_NONE if none would */
 };
+/* The action if the policies in audit mode were enforced too. */
+static inline enum ps_action verdict_audit_action(const struct ps_verdict *verdict)
+{
+	if (!(verdict->flags & PS_VERDICT_AUDIT))
+		return (enum ps_action)verdict->action;
+	if (verdict->flags & PS_VERDICT_AUDIT_DENY)
+		return PS_ACTION_DENY;
+	return verdict->flags & PS_VERDICT_AUDIT_INTERCEPT ? PS_ACTION_INTERCEPT : PS_ACTION_ALLOW;
+}
 struct ps_key_cell {
 	__u32 side;
 	__u32 row;

@@ -45,7 +45,7 @@ static __noinline void conn_leg(struct __sk_buff *skb, struct work *w, struct ps
 
 static __always_inline bool verdict_intercepts(const struct ps_verdict *verdict)
 {
-	return verdict->action == PS_ACTION_INTERCEPT && !(verdict->flags & PS_VERDICT_AUDIT);
+	return verdict->action == PS_ACTION_INTERCEPT;
 }
 
 /*

@@ -35,13 +35,17 @@ static __always_inline __u32 own_direction(bool from, bool reply)
 
 /* ---- judgments ---- */
 
-/* Each rule that decided, once; of a refusal only the one that refused. */
+/* Each rule that decided, or would have, once; of a refusal only those of the direction that refused. */
 static __noinline void judgment_count(struct work *w, int denied)
 {
-	if (w->judged & 1 << PS_EGRESS && denied != PS_INGRESS)
+	if (w->judged & 1 << PS_EGRESS && denied != PS_INGRESS) {
 		account_rule(w->verdict[PS_EGRESS].rule);
-	if (w->judged & 1 << PS_INGRESS && denied != PS_EGRESS)
+		account_rule(w->verdict[PS_EGRESS].audit_rule);
+	}
+	if (w->judged & 1 << PS_INGRESS && denied != PS_EGRESS) {
 		account_rule(w->verdict[PS_INGRESS].rule);
+		account_rule(w->verdict[PS_INGRESS].audit_rule);
+	}
 	PS_RETURN_ZERO;
 }
 
@@ -72,15 +76,28 @@ PS_APART int work_judge(bool from, bool reverse)
 	return work_denied(w);
 }
 
+/* What passes, but would not if policies in audit mode were enforced. */
+static __always_inline bool verdict_audited(const struct ps_verdict *verdict)
+{
+	return verdict->action == PS_ACTION_ALLOW && verdict->flags & (PS_VERDICT_AUDIT_DENY | PS_VERDICT_AUDIT_INTERCEPT);
+}
+
+static __always_inline __u32 audit_reason(const struct ps_verdict *verdict)
+{
+	if (verdict->flags & PS_VERDICT_AUDIT_INTERCEPT)
+		return PS_REASON_INTERCEPT;
+	return verdict->flags & PS_VERDICT_AUDIT_ISOLATED ? PS_REASON_ISOLATED : PS_REASON_POLICY;
+}
+
 /* The verdict and reason that a judged packet is counted with. */
 static __always_inline int judgment_pass(struct work *w, __u32 own)
 {
 	const struct ps_verdict egress = w->verdict[PS_EGRESS], ingress = w->verdict[PS_INGRESS];
 
-	if (w->judged & 1 << PS_EGRESS && egress.flags & PS_VERDICT_AUDIT && egress.action == PS_ACTION_DENY)
-		return work_pass(w, PS_VERDICT_AUDITED, egress.reason);
-	if (w->judged & 1 << PS_INGRESS && ingress.flags & PS_VERDICT_AUDIT && ingress.action == PS_ACTION_DENY)
-		return work_pass(w, PS_VERDICT_AUDITED, ingress.reason);
+	if (w->judged & 1 << PS_EGRESS && verdict_audited(&egress))
+		return work_pass(w, PS_VERDICT_AUDITED, audit_reason(&egress));
+	if (w->judged & 1 << PS_INGRESS && verdict_audited(&ingress))
+		return work_pass(w, PS_VERDICT_AUDITED, audit_reason(&ingress));
 	return work_pass(w, PS_VERDICT_FORWARDED, own == PS_EGRESS ? egress.reason : ingress.reason);
 }
 

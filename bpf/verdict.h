@@ -319,8 +319,14 @@ PS_APART int judge(bool from, __u32 direction, bool reverse)
 		bits = PS_JUDGED_ALLOW | PS_JUDGED_NOT_LOCAL;
 	} else {
 		verdict_find(&q, &verdict);
-		if (verdict.action == PS_ACTION_DENY && !(verdict.flags & PS_VERDICT_AUDIT))
+		if (verdict.action == PS_ACTION_DENY)
 			bits = PS_JUDGED_DENY;
+		/* An Intercept rule, in audit mode as well, is about connections that begin. */
+		if (verdict.flags & PS_VERDICT_AUDIT_STEERS &&
+			(reverse || !(w->packet.traits & PACKET_STARTS) || w->known & (WORK_NODE | WORK_LEG))) {
+			verdict.flags = 0;
+			verdict.audit_rule = PS_RULE_NONE;
+		}
 	}
 	if (direction == PS_EGRESS) {
 		w->verdict[PS_EGRESS] = verdict;

@@ -71,16 +71,28 @@ static void port_compile(
 		ret->term = term_take_port_name(c, ret->name);
 }
 
-/* An unknown peer fails closed: what would allow matches nothing, what would deny or pass denies. */
+static bool peers_known(const struct rule *rule)
+{
+	for (size_t i = 0; i < rule->peer_count; i++)
+		if (rule->peers[i].type == PEER_UNKNOWN)
+			return false;
+	return true;
+}
+
+/* A rule with an unknown peer fails closed as a whole: Accept matches nothing, Deny and Pass deny everything. */
+static void rule_close(struct compiled_rule *ret)
+{
+	if (ret->action != RULE_DENY && ret->action != RULE_PASS)
+		return;
+	ret->action = RULE_DENY;
+	ret->any_peer = ret->any_port = true;
+}
+
 static void peers_compile(
 	struct compiler *c, const struct compiled *compiled, const struct rule *rule, struct compiled_rule *ret)
 {
 	ret->terms = mem_array(rule->peer_count, sizeof(struct term *));
 	for (size_t i = 0; i < rule->peer_count; i++) {
-		if (rule->peers[i].type == PEER_UNKNOWN && (rule->action == RULE_DENY || rule->action == RULE_PASS)) {
-			ret->any_peer = true;
-			ret->action = RULE_DENY;
-		}
 		struct term *term = term_take(c, compiled->object, &rule->peers[i], compiled->space);
 		if (term)
 			ret->terms[ret->term_count++] = term;
@@ -97,8 +109,11 @@ static void rule_compile(struct compiler *c, const struct compiled *compiled, en
 	ret->action = rule->action;
 	ret->any_peer = rule->any_peer;
 	ret->any_port = rule->any_port;
-	peers_compile(c, compiled, rule, ret);
-	ret->port_count = rule->any_port ? 0 : rule->port_count;
+	if (peers_known(rule))
+		peers_compile(c, compiled, rule, ret);
+	else
+		rule_close(ret);
+	ret->port_count = ret->any_port ? 0 : rule->port_count;
 	ret->ports = mem_array(ret->port_count, sizeof(*ret->ports));
 	for (size_t i = 0; i < ret->port_count; i++)
 		port_compile(c, &rule->ports[i], direction, &ret->ports[i]);

@@ -8,8 +8,13 @@
 
 #include "agent/compile/group.h"
 
-/* In the order in which they decide. */
-enum stage { STAGE_ADMIN, STAGE_NETWORK_POLICY, STAGE_BASELINE, STAGE_INTERCEPT };
+/* In the order in which they decide; the numbers are those of row.c, where it is written. */
+enum stage {
+	STAGE_ADMIN,          /* 1 */
+	STAGE_NETWORK_POLICY, /* 2 */
+	STAGE_BASELINE,       /* 3 */
+	STAGE_INTERCEPT,      /* 5 */
+};
 
 struct compiled_port {
 	uint8_t protocol;

@@ -63,11 +63,6 @@ static struct ps_verdict verdict_find(
 	return verdict ? *verdict : (struct ps_verdict){0};
 }
 
-static enum ps_action enforced(const struct ps_verdict *verdict)
-{
-	return verdict->flags & PS_VERDICT_AUDIT ? PS_ACTION_ALLOW : verdict->action;
-}
-
 /*
  * 1 what policy denies in either direction is not handed over
  * 2 egress rules of a local source
@@ -75,7 +70,7 @@ static enum ps_action enforced(const struct ps_verdict *verdict)
  */
 static void answer_conclude(struct judge_answer *answer, bool steered)
 {
-	enum ps_action out = enforced(&answer->egress), in = enforced(&answer->ingress);
+	enum ps_action out = (enum ps_action)answer->egress.action, in = (enum ps_action)answer->ingress.action;
 	if (out == PS_ACTION_DENY || in == PS_ACTION_DENY) { /* 1 */
 		answer->action = PS_ACTION_DENY;
 	} else if (out == PS_ACTION_INTERCEPT) { /* 2 */

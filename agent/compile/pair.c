@@ -135,7 +135,8 @@ static void rule_steps(struct evaluation *e, const struct compiled *compiled, co
 		e->passes |= rule->action == RULE_PASS;
 		if (step.flags & STEP_AUDIT)
 			return;
-		/* Nothing behind it in this stage is reached; without a way on, no other policy stage either. */
+		/* Nothing behind it in this stage is reached; without a way on (1 to 2, 3 to 4), no other policy stage either.
+		 */
 		e->closed = compiled->stage;
 		if (!e->passes && compiled->stage < STAGE_INTERCEPT)
 			e->closed = STAGE_BASELINE;
@@ -143,7 +144,7 @@ static void rule_steps(struct evaluation *e, const struct compiled *compiled, co
 	e->passes |= rule->action == RULE_PASS;
 }
 
-/* Selected workloads are closed but for what rules allow. */
+/* 2, behind the rules of all NetworkPolicies: selected workloads are closed but for what these allow. */
 static void isolation_steps(struct evaluation *e)
 {
 	for (size_t i = 0; i < e->side->isolation_count && e->closed < STAGE_NETWORK_POLICY; i++) {

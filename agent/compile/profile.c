@@ -182,7 +182,9 @@ static void side_make(struct compiler *c, struct profile *profile, enum directio
 static bool policy_steers(const struct object *object)
 {
 	const struct policy *policy = object->policy;
-	for (size_t i = 0; object->kind == KIND_INTERCEPT_POLICY && i < policy->rule_count[INGRESS]; i++)
+	if (object->kind != KIND_INTERCEPT_POLICY || object->audit)
+		return false;
+	for (size_t i = 0; i < policy->rule_count[INGRESS]; i++)
 		if (policy->rules[INGRESS][i].action == RULE_INTERCEPT)
 			return true;
 	return false;

@@ -20,18 +20,29 @@ static bool step_covers(const struct compiler *c, const struct step *step, struc
 	return term->proto == place.proto && term->first <= place.port && place.port <= term->last;
 }
 
+struct decision {
+	struct ps_verdict verdict;
+	bool rule_audited; /* verdict.rule is of a policy in audit mode */
+	uint32_t passed;   /* the first Pass of a policy in audit mode that led on, or PS_RULE_NONE */
+};
+
 /*
- * The first step that covers the port in each stage:
+ * The order in which policy decides about one direction. In each stage the first step that covers the port:
  *
- * 1 Admin tier; Pass goes on to 2
- * 2 NetworkPolicy: allowed by a rule, else isolated when a policy selects the workload
- * 3 Baseline tier; Pass goes on to 4
+ * 1 ClusterNetworkPolicies of the Admin tier, by priority, then name, then the place of the rule: Accept and Deny end
+ *   the search at 5, Pass leads past the rest of the tier to 2
+ * 2 NetworkPolicies: one that a rule of any of them allows is accepted; else, when any of them selects the workload in
+ *   this direction, it is isolated: refused. Selected by none: 3
+ * 3 ClusterNetworkPolicies of the Baseline tier, as 1; Pass leads to 4
  * 4 allowed by default
- * 5 interception of what is allowed
+ * 5 InterceptPolicies, of what is allowed, by priority, then name, then the place of the rule: Intercept or Bypass
+ *
+ * audit: as if the policies in audit mode were enforced too; otherwise they are not there.
  */
-static struct ps_verdict steps_judge(const struct compiler *c, const struct row *row, struct place place, bool audit)
+static struct decision steps_judge(const struct compiler *c, const struct row *row, struct place place, bool audit)
 {
-	struct ps_verdict verdict = {.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT}; /* 4 */
+	struct decision decision = {.verdict = {.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT}}; /* 4 */
+	struct ps_verdict *verdict = &decision.verdict;
 	bool decided = false;
 	int passed = -1;
 	for (size_t i = 0; i < row->step_count; i++) {
@@ -39,43 +50,65 @@ static struct ps_verdict steps_judge(const struct compiler *c, const struct row 
 		bool intercept = step->stage == STAGE_INTERCEPT;
 		if ((step->flags & STEP_AUDIT && !audit) || (!intercept && (decided || step->stage == passed)))
 			continue;
-		if (intercept && verdict.action == PS_ACTION_DENY)
-			break;
+		if (intercept && verdict->action == PS_ACTION_DENY)
+			break; /* 5 is asked only of what is allowed */
 		if (!step_covers(c, step, place))
 			continue;
 		switch ((enum rule_action)step->action) {
-		case RULE_PASS: /* 1, 3 */
+		case RULE_PASS: /* 1 to 2, 3 to 4 */
 			passed = step->stage;
+			if (step->flags & STEP_AUDIT && decision.passed == PS_RULE_NONE)
+				decision.passed = step->rule;
 			break;
 		case RULE_INTERCEPT: /* 5 */
-			verdict.action = PS_ACTION_INTERCEPT;
-			verdict.proxy = step->proxy;
-			verdict.intercept_rule = step->rule;
-			return verdict;
+			verdict->action = PS_ACTION_INTERCEPT;
+			verdict->proxy = step->proxy;
+			verdict->intercept_rule = step->rule;
+			return decision;
 		case RULE_BYPASS: /* 5: said as well, so that nobody asks the other direction */
-			verdict.intercept_rule = step->rule;
-			return verdict;
-		default: /* 1, 2, 3 */
+			verdict->intercept_rule = step->rule;
+			return decision;
+		default: /* 1, 2, 3: decided */
 			decided = true;
-			verdict.action = step->action == RULE_DENY ? PS_ACTION_DENY : PS_ACTION_ALLOW;
-			verdict.reason = step->flags & STEP_ISOLATION ? PS_REASON_ISOLATED : PS_REASON_POLICY;
-			verdict.rule = step->rule;
+			verdict->action = step->action == RULE_DENY ? PS_ACTION_DENY : PS_ACTION_ALLOW;
+			verdict->reason = step->flags & STEP_ISOLATION ? PS_REASON_ISOLATED : PS_REASON_POLICY; /* 2 isolates */
+			verdict->rule = step->rule;
+			decision.rule_audited = step->flags & STEP_AUDIT;
 		}
 	}
-	return verdict;
+	return decision;
 }
 
-/* A policy in audit mode changes nothing that is enforced; where it would have refused or intercepted, that is said. */
+/*
+ * What is enforced, and beside it what would be if the policies in audit mode were enforced too. audit_rule: the one
+ * that makes the difference; where there is none, the one of audit mode that would have decided the same.
+ */
 static struct ps_verdict row_judge(const struct compiler *c, const struct row *row, struct place place)
 {
-	struct ps_verdict enforced = steps_judge(c, row, place, false);
-	if (!row->audited || enforced.action != PS_ACTION_ALLOW)
-		return enforced;
-	struct ps_verdict with = steps_judge(c, row, place, true);
-	if (with.action == PS_ACTION_ALLOW)
-		return enforced;
-	with.flags |= PS_VERDICT_AUDIT;
-	return with;
+	struct ps_verdict verdict = steps_judge(c, row, place, false).verdict;
+	if (!row->audited)
+		return verdict;
+	struct decision decision = steps_judge(c, row, place, true);
+	const struct ps_verdict *with = &decision.verdict;
+	bool refusal = (with->action == PS_ACTION_DENY) != (verdict.action == PS_ACTION_DENY);
+	bool other = refusal || with->action != verdict.action || with->proxy != verdict.proxy;
+	bool either = with->action == PS_ACTION_INTERCEPT || verdict.action == PS_ACTION_INTERCEPT;
+	if (!refusal && either && with->intercept_rule != verdict.intercept_rule) {
+		verdict.audit_rule = with->intercept_rule;
+		verdict.flags = PS_VERDICT_AUDIT_STEERS;
+	} else {
+		verdict.audit_rule = decision.rule_audited ? with->rule : decision.passed;
+	}
+	if (!other)
+		return verdict;
+	verdict.flags |= PS_VERDICT_AUDIT;
+	if (with->action == PS_ACTION_INTERCEPT)
+		verdict.flags |= PS_VERDICT_AUDIT_INTERCEPT;
+	if (with->action == PS_ACTION_DENY)
+		verdict.flags |= PS_VERDICT_AUDIT_DENY;
+	if (with->reason == PS_REASON_ISOLATED)
+		verdict.flags |= PS_VERDICT_AUDIT_ISOLATED;
+	return verdict;
 }
 
 /* ---- rows ---- */

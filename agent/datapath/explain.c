@@ -117,9 +117,7 @@ static bool node_has(const struct ip *ip)
 
 static enum ps_action enforced(const struct explain_side *side)
 {
-	if (!side->local || side->verdict.flags & PS_VERDICT_AUDIT)
-		return PS_ACTION_ALLOW;
-	return side->verdict.action;
+	return side->local ? (enum ps_action)side->verdict.action : PS_ACTION_ALLOW;
 }
 
 /*

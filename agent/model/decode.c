@@ -13,6 +13,7 @@
 #include "agent/model/schema.h"
 
 #define OWNER_ANNOTATION "penstock.dev/owner"
+#define MODE_ANNOTATION "penstock.dev/mode"
 
 /* ---- which kind ---- */
 
@@ -94,7 +95,7 @@ static struct object *object_new(enum kind kind, const json_t *pruned)
 	object->kind = kind;
 	object->namespace = str_dup(namespace ? namespace : "");
 	object->name = str_dup(json_string_value(json_object_get(metadata, "name")));
-	object->audit = json_object_get(json_object_get(metadata, "annotations"), "penstock.dev/mode");
+	object->audit = json_object_get(json_object_get(metadata, "annotations"), MODE_ANNOTATION);
 	object->owner = str_dup("");
 	object->references = 1;
 	object->json = dump(pruned);
@@ -161,6 +162,13 @@ static json_t *partial_types(const json_t *spec)
 	return has_egress ? json_pack("[ss]", "Ingress", "Egress") : json_pack("[s]", "Ingress");
 }
 
+/* In audit mode it does not isolate, broken or not. NULL: it is in no mode, or in one that is not known. */
+static json_t *partial_annotations(const json_t *metadata)
+{
+	const char *mode = json_string_value(json_object_get(json_object_get(metadata, "annotations"), MODE_ANNOTATION));
+	return mode && !strcmp(mode, "audit") ? json_pack("{s:s}", MODE_ANNOTATION, mode) : NULL;
+}
+
 static struct object *partial_read(const json_t *json)
 {
 	const json_t *spec = json_object_get(json, "spec"), *metadata = json_object_get(json, "metadata");
@@ -171,9 +179,9 @@ static struct object *partial_read(const json_t *json)
 		!readable(&selector_schema, json_object_get(spec, "podSelector"), &pods))
 		return NULL;
 	/* Whether name and namespace can be read as well, decoding tells. */
-	json_t *whole = json_pack("{s:s,s:s,s:{s:O?,s:O?},s:{s:o?,s:o}}", "apiVersion", KUBE_NETWORKING, "kind", kind,
+	json_t *whole = json_pack("{s:s,s:s,s:{s:O?,s:O?,s:o?},s:{s:o?,s:o}}", "apiVersion", KUBE_NETWORKING, "kind", kind,
 		"metadata", "name", json_object_get(metadata, "name"), "namespace", json_object_get(metadata, "namespace"),
-		"spec", "podSelector", pods, "policyTypes", partial_types(spec));
+		"annotations", partial_annotations(metadata), "spec", "podSelector", pods, "policyTypes", partial_types(spec));
 	struct errors errors = {0};
 	struct object *object = NULL;
 	object_read(whole, "", false, &object, &errors);

@@ -16,18 +16,18 @@
 #define PENSTOCK_API "penstock.dev/v1alpha1"
 
 /* enum, kind, apiVersion, plural, namespaced, strict (an unknown field is an error), enforced by this build */
-#define KINDS(X)                                                                                                  \
-	X(NAMESPACE, "Namespace", "v1", "namespaces", false, false, true)                                             \
-	X(NODE, "Node", "v1", "nodes", false, false, true)                                                            \
-	X(POD, "Pod", "v1", "pods", true, false, true)                                                                \
-	X(SERVICE, "Service", "v1", "services", true, false, false)                                                   \
-	X(ENDPOINT_SLICE, "EndpointSlice", "discovery.k8s.io/v1", "endpointslices", true, false, false)               \
-	X(WORKLOAD, "Workload", PENSTOCK_API, "workloads", true, true, true)                                          \
-	X(NETWORK_POLICY, "NetworkPolicy", KUBE_NETWORKING, "networkpolicies", true, false, true)                     \
-	X(CLUSTER_NETWORK_POLICY, "ClusterNetworkPolicy", KUBE_POLICY, "clusternetworkpolicies", false, false, false) \
-	X(TRANSPARENT_PROXY, "TransparentProxy", PENSTOCK_API, "transparentproxies", false, true, true)               \
-	X(INTERCEPT_POLICY, "InterceptPolicy", PENSTOCK_API, "interceptpolicies", false, true, true)                  \
-	X(NODE_FILTER, "NodeFilter", PENSTOCK_API, "nodefilters", false, true, false)                                 \
+#define KINDS(X)                                                                                                 \
+	X(NAMESPACE, "Namespace", "v1", "namespaces", false, false, true)                                            \
+	X(NODE, "Node", "v1", "nodes", false, false, true)                                                           \
+	X(POD, "Pod", "v1", "pods", true, false, true)                                                               \
+	X(SERVICE, "Service", "v1", "services", true, false, false)                                                  \
+	X(ENDPOINT_SLICE, "EndpointSlice", "discovery.k8s.io/v1", "endpointslices", true, false, false)              \
+	X(WORKLOAD, "Workload", PENSTOCK_API, "workloads", true, true, true)                                         \
+	X(NETWORK_POLICY, "NetworkPolicy", KUBE_NETWORKING, "networkpolicies", true, false, true)                    \
+	X(CLUSTER_NETWORK_POLICY, "ClusterNetworkPolicy", KUBE_POLICY, "clusternetworkpolicies", false, false, true) \
+	X(TRANSPARENT_PROXY, "TransparentProxy", PENSTOCK_API, "transparentproxies", false, true, true)              \
+	X(INTERCEPT_POLICY, "InterceptPolicy", PENSTOCK_API, "interceptpolicies", false, true, true)                 \
+	X(NODE_FILTER, "NodeFilter", PENSTOCK_API, "nodefilters", false, true, false)                                \
 	X(CIDR_SET, "CIDRSet", PENSTOCK_API, "cidrsets", false, true, false)
 
 enum kind {

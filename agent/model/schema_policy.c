@@ -174,16 +174,25 @@ static void named_port_check(struct walk *w, const json_t *rule)
 
 /* ---- ClusterNetworkPolicy ---- */
 
-static const struct field cluster_source_fields[] = {
-	OPTIONAL("namespaces", &selector_schema), OPTIONAL("pods", &namespaced_pod), {0}};
+/* domainNames and cidrSet are known here only to be refused where they cannot stand. */
+static const struct field cluster_source_fields[] = {OPTIONAL("namespaces", &selector_schema),
+	OPTIONAL("pods", &namespaced_pod), OPTIONAL("domainNames", &domains_25), OPTIONAL("cidrSet", &object_name), {0}};
 static const struct field cluster_target_fields[] = {OPTIONAL("namespaces", &selector_schema),
 	OPTIONAL("pods", &namespaced_pod), OPTIONAL("nodes", &selector_schema), OPTIONAL("networks", &networks_25),
-	OPTIONAL("domainNames", &domains_25), {0}};
+	OPTIONAL("domainNames", &domains_25), OPTIONAL("cidrSet", &object_name), {0}};
 /* A peer without any known field comes from a newer version: it fails closed (PEER_UNKNOWN) and is no error. */
 static void cluster_peer_check(struct walk *w, json_t *pruned)
 {
 	if (json_object_size(pruned) > 1)
 		walk_error(w, "must have exactly one kind of peer");
+	if (json_object_get(pruned, "cidrSet"))
+		walk_error_key(w, "cidrSet", "is no peer of a ClusterNetworkPolicy");
+}
+static void cluster_source_check(struct walk *w, json_t *pruned)
+{
+	cluster_peer_check(w, pruned);
+	if (json_object_get(pruned, "domainNames"))
+		walk_error_key(w, "domainNames", "can stand in egress rules only");
 }
 static void cluster_rule_check(struct walk *w, json_t *rule)
 {
@@ -202,7 +211,7 @@ static void cluster_rule_check(struct walk *w, json_t *rule)
 	named_port_check(w, rule);
 }
 static const struct schema cluster_source = {
-	SHAPE_OBJECT, .fields = cluster_source_fields, .check = cluster_peer_check};
+	SHAPE_OBJECT, .fields = cluster_source_fields, .check = cluster_source_check};
 static const struct schema cluster_target = {
 	SHAPE_OBJECT, .fields = cluster_target_fields, .check = cluster_peer_check};
 static const struct schema cluster_sources = {SHAPE_ARRAY, .items = &cluster_source, .items_min = 1, .items_max = 25};

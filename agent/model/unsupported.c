@@ -84,16 +84,9 @@ static void proxy_unsupported(struct walk *w, const json_t *spec)
 void unsupported_check(struct walk *w, const json_t *pruned)
 {
 	const json_t *spec = json_object_get(pruned, "spec");
-	const json_t *metadata = json_object_get(pruned, "metadata");
 	if (!kinds[w->kind].enforced) {
 		walk_error_key(w, "kind", "%s is " NOT_ENFORCED, kinds[w->kind].kind);
 		return;
-	}
-	if (json_object_get(json_object_get(metadata, "annotations"), "penstock.dev/mode")) {
-		size_t before = walk_key(w, "metadata");
-		walk_key(w, "annotations");
-		walk_error_key(w, "penstock.dev/mode", "audit mode is " NOT_ENFORCED);
-		walk_leave(w, before);
 	}
 	size_t before = walk_key(w, "spec");
 	if (w->kind == KIND_TRANSPARENT_PROXY)

@@ -25,6 +25,11 @@ static const char *const directions[PS_DIRECTION_COUNT] = {
 	PS_DIRECTIONS(X)
 #undef X
 };
+static const char *const actions[PS_ACTION_COUNT] = {
+#define X(name, text) text,
+	PS_ACTIONS(X)
+#undef X
+};
 static const char *const direction_words[PS_DIRECTION_COUNT] = {"egress", "ingress"};
 
 /* One answer under construction. */
@@ -60,7 +65,7 @@ static const char *reason_text(uint8_t reason)
 
 static bool refuses(const struct explain_side *side)
 {
-	return side->local && side->verdict.action == PS_ACTION_DENY && !(side->verdict.flags & PS_VERDICT_AUDIT);
+	return side->local && side->verdict.action == PS_ACTION_DENY;
 }
 
 /* ---- rules ---- */
@@ -89,6 +94,18 @@ static void rule_render(const struct rule_item *rule, struct buffer *out)
 	buffer_puts(out, "}");
 }
 
+/* " of the Admin tier, priority 10," behind a ClusterNetworkPolicy's name; the caller frees. */
+static char *tier_text(const struct telling *t, const struct rule_item *rule)
+{
+	const struct object *object = rule->kind == KIND_CLUSTER_NETWORK_POLICY
+									  ? snapshot_find(t->snapshot, rule->kind, rule->namespace, rule->name)
+									  : NULL;
+	if (!object)
+		return str_dup("");
+	return str_format(
+		" of the %s tier, priority %d", object->policy->tier ? "Baseline" : "Admin", object->policy->priority);
+}
+
 /* "NetworkPolicy shop/web, ingress rule 0 (from-web)"; the caller frees. */
 static char *rule_text(const struct telling *t, uint32_t id)
 {
@@ -97,8 +114,9 @@ static char *rule_text(const struct telling *t, uint32_t id)
 		return str_dup("no policy");
 	if (!rule)
 		return str_format("rule %u, whose name is not known any more", id);
-	auto_free char *policy =
-		str_format("%s %s%s%s", kinds[rule->kind].kind, rule->namespace, *rule->namespace ? "/" : "", rule->name);
+	auto_free char *tier = tier_text(t, rule);
+	auto_free char *policy = str_format(
+		"%s %s%s%s%s", kinds[rule->kind].kind, rule->namespace, *rule->namespace ? "/" : "", rule->name, tier);
 	if (rule->index < 0)
 		return str_format("%s, which isolates in this direction", policy);
 	return str_format("%s, %s rule %d%s%s%s", policy, direction_words[rule->direction], rule->index,
@@ -140,6 +158,30 @@ static void side_place(const struct explain_side *side, char *text, size_t size)
 			side->cell ? "a cell of its own" : "the row's verdict");
 }
 
+/* What policies in audit mode have to do with it; they change nothing. */
+static bool side_audited(const struct explain_side *side)
+{
+	return side->local && (side->verdict.flags & PS_VERDICT_AUDIT || side->verdict.audit_rule != PS_RULE_NONE);
+}
+
+static void audit_step(struct telling *t, enum ps_direction direction, const struct explain_side *side)
+{
+	auto_free char *rule = rule_text(t, side->verdict.audit_rule);
+	const char *word = direction_words[direction];
+	if (side->verdict.flags & PS_VERDICT_AUDIT)
+		step(t, "%s, audit: %s if %s, which is in audit mode, were enforced", word,
+			actions[verdict_audit_action(&side->verdict)], rule);
+	else
+		step(t, "%s, audit: the same by %s, which is in audit mode", word, rule);
+}
+
+static void audit_render(struct telling *t, const struct explain_side *side)
+{
+	buffer_printf(t->out, ",\"audit\":{\"verdict\":\"%s\",\"rule\":", actions[verdict_audit_action(&side->verdict)]);
+	rule_render(rule_list_find(t->rules, side->verdict.audit_rule), t->out);
+	buffer_puts(t->out, "}");
+}
+
 static void side_step(struct telling *t, enum ps_direction direction, const struct explain_side *side)
 {
 	const char *word = direction_words[direction];
@@ -153,6 +195,8 @@ static void side_step(struct telling *t, enum ps_direction direction, const stru
 		side_place(side, place, sizeof(place));
 		step(t, "%s: %s, %s, by %s; %s", word, refuses(side) ? "Deny" : "Allow", reason_text(side->verdict.reason),
 			rule, place);
+		if (side_audited(side))
+			audit_step(t, direction, side);
 	}
 }
 
@@ -163,6 +207,8 @@ static void side_render(struct telling *t, enum ps_direction direction, const st
 		buffer_printf(t->out, "{\"verdict\":\"%s\",\"rule\":", refuses(side) ? "Deny" : "Allow");
 		rule_render(rule_list_find(t->rules, side->verdict.rule), t->out);
 		json_member(t->out, "reason", reason_text(side->verdict.reason));
+		if (side_audited(side))
+			audit_render(t, side);
 		buffer_puts(t->out, "}");
 	} else {
 		buffer_puts(t->out, "null");
@@ -274,11 +320,6 @@ static void intercept_render(struct telling *t, const struct rule_item *rule, co
 
 static void answer_render(struct telling *t)
 {
-	static const char *const actions[PS_ACTION_COUNT] = {
-#define X(name, text) text,
-		PS_ACTIONS(X)
-#undef X
-	};
 	const struct explain_answer *a = &t->answer;
 	const struct rule_item *rule;
 	end_step(t, EXPLAIN_SOURCE);

@@ -7,8 +7,9 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 
-from world import (A, B, ALLOW, CLASS_B, CLASS_NET, DENY, EGRESS, INGRESS, PROFILE_A, PROFILE_B, ROW_ALLOW, ROW_AUDIT,
-                   ROW_DENY, ROW_ISOLATED, RULE_ALLOW, RULE_DENY, RULE_ISOLATED, NEW)
+from world import (A, B, ALLOW, AUDIT, CLASS_B, CLASS_NET, DENY, EGRESS, INGRESS, PROFILE_A, PROFILE_B, ROW_ALLOW,
+                   ROW_AUDIT, ROW_AUDIT_INTERCEPT, ROW_DENY, ROW_ISOLATED, RULE_ALLOW, RULE_DENY, RULE_INTERCEPT,
+                   RULE_ISOLATED, NEW)
 
 A4, A6, B4, B6, FAR4, FAR6 = "10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2", "192.0.2.9", "2001:db8::9"
 
@@ -144,7 +145,28 @@ def test_only_the_live_side_counts(world):
 def test_audit_passes_and_is_counted(world):
     world.profile(PROFILE_A, egress=ROW_AUDIT)
     assert world.send(A, frame(A4, FAR4, TCP(sport=1, dport=80))) == (True, "AUDITED", "ISOLATED")
+    assert world.hits(RULE_ISOLATED) == world.hits(RULE_ALLOW) == 1  # what would have decided, and what did
+
+
+def test_audit_of_the_last_hook(world):
+    world.profile(PROFILE_B, ingress=ROW_AUDIT)
+    assert world.deliver(B, frame(FAR4, B4, TCP(sport=1, dport=80))) == (True, "AUDITED", "ISOLATED")
     assert world.hits(RULE_ISOLATED) == 1
+
+
+def test_a_refusal_is_a_refusal_whatever_audit_says(world):
+    world.row(ROW_AUDIT, DENY, "POLICY", RULE_DENY, flags=AUDIT, audit_rule=RULE_ALLOW)
+    world.profile(PROFILE_A, egress=ROW_AUDIT)
+    assert world.send(A, frame(A4, FAR4, TCP(sport=1, dport=80))) == (False, "DROPPED", "POLICY")
+    assert world.hits(RULE_DENY) == world.hits(RULE_ALLOW) == 1
+
+
+def test_audited_interception_is_about_connections_that_begin(world):
+    world.profile(PROFILE_A, egress=ROW_AUDIT_INTERCEPT)
+    assert world.send(A, frame(A4, FAR4, TCP(sport=1, dport=80, flags="S"))) == (True, "AUDITED", "INTERCEPT")
+    assert world.hits(RULE_INTERCEPT) == 1
+    assert world.send(A, frame(A4, FAR4, TCP(sport=2, dport=80, flags="A"))) == (True, "FORWARDED", "DEFAULT")
+    assert world.hits(RULE_INTERCEPT) == 1
 
 
 def test_bytes_are_layer_3(world):

@@ -26,7 +26,7 @@ ENTRIES = {name: count for name, count in re.findall(r"X\((\w+), (?:HASH|LPM|ARR
 ENTRIES = {name: 768 if count == "PS_PORT_BLOCKS" else int(count) for name, count in ENTRIES.items()}
 
 ALLOW, DENY, INTERCEPT = 0, 1, 2
-AUDIT = 1
+AUDIT, AUDIT_DENY, AUDIT_INTERCEPT, AUDIT_ISOLATED, AUDIT_STEERS = 1, 2, 4, 8, 16
 LOCAL, STEERED, SOURCES, USED = 1, 2, 2, 1
 PROXY_USED, PROXY_BYPASS = 1, 2
 IFACE_DENY, IFACE_L3 = 1, 2
@@ -35,7 +35,7 @@ ORIGIN_HIGH, NODE, INTERCEPTED, MIDSTREAM, REWRITTEN, LEG = 1, 2, 4, 32, 64, 128
 MARK, MARK_MASK = 0x20000000, 0x60000000
 
 # Rows: what they say, and the rule that says it.
-ROW_ALLOW, ROW_ISOLATED, ROW_DENY, ROW_INTERCEPT, ROW_AUDIT, ROW_INTERCEPT_BYPASS = range(1, 7)
+(ROW_ALLOW, ROW_ISOLATED, ROW_DENY, ROW_INTERCEPT, ROW_AUDIT, ROW_INTERCEPT_BYPASS, ROW_AUDIT_INTERCEPT) = range(1, 8)
 RULE_ALLOW, RULE_ISOLATED, RULE_DENY, RULE_INTERCEPT = 11, 12, 13, 14
 PROXY, PROXY_BYPASSED = 1, 2
 CLASS_A, CLASS_B, CLASS_NET = 1, 2, 3
@@ -83,7 +83,9 @@ class World:
         self.row(ROW_DENY, DENY, "POLICY", RULE_DENY)
         self.row(ROW_INTERCEPT, INTERCEPT, "POLICY", RULE_ALLOW, PROXY, RULE_INTERCEPT)
         self.row(ROW_INTERCEPT_BYPASS, INTERCEPT, "POLICY", RULE_ALLOW, PROXY_BYPASSED, RULE_INTERCEPT)
-        self.row(ROW_AUDIT, DENY, "ISOLATED", RULE_ISOLATED, flags=AUDIT)
+        self.row(ROW_AUDIT, ALLOW, "POLICY", RULE_ALLOW, flags=AUDIT | AUDIT_DENY | AUDIT_ISOLATED, audit_rule=RULE_ISOLATED)
+        self.row(ROW_AUDIT_INTERCEPT, ALLOW, "DEFAULT", 0, flags=AUDIT | AUDIT_INTERCEPT | AUDIT_STEERS,
+                 audit_rule=RULE_INTERCEPT)
         for profile in (PROFILE_A, PROFILE_B):
             self.profile(profile)
         for block in range(768):
@@ -129,11 +131,11 @@ class World:
             self.object.map("ps_source").put(
                 struct.pack("=III", 64 + length, s, endpoint) + packed, struct.pack("=I", 1))
 
-    def row(self, row, action, reason, rule, proxy=0, intercept_rule=0, flags=0, side=None):
-        self.array("row", row, self.verdict(action, reason, rule, proxy, intercept_rule, flags), side)
+    def row(self, row, action, reason, rule, proxy=0, intercept_rule=0, flags=0, audit_rule=0, side=None):
+        self.array("row", row, self.verdict(action, reason, rule, proxy, intercept_rule, flags, audit_rule), side)
 
-    def verdict(self, action, reason, rule, proxy=0, intercept_rule=0, flags=0):
-        return struct.pack("=BBBBIII", action, REASONS.index(reason), flags, proxy, rule, intercept_rule, 0)
+    def verdict(self, action, reason, rule, proxy=0, intercept_rule=0, flags=0, audit_rule=0):
+        return struct.pack("=BBBBIII", action, REASONS.index(reason), flags, proxy, rule, intercept_rule, audit_rule)
 
     def profile(self, profile, egress=ROW_ALLOW, ingress=ROW_ALLOW, side=None):
         self.array("profile", profile, struct.pack("=II", egress, ingress), side)

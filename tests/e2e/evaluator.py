@@ -25,12 +25,14 @@ class Side:
     """One direction's decision. rule: (kind, namespace, name, index), index -1 for isolation; None for Default.
 
     taken: the InterceptPolicy rule that matched what policy allows, if one did; without proxy it says Bypass.
+    passed: the first Pass rule of a policy in audit mode that led on.
     """
     verdict: str
     reason: str
     rule: tuple = None
     proxy: str = None
     taken: tuple = None
+    passed: tuple = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class Verdict:
         """(policy, direction, index) of the rule that hands the connection over, or None."""
         direction, side = self.decisive
         return (side.taken[2], direction, side.taken[3]) if side and side.proxy else None
+
+
+def would(enforced, with_audit, in_audit):
+    """What policies in audit mode would make of one direction: (action, the rule of theirs that would have decided).
+
+    enforced, with_audit: its Side without them, and as if they were enforced too; in_audit: their (kind, namespace, name).
+    """
+    refusal = (enforced.verdict == DENY) != (with_audit.verdict == DENY)
+    if not refusal and enforced.taken != with_audit.taken and INTERCEPT in (enforced.verdict, with_audit.verdict):
+        return with_audit.verdict, with_audit.taken
+    rule = with_audit.rule if with_audit.rule and with_audit.rule[:3] in in_audit else with_audit.passed
+    return with_audit.verdict, rule
 
 
 # ---- selectors ----
@@ -108,13 +122,20 @@ class Endpoint:
 
 
 class World:
-    def __init__(self, objects, node="node-1", local=None):
-        """local: the (namespace, name) that have an interface here; None: every Workload and this node's Pods."""
+    def __init__(self, objects, node="node-1", local=None, audit=False):
+        """local: the (namespace, name) that have an interface here; None: every Workload and this node's Pods.
+
+        audit: as if what is in audit mode were enforced too; otherwise it is as if it were not there.
+        """
         self.node, self.local = node, local
         self.namespaces, self.endpoints, self.policies, self.intercepts, self.proxies = {}, [], [], [], {}
+        self.cluster = []
         self.nodes = {}  # address: labels
+        self.in_audit = {_identity(obj) for obj in objects if audited(obj)}
         for obj in objects:
             kind = obj["kind"]
+            if audited(obj) and not audit:
+                continue
             if kind == "Namespace":
                 self.namespaces[obj["metadata"]["name"]] = dict(obj["metadata"].get("labels") or {})
             elif kind == "Pod":
@@ -127,6 +148,8 @@ class World:
                         self.nodes[str(ipaddress.ip_address(entry["address"]))] = obj["metadata"].get("labels") or {}
             elif kind == "NetworkPolicy":
                 self.policies.append(obj)
+            elif kind == "ClusterNetworkPolicy":
+                self.cluster.append(obj)
             elif kind == "InterceptPolicy":
                 self.intercepts.append(obj)
             elif kind == "TransparentProxy":
@@ -178,7 +201,45 @@ class World:
             ingress = self._intercepted(ingress, "Ingress", destination, source, packet.source, destination, packet)
         return Verdict(egress, ingress)
 
-    def _direction(self, direction, subject, peer, peer_ip, destination, packet):
+    def _direction(self, direction, *words):
+        """Admin tier, then NetworkPolicy, then Baseline tier, then allow."""
+        passed = None
+        for decide in (self._admin, self._network_policies, self._baseline):
+            side, audited_pass = decide(direction, *words)
+            passed = passed or audited_pass
+            if side:
+                return replace(side, passed=passed)
+        return Side(ALLOW, DEFAULT, passed=passed)
+
+    def _admin(self, *words):
+        return self._tier("Admin", *words)
+
+    def _baseline(self, *words):
+        return self._tier("Baseline", *words)
+
+    def _tier(self, tier, direction, subject, peer, peer_ip, destination, packet):
+        """(what the first matching rule says, None); Pass says nothing: (None, the rule if it is audited)."""
+        policies = [p for p in self.cluster if p["spec"]["tier"] == tier]
+        for policy in sorted(policies, key=lambda p: (p["spec"]["priority"], p["metadata"]["name"])):
+            if not self._cluster_peer(policy["spec"]["subject"], subject, None):
+                continue
+            for index, rule in enumerate(policy["spec"].get(direction.lower()) or []):
+                peers = rule["from" if direction == "Ingress" else "to"]
+                action, found = rule["action"], (*_identity(policy), index)
+                if not all(_known_peer(p, direction) for p in peers):
+                    if action == "Accept":
+                        continue
+                    return Side(DENY, POLICY, found), None
+                if not any(self._cluster_peer(p, peer, peer_ip) for p in peers):
+                    continue
+                if not self._protocols(rule, destination, packet):
+                    continue
+                if action == "Pass":
+                    return None, found if audited(policy) else None
+                return Side(ALLOW if action == "Accept" else DENY, POLICY, found), None
+        return None, None
+
+    def _network_policies(self, direction, subject, peer, peer_ip, destination, packet):
         """subject: the local endpoint that is judged; destination: the endpoint whose named ports count."""
         isolation = None
         for policy in sorted(self.policies, key=_namespace_and_name):
@@ -197,10 +258,8 @@ class World:
                 ports = rule.get("ports") or []
                 if ports and not any(self._port(p, destination, packet) for p in ports):
                     continue
-                return Side(ALLOW, POLICY, ("NetworkPolicy", namespace, name, index))
-        if isolation:
-            return Side(DENY, ISOLATED, isolation)
-        return Side(ALLOW, DEFAULT)
+                return Side(ALLOW, POLICY, ("NetworkPolicy", namespace, name, index)), None
+        return (Side(DENY, ISOLATED, isolation) if isolation else None), None
 
     def _peer(self, peer, policy_namespace, endpoint, ip):
         block = peer.get("ipBlock")
@@ -303,6 +362,20 @@ class World:
 
 def _namespace_and_name(policy):
     return policy["metadata"].get("namespace") or "default", policy["metadata"]["name"]
+
+
+def _identity(policy):
+    space = policy["metadata"].get("namespace") or "default" if policy["kind"] == "NetworkPolicy" else ""
+    return policy["kind"], space, policy["metadata"]["name"]
+
+
+def audited(obj):
+    return "Policy" in obj["kind"] and (obj["metadata"].get("annotations") or {}).get("penstock.dev/mode") == "audit"
+
+
+def _known_peer(peer, direction):
+    known = {"namespaces", "pods"} | ({"nodes", "networks", "domainNames"} if direction == "Egress" else set())
+    return bool(known & set(peer))
 
 
 def policy_types(spec):

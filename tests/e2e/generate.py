@@ -158,8 +158,50 @@ class Generator:
         for field, side in (("ingress", "from"), ("egress", "to")):
             if rng.random() < 0.7:
                 spec[field] = [self.rule(side) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
-        return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-                "metadata": {"namespace": rng.choice(NAMESPACES), "name": f"p{number}"}, "spec": spec}
+        return self.maybe_audited({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                                   "metadata": {"namespace": rng.choice(NAMESPACES), "name": f"p{number}"}, "spec": spec})
+
+    def maybe_audited(self, policy, often=0.15):
+        return objects.audited(policy) if self.rng.random() < often else policy
+
+    # ---- tiers ----
+
+    def cluster_policies(self):
+        return [self.cluster_policy(number) for number in range(self.rng.choice([0, 0, 1, 2, 3, 5]))]
+
+    def subject(self):
+        if self.rng.random() < 0.5:
+            return {"namespaces": self.namespace_selector()}
+        return {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}}
+
+    def cluster_policy(self, number):
+        rng = self.rng
+        rules = {side: [self.cluster_rule(index, side) for index in range(rng.randint(0, 3))]
+                 for side in ("egress", "ingress") if rng.random() < 0.7}
+        return self.maybe_audited(objects.cluster_policy(f"c{number}", rng.choice(["Admin", "Baseline"]),
+                                                         rng.choice([0, 10, 10, 1000]), self.subject(), **rules))
+
+    def cluster_rule(self, index, side):
+        rng = self.rng
+        action = rng.choice(["Accept", "Deny", "Pass"])
+        peers = [self.tier_peer(action, side) for _ in range(rng.choice([1, 1, 2, 3]))]
+        rule = {"name": f"r{index}", "action": action, "from" if side == "ingress" else "to": peers}
+        if rng.random() < 0.6:
+            named = not any({"networks", "nodes", "domainNames"} & set(peer) for peer in peers)
+            rule["protocols"] = [self.protocol(named, ("tcp", "tcp", "udp", "sctp")) for _ in range(rng.randint(1, 3))]
+        return rule
+
+    def tier_peer(self, action, side):
+        """One that the direction has; now and then one of a version to come."""
+        draw = self.rng.random()
+        if draw < 0.05:
+            return self.rng.choice([{}, {"later": {"name": "x"}}])
+        if draw < 0.1 and side == "egress" and action == "Accept":
+            return {"domainNames": ["*.example.com"]}
+        peer = self.cluster_peer()
+        while side == "ingress" and {"networks", "nodes"} & set(peer):
+            peer = self.cluster_peer()
+        return peer
 
     # ---- interception ----
 
@@ -182,8 +224,8 @@ class Generator:
                  for side in sides}
         subject = {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}} \
             if rng.random() < 0.7 else {"namespaces": self.namespace_selector()}
-        return objects.intercept(f"i{number}", subject, rules.get("egress", []), rng.choice([0, 10, 10, 1000]),
-                                 rules.get("ingress"))
+        return self.maybe_audited(objects.intercept(f"i{number}", subject, rules.get("egress", []),
+                                                    rng.choice([0, 10, 10, 1000]), rules.get("ingress")), 0.25)
 
     def intercept_rule(self, index, side, proxies):
         rng = self.rng
@@ -207,17 +249,18 @@ class Generator:
             return {"pods": {"namespaceSelector": self.namespace_selector(), "podSelector": self.selector(LABELS)}}
         return {"namespaces": self.namespace_selector()}
 
-    def protocol(self, named=False):
+    def protocol(self, named=False, transports=("tcp",)):
         rng = self.rng
         draw = rng.random()
+        transport = rng.choice(transports)
         if named and draw < 0.3:
             return {"destinationNamedPort": rng.choice(PORT_NAMES)}
         if draw < 0.4:
-            return {"tcp": {}}
+            return {transport: {}}
         if draw < 0.75:
-            return {"tcp": {"destinationPort": {"number": rng.choice(PORTS)}}}
+            return {transport: {"destinationPort": {"number": rng.choice(PORTS)}}}
         low, high = sorted(rng.sample(PORTS, 2))
-        return {"tcp": {"destinationPort": {"range": {"start": low, "end": high}}}}
+        return {transport: {"destinationPort": {"range": {"start": low, "end": high}}}}
 
     # ---- packets ----
 

@@ -95,6 +95,22 @@ def intercept(name, subject, egress, priority=100, ingress=None):
                      **({"ingress": ingress} if ingress is not None else {})}}
 
 
+def cluster_policy(name, tier, priority, subject=None, ingress=None, egress=None):
+    """A ClusterNetworkPolicy; subject: as in the API, or None for every pod."""
+    spec = {"tier": tier, "priority": priority, "subject": {"namespaces": {}} if subject is None else subject}
+    if ingress is not None:
+        spec["ingress"] = ingress
+    if egress is not None:
+        spec["egress"] = egress
+    return {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": name}, "spec": spec}
+
+
+def audited(policy):
+    """The same policy in audit mode."""
+    return {**policy, "metadata": {**policy["metadata"], "annotations": {"penstock.dev/mode": "audit"}}}
+
+
 def node(name, ips, labels=None):
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels or {}},
             "status": {"addresses": [{"type": "InternalIP", "address": ip} for ip in ips]}}

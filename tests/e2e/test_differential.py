@@ -21,7 +21,7 @@ import pytest
 
 import packets
 from bpfsys import DROP, NEXT, Program
-from evaluator import ALLOW, DENY, INTERCEPT, World
+from evaluator import ALLOW, DENY, INTERCEPT, World, would
 from generate import Generator, Member
 from lab import BUILD, Lab
 
@@ -47,6 +47,7 @@ class Cluster:
             self.members.append(Member(f"n{number % 4}", f"r{number}", ips, number % 2 == 0))
         self.local = {(m.namespace, m.name) for m in self.members if m.interface}
         self.hits = collections.Counter()  # (policy, direction, index): how often, as the evaluator says
+        self.in_audit = set()
         self.uplink = lab.node.ifindex("uplink")
         self.from_workload = Program(f"{self.agent.pins}/programs/from_workload")
         self.to_workload = Program(f"{self.agent.pins}/programs/to_workload")
@@ -66,10 +67,24 @@ class Cluster:
     def counted(self):
         """The hits as the agent says, of the rules that there are."""
         found = self.agent.api.metrics().find("penstock_rule_hits_total", kind="InterceptPolicy")
-        return {(h["policy"], h["direction"], int(h["rule"].removeprefix("r"))): int(value) for h, value in found}
+        return {(h["policy"], h["direction"], int(h["rule"].removeprefix("r"))): int(value) for h, value in found
+                if ("InterceptPolicy", "", h["policy"]) not in self.in_audit}
+
+    def first_match(self):
+        """Hits of what first match decides, by (kind, policy, direction, rule); and packets Audited."""
+        metrics = self.agent.api.metrics()
+        counts = collections.Counter({"Audited": int(metrics("penstock_packets_total", verdict="Audited"))})
+        for kind in ("ClusterNetworkPolicy", "InterceptPolicy"):
+            for h, value in metrics.find("penstock_rule_hits_total", kind=kind):
+                if kind == "ClusterNetworkPolicy" or (kind, "", h["policy"]) in self.in_audit:
+                    counts[kind, h["policy"], h["direction"], int(h["rule"].removeprefix("r"))] = int(value)
+        return counts
 
     def world(self, items):
-        return World(items, local=self.local)
+        world = World(items, local=self.local)
+        world.audit = World(items, local=self.local, audit=True)
+        self.in_audit = world.in_audit
+        return world
 
     def kernel(self, flow, rng, sport=None):
         """What becomes of the packet on its way through this node."""
@@ -110,6 +125,50 @@ def expected(world, flow):
     return PASSES
 
 
+class Told:
+    """What a connection that begins leaves in the counters of tiers and of audit mode, hook by hook."""
+
+    def __init__(self, world, flow, counts):
+        self.enforced, self.audit = world.judge(flow.packet), world.audit.judge(flow.packet)
+        self.world, self.counts = world, counts
+        egress, ingress = self.enforced.egress, self.enforced.ingress
+        wanted = self.enforced.decisive[1] if flow.packet.protocol == "TCP" else None
+        if egress:
+            if egress.verdict == DENY:
+                self.count("Egress")
+                return
+            if wanted and wanted.proxy or egress.verdict == INTERCEPT:
+                if ingress and ingress.verdict == DENY:
+                    self.count("Ingress")
+                elif wanted.proxy == "gw-bypass":
+                    self.pass_by("Egress")
+                    self.count("Ingress")
+                return
+            self.pass_by("Egress")
+        elif wanted and wanted.proxy and wanted.proxy != "gw-bypass":
+            return
+        if ingress and ingress.verdict == DENY:
+            self.count("Ingress")
+        elif ingress:
+            self.pass_by("Ingress")
+
+    def of(self, direction):
+        return getattr(self.enforced, direction.lower()), getattr(self.audit, direction.lower())
+
+    def count(self, direction):
+        side, other = self.of(direction)
+        if not side:
+            return
+        for kind, _, name, index in filter(None, (side.rule, would(side, other, self.world.in_audit)[1])):
+            if kind != "NetworkPolicy":
+                self.counts[kind, name, direction, index] += 1
+
+    def pass_by(self, direction):
+        side, other = self.of(direction)
+        self.count(direction)
+        self.counts["Audited"] += side.verdict == ALLOW != other.verdict
+
+
 def compiled(items, bind, queries):
     """The compiler's verdicts, read from its tables: tests/tools/compile."""
     tool = os.path.join(BUILD, "tools/compile")
@@ -126,15 +185,38 @@ def sides(verdict):
     """An evaluator's verdict in the form of the tool's: of policy rules not which one, as several may allow."""
     direction, side = verdict.decisive
     return [verdict.action, direction if side and side.proxy else None] + \
-        [side and (side.verdict, side.reason, side.proxy, side.taken and side.taken[2:])
+        [side and (side.verdict, side.reason, side.proxy, side.taken and side.taken[2:], first_match_only(side.rule))
          for side in (verdict.egress, verdict.ingress)]
+
+
+def first_match_only(rule):
+    return None if rule is None or rule[0] == "NetworkPolicy" else (rule[0], rule[2], rule[3])
+
+
+def audits(world, packet):
+    """What audit mode would make of each side: the action, and the rule where first match decides."""
+    enforced, other = world.judge(packet), world.audit.judge(packet)
+    pairs = ((enforced.egress, other.egress), (enforced.ingress, other.ingress))
+    found = [side and would(side, would_be, world.in_audit) for side, would_be in pairs]
+    return [side and (side[0], first_match_only(side[1])) for side in found]
+
+
+def audits_compiled(answer):
+    found = [side and side.get("audit", {"action": side["action"], "rule": None})
+             for side in (answer["egress"], answer["ingress"])]
+    return [side and (side["action"], rule_compiled(side["rule"])) for side in found]
+
+
+def rule_compiled(rule):
+    return None if rule is None or rule["kind"] == "NetworkPolicy" else (rule["kind"], rule["name"], rule["index"])
 
 
 def sides_compiled(answer):
     found = [answer["verdict"], answer.get("direction")]
     for side in (answer["egress"], answer["ingress"]):
         rule = (side or {}).get("interceptRule")
-        found.append(side and (side["action"], side["reason"], side.get("proxy"), rule and (rule["name"], rule["index"])))
+        found.append(side and (side["action"], side["reason"], side.get("proxy"), rule and (rule["name"], rule["index"]),
+                               rule_compiled(side["rule"])))
     return found
 
 
@@ -147,7 +229,7 @@ def cluster():
 def draw_round(cluster, generator):
     items = generator.cluster(cluster.members)
     items += [generator.policy(n) for n in range(generator.rng.randint(1, 14))]
-    return items + generator.interception()
+    return items + generator.cluster_policies() + generator.interception()
 
 
 def draw_flows(cluster, generator, seen, count):
@@ -158,19 +240,21 @@ def draw_flows(cluster, generator, seen, count):
         if local and flow.identity not in seen:
             seen.add(flow.identity)
             drawn.append(flow)
-    return drawn
+    return sorted(drawn, key=lambda flow: flow.midstream)
 
 
 def test_three_judges_agree(cluster):
     print(f"PENSTOCK_SEED={SEED}")
     generator, seen, counts = Generator(SEED), set(), {PASSES: 0, DROPS: 0, INTERCEPT: 0}
     sample, directions = [], set()  # of earlier rounds' flows; in which rules were hit
+    told = collections.Counter()    # of all rounds: what tiers and audit mode counted
     for number in range(ROUNDS):
         items = draw_round(cluster, generator)
         cluster.put(items)
         world = cluster.world(items)
-        before = cluster.counted()
+        before, before_told = cluster.counted(), cluster.first_match()
         cluster.hits.clear()
+        expected_told, found_told = collections.Counter(), None
         drawn = draw_flows(cluster, generator, seen, PACKETS)
         answers = compiled(items, cluster.local, [flow.packet for flow in drawn])
         wrong = []
@@ -180,13 +264,20 @@ def test_three_judges_agree(cluster):
                 counts[should] += 1
                 counts[INTERCEPT] += verdict.action == INTERCEPT
                 cluster.expect_hit(world, flow)
-                if cluster.kernel(flow, generator.rng) != should or sides(verdict) != sides_compiled(answer):
+                if flow.midstream and found_told is None:
+                    found_told = cluster.first_match() - before_told
+                if not flow.midstream:
+                    Told(world, flow, expected_told)
+                if cluster.kernel(flow, generator.rng) != should or sides(verdict) != sides_compiled(answer) or \
+                        audits(world, flow.packet) != audits_compiled(answer):
                     wrong.append(flow)
             stale = judged_anew(cluster, world, generator, sample)
         if wrong:
             pytest.fail(f"PENSTOCK_SEED={SEED}, round {number}: {len(wrong)} of {len(drawn)} differ; the first one:\n" +
                         report(cluster, items, wrong[0], generator), pytrace=False)
         assert not stale, f"PENSTOCK_SEED={SEED}, round {number}: {len(stale)} known flows; the first one: {stale[0]}"
+        assert found_told == expected_told, f"PENSTOCK_SEED={SEED}, round {number}: {json.dumps(items)}"
+        told.update(expected_told)
         after = cluster.counted()
         hits = {rule: count - before.get(rule, 0) for rule, count in after.items() if count > before.get(rule, 0)}
         assert hits == dict(cluster.hits), f"PENSTOCK_SEED={SEED}, round {number}: {json.dumps(items)}"
@@ -196,6 +287,10 @@ def test_three_judges_agree(cluster):
     # A run in which everything passes or drops proves nothing.
     assert min(counts[PASSES], counts[DROPS]) > ROUNDS * PACKETS / 10
     assert counts[INTERCEPT] > 0 and (directions == {"Egress", "Ingress"} or ROUNDS < 10)
+    print(f"{told['Audited']} packets audited; hits of {len(told) - 1} rules of tiers and of audited interception")
+    kinds = {key[0] for key in told}
+    assert ROUNDS < 10 or (told["Audited"] and "ClusterNetworkPolicy" in kinds)
+    assert ROUNDS < 40 or "InterceptPolicy" in kinds
 
 
 def judged_anew(cluster, world, generator, flows):
@@ -220,7 +315,8 @@ def compare(cluster, items, flow, generator):
     answer, = compiled(items, cluster.local, [flow.packet])
     with cluster.lab.node.entered():
         kernel = cluster.kernel(flow, random.Random(0))
-    return sides(verdict) != sides_compiled(answer) or kernel != should, verdict, answer, kernel, should
+    differs = sides(verdict) != sides_compiled(answer) or audits(world, flow.packet) != audits_compiled(answer)
+    return differs or kernel != should, verdict, answer, kernel, should
 
 
 def report(cluster, items, flow, generator):
@@ -237,6 +333,7 @@ def report(cluster, items, flow, generator):
     else:
         note = "(the difference did not show again when the packet was repeated)\n"
     _, verdict, answer, kernel, should = compare(cluster, items, flow, generator)
+    note += f"audit:     {audits(cluster.world(items), flow.packet)}\n"
     return (f"{note}{flow.packet} midstream={flow.midstream} sport={flow.sport}\nevaluator: {verdict} -> {should}\n"
             f"compiled:  {answer}\nkernel:    {kernel}\nobjects: {json.dumps(items)}")
 
@@ -245,10 +342,11 @@ def report(cluster, items, flow, generator):
 def test_the_generator_repeats_itself_and_varies():
     def draw(seed):
         generator = Generator(seed)
-        return [generator.policy(n) for n in range(50)]
+        return [generator.policy(n) for n in range(50)] + [generator.cluster_policy(n) for n in range(30)]
     assert draw(7) == draw(7) != draw(8)
     text = json.dumps([draw(seed) for seed in range(20)])
-    for word in ("NotIn", "DoesNotExist", "endPort", "except", "SCTP", '"port": "', '"from": []', '"ports": []'):
+    for word in ("NotIn", "DoesNotExist", "endPort", "except", "SCTP", '"port": "', '"from": []', '"ports": []',
+                 "Admin", "Baseline", "Pass", "later", "domainNames", "destinationNamedPort", '"nodes"', "audit", '"sctp"'):
         assert word in text, word
 
 

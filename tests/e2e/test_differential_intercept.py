@@ -187,6 +187,7 @@ def complaint(probe, expected):
 def draw_items(scene, generator):
     items = generator.cluster(scene.members) + generator.nodes()
     items += [generator.policy(number) for number in range(generator.rng.randint(0, 5))]
+    items += generator.cluster_policies()[:2]
     items += [proxy(name, port, unavailable="Bypass" if name == "gw-bypass" else "Deny") for name, port in PROXIES.items()]
     items += [generator.intercept(number) for number in range(generator.rng.randint(1, 5))]
     return items + [rest(generator.rng, side) for side in ("egress", "ingress") if generator.rng.random() < 0.5]

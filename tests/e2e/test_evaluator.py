@@ -8,7 +8,7 @@ from objects import intercept, namespace, node, pod, policy, proxy, workload
 
 pytestmark = pytest.mark.pure
 CASES = conformance.load_cases()
-KNOWN_KINDS = {"NetworkPolicy"}
+KNOWN_KINDS = {"NetworkPolicy", "ClusterNetworkPolicy"}
 
 
 @pytest.mark.skipif(not CASES, reason=conformance.missing_reason())

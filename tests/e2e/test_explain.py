@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """POST /v1/explain against what real packets do, against the evaluator, and while the tables change under it."""
+import copy
 import gzip
 import json
 import os
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from api import Api
-from evaluator import INTERCEPT, World
+from evaluator import INTERCEPT, World, would
 from generate import Generator, Member
 from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, OUTSIDE6, REPOSITORY, Lab, Probe
 from netns import run
@@ -18,7 +19,7 @@ from objects import allow_from, allow_to, intercept, namespace, pod, policy, pro
 from scenes import IN_B, eventually, member, serve
 
 PROXY_PORT = 15001
-ROUNDS = int(os.environ.get("PENSTOCK_EXPLAIN_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("PENSTOCK_EXPLAIN_ROUNDS", "14"))
 QUESTIONS = 200
 SEED = int(os.environ.get("PENSTOCK_SEED") or random.SystemRandom().randrange(2 ** 32))
 EXAMPLES = os.path.join(REPOSITORY, "api", "examples")
@@ -323,7 +324,7 @@ def test_bent_bodies(world):
         for _ in range(rng.randint(0, 3)):
             place = rng.choice([body, body.get("source"), body.get("destination")])
             if isinstance(place, dict):
-                place[rng.choice(fields)] = rng.choice(words)
+                place[rng.choice(fields)] = copy.deepcopy(rng.choice(words))
         text = bytearray(json.dumps(body).encode())
         for _ in range(rng.choice([0, 0, 0, 1, 2])):
             text[rng.randrange(len(text))] = rng.randrange(256)
@@ -510,14 +511,39 @@ def compared(said, verdict):
     return said["verdict"], said["proxy"], rule and (rule["name"], rule["direction"], rule["index"]), *sides
 
 
+def tier_rule(rule):
+    """Of explain's and the evaluator's rules those of a kind where first match decides."""
+    if isinstance(rule, dict):
+        rule = rule["kind"], rule["namespace"], rule["name"], rule["index"]
+    return rule if rule and rule[0] != "NetworkPolicy" else None
+
+
+def tiers_and_audit(said):
+    sides = [(said[name], (said[name] or {}).get("audit")) for name in ("egress", "ingress")]
+    return [side and (tier_rule(side["rule"]), audit and (audit["verdict"], tier_rule(audit["rule"])))
+            for side, audit in sides]
+
+
+def tiers_and_audit_of(world, verdict, other):
+    found = []
+    for side, with_audit in ((verdict.egress, other.egress), (verdict.ingress, other.ingress)):
+        action, rule = would(side, with_audit, world.in_audit) if side else (None, None)
+        nothing = side is None or (rule is None and (action, with_audit.proxy) == (side.verdict, side.proxy))
+        said = None if nothing else (action, tier_rule(rule))
+        found.append(side and (tier_rule(side.rule), said))
+    return found
+
+
 def test_it_agrees_with_the_evaluator(lab_outside):
     print(f"PENSTOCK_SEED={SEED}")
     cluster, generator, counts = Cluster(lab_outside), Generator(SEED), {"Allow": 0, "Deny": 0, "Intercept": 0}
+    audited = 0
     for number in range(ROUNDS):
         items = generator.cluster(cluster.members)
-        items += [generator.policy(n) for n in range(generator.rng.randint(1, 12))] + generator.interception()
+        items += [generator.policy(n) for n in range(generator.rng.randint(1, 12))]
+        items += (generator.cluster_policies() if number % 2 else []) + generator.interception()
         revision = cluster.agent.api.put_state(items, invalid="quarantine")["revision"]
-        judge = World(items, local=cluster.local)
+        judge, audit = World(items, local=cluster.local), World(items, local=cluster.local, audit=True)
         for _ in range(QUESTIONS):
             packet = generator.packet(cluster.members).packet
             if packet.protocol == "GRE" or packet.source in (NODE4, NODE6):
@@ -528,5 +554,9 @@ def test_it_agrees_with_the_evaluator(lab_outside):
             wanted = (verdict.action, verdict.proxy, verdict.hit, spoken(verdict.egress), spoken(verdict.ingress))
             assert (said["revision"], compared(said, verdict)) == (revision, wanted), \
                 f"PENSTOCK_SEED={SEED}, round {number}: {packet}\nevaluator: {verdict}\nexplain: {said}\n{json.dumps(items)}"
-    print(counts)
-    assert min(counts.values()) > 0, counts
+            heard, other = tiers_and_audit(said), tiers_and_audit_of(judge, verdict, audit.judge(packet))
+            audited += sum(side is not None and side[1] is not None for side in other)
+            assert heard == other, \
+                f"PENSTOCK_SEED={SEED}, round {number}: {packet}\nevaluator: {other}\nexplain: {said}\n{json.dumps(items)}"
+    print(counts, audited, "audited")
+    assert min(counts.values()) > 0 and audited, counts

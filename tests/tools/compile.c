@@ -161,8 +161,10 @@ static json_t *verdict_json(const struct session *session, bool local, const str
 	}
 	if (verdict->intercept_rule != PS_RULE_NONE)
 		json_object_set_new(json, "interceptRule", rule_json(session, verdict->intercept_rule));
-	if (verdict->flags & PS_VERDICT_AUDIT)
-		json_object_set_new(json, "audit", json_true());
+	if (verdict->flags & PS_VERDICT_AUDIT || verdict->audit_rule != PS_RULE_NONE)
+		json_object_set_new(json, "audit",
+			json_pack("{s:s, s:o}", "action", actions[verdict_audit_action(verdict)], "rule",
+				rule_json(session, verdict->audit_rule)));
 	return json;
 }
 

@@ -203,7 +203,7 @@ static void rules_live_while_they_select_a_local_workload(void **state)
 	lab_close(&lab);
 }
 
-/* ---- ClusterNetworkPolicy: not enforced by this build, compiled already ---- */
+/* ---- ClusterNetworkPolicy ---- */
 
 #define SUBJECT "'subject':{'namespaces':{}}"
 
@@ -263,6 +263,85 @@ static void an_admin_pass_without_ports_leads_past_its_tier(void **state)
 		&lab, egress(&lab, "9.9.1.1", TCP, 1), PS_ACTION_DENY, PS_REASON_POLICY, "ClusterNetworkPolicy//base/0");
 	assert_verdict(
 		&lab, egress(&lab, "1.1.1.1", TCP, 1), PS_ACTION_DENY, PS_REASON_POLICY, "ClusterNetworkPolicy//admin/1");
+	lab_close(&lab);
+}
+
+static void priorities_then_names_then_places(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+#define EVERYONE(action) "{'action':'" action "','from':[{'namespaces':{}}]}"
+	lab_put(
+		&lab, LAB_CLUSTER_POLICY("b", "'tier':'Admin','priority':5," SUBJECT ",'ingress':[" EVERYONE("Accept") "]"));
+	lab_put(&lab, LAB_CLUSTER_POLICY("c", "'tier':'Admin','priority':5," SUBJECT ",'ingress':[" EVERYONE("Deny") "]"));
+	assert_verdict(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_ALLOW, PS_REASON_POLICY, "ClusterNetworkPolicy//b/0");
+	lab_put(&lab, LAB_CLUSTER_POLICY("a", "'tier':'Admin','priority':5," SUBJECT
+										  ",'ingress':[" EVERYONE("Deny") "," EVERYONE("Accept") "]"));
+	assert_verdict(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_DENY, PS_REASON_POLICY, "ClusterNetworkPolicy//a/0");
+	lab_put(&lab, LAB_CLUSTER_POLICY("z", "'tier':'Admin','priority':4," SUBJECT ",'ingress':[" EVERYONE("Pass") "]"));
+	assert_verdict(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_ALLOW, PS_REASON_DEFAULT, "");
+	lab_put(&lab, LAB_CLUSTER_POLICY("z", "'tier':'Admin','priority':6," SUBJECT ",'ingress':[" EVERYONE("Pass") "]"));
+	assert_verdict(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_DENY, PS_REASON_POLICY, "ClusterNetworkPolicy//a/0");
+	lab_close(&lab);
+}
+
+/* As the API says: with it an Accept rule matches nothing, its other peers neither, and Deny and Pass deny all. */
+static void a_rule_with_an_unknown_peer_fails_closed(void **state)
+{
+	static const struct {
+		const char *policy;
+		enum ps_action action;
+		uint16_t port;
+	} cases[] = {
+#define UNKNOWN(action, port)                                                                       \
+	LAB_CLUSTER_POLICY("u", "'tier':'Admin','priority':5," SUBJECT ",'ingress':[{'action':'" action \
+							"','from':[{'namespaces':{}},{'later':{}}]" port "}]")
+#define PORT_80 ",'protocols':[{'tcp':{'destinationPort':{'number':80}}}]"
+		{UNKNOWN("Accept", ""), PS_ACTION_DENY, 80}, /* still isolated */
+		{UNKNOWN("Accept", PORT_80), PS_ACTION_DENY, 80},
+		{UNKNOWN("Deny", ""), PS_ACTION_DENY, 90},
+		{UNKNOWN("Deny", PORT_80), PS_ACTION_DENY, 90},
+		{UNKNOWN("Pass", ""), PS_ACTION_DENY, 90},
+		{UNKNOWN("Pass", PORT_80), PS_ACTION_DENY, 90},
+	};
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, LAB_POLICY("np", "s", "'podSelector':{},'ingress':[{'ports':[{'port':90}]}]"));
+	assert_int_equal(ingress(&lab, FAR, TCP, 90).action, PS_ACTION_ALLOW);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		lab_put(&lab, cases[i].policy);
+		assert_int_equal(ingress(&lab, FAR, TCP, cases[i].port).action, cases[i].action);
+		bool accepts = i < 2;
+		assert_int_equal(ingress(&lab, "8.8.8.8", TCP, 90).action, accepts ? PS_ACTION_ALLOW : PS_ACTION_DENY);
+		assert_int_equal(ingress(&lab, "8.8.8.8", ICMP, 0).action, PS_ACTION_DENY);
+	}
+	lab_close(&lab);
+}
+
+static void domain_names_match_nothing(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(
+		&lab, LAB_CLUSTER_POLICY("d", "'tier':'Baseline','priority':5," SUBJECT ",'egress':["
+									  "{'action':'Accept','to':[{'domainNames':['a.b']},{'networks':['9.0.0.0/8']}]},"
+									  "{'action':'Deny','to':[{'networks':['0.0.0.0/0']}]}]"));
+	assert_int_equal(egress(&lab, "8.8.8.8", TCP, 1).action, PS_ACTION_DENY);
+	assert_int_equal(egress(&lab, "9.8.8.8", TCP, 1).action, PS_ACTION_ALLOW);
+	lab_close(&lab);
+}
+
+static void a_named_port_of_any_protocol(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, LAB_POD_PORTS("far", "o", "'app':'client'", "there", FAR,
+					  "{'name':'dns','containerPort':53,'protocol':'UDP'},{'name':'web','containerPort':80}"));
+	lab_put(&lab, LAB_CLUSTER_POLICY("n", "'tier':'Admin','priority':5," SUBJECT ",'egress':[{'action':'Deny','to':[{"
+										  "'namespaces':{}}],'protocols':[{'destinationNamedPort':'dns'}]}]"));
+	assert_int_equal(egress(&lab, FAR, UDP, 53).action, PS_ACTION_DENY);
+	assert_int_equal(egress(&lab, FAR, TCP, 53).action, PS_ACTION_ALLOW);
+	assert_int_equal(egress(&lab, FAR, TCP, 80).action, PS_ACTION_ALLOW);
 	lab_close(&lab);
 }
 
@@ -344,20 +423,100 @@ static void a_proxys_protocols_are_the_rules(void **state)
 	"{'apiVersion':'networking.k8s.io/v1','kind':'NetworkPolicy','metadata':{'name':'" name "','namespace':'" ns "'," \
 	"'annotations':{'penstock.dev/mode':'audit'}},'spec':{" spec "}}"
 
+#define AUDITED_GLOBAL(kind, name, spec)                                                \
+	"{'apiVersion':'penstock.dev/v1alpha1','kind':'" kind "','metadata':{'name':'" name \
+	"','annotations':{'penstock.dev/mode':'audit'}},'spec':{" spec "}}"
+#define AUDITED_CLUSTER(name, spec)                                                                             \
+	"{'apiVersion':'policy.networking.k8s.io/v1alpha2','kind':'ClusterNetworkPolicy','metadata':{'name':'" name \
+	"','annotations':{'penstock.dev/mode':'audit'}},'spec':{" spec "}}"
+#define REFUSED (PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_DENY)
+
+static void assert_audit(
+	struct lab *lab, struct ps_verdict verdict, enum ps_action action, unsigned flags, const char *rule)
+{
+	assert_int_equal(verdict.action, action);
+	assert_int_equal(verdict.flags, flags);
+	assert_string_equal(lab_rule(lab, verdict.audit_rule), rule);
+}
+
 static void an_audited_policy_refuses_nothing_and_allows_nothing(void **state)
 {
 	struct lab lab;
 	lab_fill(&lab);
 	lab_put(&lab, AUDITED("a", "s", "'podSelector':{},'ingress':[{'ports':[{'port':80}]}]"));
-	struct ps_verdict verdict = ingress(&lab, FAR, TCP, 443);
-	assert_verdict(&lab, verdict, PS_ACTION_DENY, PS_REASON_ISOLATED, "NetworkPolicy/s/a/-1");
-	assert_int_equal(verdict.flags, PS_VERDICT_AUDIT);
-	assert_int_equal(ingress(&lab, FAR, TCP, 80).flags, 0);
+	assert_audit(&lab, ingress(&lab, FAR, TCP, 443), PS_ACTION_ALLOW, REFUSED | PS_VERDICT_AUDIT_ISOLATED,
+		"NetworkPolicy/s/a/-1");
+	assert_audit(&lab, ingress(&lab, FAR, TCP, 80), PS_ACTION_ALLOW, 0, "NetworkPolicy/s/a/0");
+	assert_verdict(&lab, ingress(&lab, FAR, TCP, 443), PS_ACTION_ALLOW, PS_REASON_DEFAULT, "");
 	lab_put(&lab, LAB_POLICY("b", "s", "'podSelector':{},'ingress':[{'ports':[{'port':443}]}]"));
-	verdict = ingress(&lab, FAR, TCP, 80); /* only the audited one allows it */
+	struct ps_verdict verdict = ingress(&lab, FAR, TCP, 80); /* only the audited one allows it */
 	assert_verdict(&lab, verdict, PS_ACTION_DENY, PS_REASON_ISOLATED, "NetworkPolicy/s/b/-1");
-	assert_int_equal(verdict.flags, 0);
-	assert_int_equal(ingress(&lab, FAR, TCP, 443).action, PS_ACTION_ALLOW);
+	assert_audit(&lab, verdict, PS_ACTION_DENY, PS_VERDICT_AUDIT, "NetworkPolicy/s/a/0");
+	assert_audit(&lab, ingress(&lab, FAR, TCP, 443), PS_ACTION_ALLOW, 0, "");
+	verdict = ingress(&lab, FAR, TCP, 1); /* both isolate: the first by name would say so */
+	assert_verdict(&lab, verdict, PS_ACTION_DENY, PS_REASON_ISOLATED, "NetworkPolicy/s/b/-1");
+	assert_audit(&lab, verdict, PS_ACTION_DENY, 0, "NetworkPolicy/s/a/-1");
+	lab_close(&lab);
+}
+
+static void an_audited_pass_is_told_by_what_it_would_change(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, AUDITED_CLUSTER("pass", "'tier':'Admin','priority':1," SUBJECT ",'ingress':[" EVERYONE("Pass") "]"));
+	assert_audit(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_ALLOW, 0, "ClusterNetworkPolicy//pass/0");
+	lab_put(
+		&lab, LAB_CLUSTER_POLICY("deny", "'tier':'Admin','priority':2," SUBJECT ",'ingress':[" EVERYONE("Deny") "]"));
+	struct ps_verdict verdict = ingress(&lab, FAR, TCP, 1);
+	assert_verdict(&lab, verdict, PS_ACTION_DENY, PS_REASON_POLICY, "ClusterNetworkPolicy//deny/0");
+	assert_audit(&lab, verdict, PS_ACTION_DENY, PS_VERDICT_AUDIT, "ClusterNetworkPolicy//pass/0");
+	lab_put(
+		&lab, LAB_CLUSTER_POLICY("deny", "'tier':'Admin','priority':0," SUBJECT ",'ingress':[" EVERYONE("Deny") "]"));
+	assert_audit(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_DENY, 0, "");
+	lab_close(&lab);
+}
+
+static void several_audited_policies_are_audited_together(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, AUDITED_CLUSTER("deny", "'tier':'Admin','priority':2," SUBJECT ",'ingress':[" EVERYONE("Deny") "]"));
+	assert_audit(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_ALLOW, REFUSED, "ClusterNetworkPolicy//deny/0");
+	lab_put(
+		&lab, AUDITED_CLUSTER("first", "'tier':'Admin','priority':1," SUBJECT ",'ingress':[" EVERYONE("Accept") "]"));
+	assert_audit(&lab, ingress(&lab, FAR, TCP, 1), PS_ACTION_ALLOW, 0, "ClusterNetworkPolicy//first/0");
+	lab_close(&lab);
+}
+
+static void audited_interception_hands_nothing_over(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, LAB_GLOBAL("TransparentProxy", "gw", "'port':15001"));
+	lab_put(&lab,
+		AUDITED_GLOBAL("InterceptPolicy", "i",
+			"'priority':5," CHAT ",'egress':[{'action':'Intercept','proxy':'gw','to':[{'networks':['0.0.0.0/0']}]}]"));
+	struct ps_verdict verdict = egress(&lab, "8.8.8.8", TCP, 443);
+	assert_audit(&lab, verdict, PS_ACTION_ALLOW,
+		PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_INTERCEPT | PS_VERDICT_AUDIT_STEERS, "InterceptPolicy//i/0");
+	assert_int_equal(verdict.intercept_rule, PS_RULE_NONE); /* the other direction's rules are asked */
+	assert_int_equal(verdict.proxy, PS_PROXY_NONE);
+	lab_put(&lab, LAB_GLOBAL("InterceptPolicy", "j",
+					  "'priority':9," CHAT ",'egress':[{'action':'Bypass','to':[{'networks':['8.0.0.0/8']}]}]"));
+	verdict = egress(&lab, "8.8.8.8", TCP, 443);
+	assert_audit(&lab, verdict, PS_ACTION_ALLOW,
+		PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_INTERCEPT | PS_VERDICT_AUDIT_STEERS, "InterceptPolicy//i/0");
+	assert_string_equal(lab_rule(&lab, verdict.intercept_rule), "InterceptPolicy//j/0");
+	/* a refusal that is audited as well comes before it, and takes nothing from what is enforced */
+	lab_put(&lab, AUDITED("np", "s", "'podSelector':{},'policyTypes':['Egress']"));
+	verdict = egress(&lab, "8.8.8.8", TCP, 443);
+	assert_audit(&lab, verdict, PS_ACTION_ALLOW, REFUSED | PS_VERDICT_AUDIT_ISOLATED, "NetworkPolicy/s/np/-1");
+	assert_string_equal(lab_rule(&lab, verdict.intercept_rule), "InterceptPolicy//j/0");
+	lab_put(&lab,
+		LAB_GLOBAL("InterceptPolicy", "j",
+			"'priority':9," CHAT ",'egress':[{'action':'Intercept','proxy':'gw','to':[{'networks':['8.0.0.0/8']}]}]"));
+	assert_audit(&lab, egress(&lab, "8.8.8.8", TCP, 443), PS_ACTION_INTERCEPT, REFUSED | PS_VERDICT_AUDIT_ISOLATED,
+		"NetworkPolicy/s/np/-1");
 	lab_close(&lab);
 }
 
@@ -380,7 +539,14 @@ int main(void)
 		cmocka_unit_test(node_peers_are_node_addresses),
 		cmocka_unit_test(what_is_allowed_is_handed_over),
 		cmocka_unit_test(a_proxys_protocols_are_the_rules),
+		cmocka_unit_test(priorities_then_names_then_places),
+		cmocka_unit_test(a_rule_with_an_unknown_peer_fails_closed),
+		cmocka_unit_test(domain_names_match_nothing),
+		cmocka_unit_test(a_named_port_of_any_protocol),
 		cmocka_unit_test(an_audited_policy_refuses_nothing_and_allows_nothing),
+		cmocka_unit_test(an_audited_pass_is_told_by_what_it_would_change),
+		cmocka_unit_test(several_audited_policies_are_audited_together),
+		cmocka_unit_test(audited_interception_hands_nothing_over),
 	};
 	return cmocka_run_group_tests_name("compile: rules", tests, NULL, NULL);
 }

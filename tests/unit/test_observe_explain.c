@@ -177,11 +177,19 @@ static void sides(void **state)
 
 	/* what is only audited passes, and a rule that nobody remembers is no reason to fail */
 	kernel.answer.action = PS_ACTION_ALLOW;
-	kernel.answer.ingress.verdict.flags = PS_VERDICT_AUDIT;
-	kernel.answer.ingress.verdict.rule = 4711;
+	kernel.answer.ingress.verdict = (struct ps_verdict){
+		.reason = PS_REASON_DEFAULT, .flags = PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_DENY, .audit_rule = w->isolation};
 	json = explain(w, QUESTION, NULL);
-	expect(json, "{\"verdict\":\"Allow\",\"ingress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Isolated\"}}");
-	expect_step(json, "rule 4711, whose name is not known");
+	expect(json, "{\"verdict\":\"Allow\",\"ingress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Default\","
+				 "\"audit\":{\"verdict\":\"Deny\",\"rule\":{\"kind\":\"NetworkPolicy\",\"namespace\":\"shop\",\"name\":"
+				 "\"quiet\",\"direction\":\"Ingress\",\"index\":-1,\"ruleName\":\"\"}}}}");
+	expect_step(
+		json, "ingress, audit: Deny if NetworkPolicy shop/quiet, which isolates in this direction, which is in");
+	json_decref(json);
+	kernel.answer.ingress.verdict.flags = 0;
+	kernel.answer.ingress.verdict.audit_rule = 4711;
+	json = explain(w, QUESTION, NULL);
+	expect_step(json, "ingress, audit: the same by rule 4711, whose name is not known");
 	json_decref(json);
 }
 
