@@ -326,7 +326,6 @@ static const struct {
 	{"api:\n  tcp:\n    listen: 0.0.0.0:7641\n",
 		"penstock.yaml:3: api.tcp.listen: the TCP listener is not in this build"},
 	{"datapath:\n  engine: tproxy\n", "penstock.yaml:2: datapath.engine: the tproxy engine is not in this build"},
-	{"datapath:\n  denyWith: reject\n", "penstock.yaml:2: datapath.denyWith: reject is not in this build"},
 };
 
 static void every_mistake_has_its_line(void **state)
