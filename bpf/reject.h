@@ -225,36 +225,47 @@ static __always_inline void answer_ipv6(struct answer *a, const struct packet *p
 	a->size = size;
 }
 
-/* RFC 9293, 3.10.7.1: how to answer a segment of a connection that is CLOSED. */
+/* RFC 9293, 3.10.7.1: how to answer a segment of a connection that is CLOSED. Field by field: PS_NO_CONST_COPY. */
 static __noinline int answer_reset(struct __sk_buff *skb, const struct packet *p, struct answer *a)
 {
-	struct segment old, rst = {.header_words = sizeof(rst) / 4 << 4, .flags = TCP_FLAG_RST};
+	struct segment *rst = p->v4 ? &a->segment4 : &a->segment6;
+	struct segment old;
 	__u32 length;
+	__u64 pseudo;
 
 	if (bpf_skb_load_bytes(skb, p->transport, &old, sizeof(old)))
 		return -1;
-	rst.source = old.destination;
-	rst.destination = old.source;
-	if (old.flags & TCP_FLAG_ACK) {
-		rst.sequence = old.acknowledgment;
-	} else {
+	rst->source = old.destination;
+	rst->destination = old.source;
+	rst->sequence = old.acknowledgment;
+	rst->acknowledgment = 0;
+	rst->header_words = sizeof(*rst) / 4 << 4;
+	rst->flags = TCP_FLAG_RST;
+	rst->window = rst->checksum = rst->urgent = 0;
+	if (!(old.flags & TCP_FLAG_ACK)) {
 		length = p->end - p->transport - (old.header_words >> 4) * 4;
 		length += !!(old.flags & TCP_FLAG_SYN) + !!(old.flags & TCP_FLAG_FIN);
-		rst.acknowledgment = bpf_htonl(bpf_ntohl(old.sequence) + length);
-		rst.flags |= TCP_FLAG_ACK;
+		rst->sequence = 0;
+		rst->acknowledgment = bpf_htonl(bpf_ntohl(old.sequence) + length);
+		rst->flags = TCP_FLAG_RST | TCP_FLAG_ACK;
 	}
 	if (p->v4) {
-		answer_ipv4(a, p, IPPROTO_TCP, sizeof(a->ip4) + sizeof(rst));
-		a->segment4 = rst;
-		a->segment4.checksum =
-			sum_fold(sum_bytes((__u8 *)&a->segment4, sizeof(rst), sum_pseudo4(&a->ip4, sizeof(rst))));
+		answer_ipv4(a, p, IPPROTO_TCP, sizeof(a->ip4) + sizeof(*rst));
+		pseudo = sum_pseudo4(&a->ip4, sizeof(*rst));
 	} else {
-		answer_ipv6(a, p, IPPROTO_TCP, sizeof(a->ip6) + sizeof(rst));
-		a->segment6 = rst;
-		a->segment6.checksum =
-			sum_fold(sum_bytes((__u8 *)&a->segment6, sizeof(rst), sum_pseudo6(&a->ip6, sizeof(rst))));
+		answer_ipv6(a, p, IPPROTO_TCP, sizeof(a->ip6) + sizeof(*rst));
+		pseudo = sum_pseudo6(&a->ip6, sizeof(*rst));
 	}
+	rst->checksum = sum_fold(sum_bytes((const __u8 *)rst, sizeof(*rst), pseudo));
 	return 0;
+}
+
+static __always_inline void error_set(struct unreachable *error, __u8 type, __u8 code)
+{
+	error->type = type;
+	error->code = code;
+	error->checksum = 0;
+	error->unused = 0;
 }
 
 /* Quotes of the packet what fits. */
@@ -267,7 +278,7 @@ static __noinline int answer_error4(struct __sk_buff *skb, const struct packet *
 	if (!quote || bpf_skb_load_bytes(skb, p->end - p->bytes, a->quote4, quote))
 		return -1;
 	*(__u32 *)((__u8 *)a->quote4 + quote) = 0;
-	a->error4 = (struct unreachable){.type = ICMP4_UNREACHABLE, .code = ICMP4_PROHIBITED};
+	error_set(&a->error4, ICMP4_UNREACHABLE, ICMP4_PROHIBITED);
 	answer_ipv4(a, p, IPPROTO_ICMP, sizeof(a->ip4) + sizeof(a->error4) + quote);
 	a->error4.checksum = sum_fold(sum_bytes((__u8 *)&a->error4, sizeof(a->error4) + quote, 0));
 	return 0;
@@ -283,7 +294,7 @@ static __noinline int answer_error6(struct __sk_buff *skb, const struct packet *
 		return -1;
 	*(__u32 *)((__u8 *)a->quote6 + quote) = 0;
 	length = sizeof(a->error6) + quote;
-	a->error6 = (struct unreachable){.type = ICMP6_UNREACHABLE, .code = ICMP6_PROHIBITED};
+	error_set(&a->error6, ICMP6_UNREACHABLE, ICMP6_PROHIBITED);
 	answer_ipv6(a, p, IPPROTO_ICMPV6, sizeof(a->ip6) + length);
 	a->error6.checksum = sum_fold(sum_bytes((__u8 *)&a->error6, length, sum_pseudo6(&a->ip6, length)));
 	return 0;
