@@ -243,6 +243,8 @@ static __noinline int answer_reset(struct __sk_buff *skb, const struct packet *p
 	rst->flags = TCP_FLAG_RST;
 	rst->window = rst->checksum = rst->urgent = 0;
 	if (!(old.flags & TCP_FLAG_ACK)) {
+		if (p->traits & PACKET_FIRST)
+			return -1; /* how long is it? */
 		length = p->end - p->transport - (old.header_words >> 4) * 4;
 		length += !!(old.flags & TCP_FLAG_SYN) + !!(old.flags & TCP_FLAG_FIN);
 		rst->sequence = 0;
@@ -339,6 +341,18 @@ static __always_inline int skb_renew(struct __sk_buff *skb, __u32 at, struct ans
 	return 0;
 }
 
+/* A transparent socket of this node sent the packet, with whatever address. */
+static __always_inline bool packet_transparent(struct __sk_buff *skb)
+{
+	const struct tcp_sock *tcp;
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk || skb->ingress_ifindex)
+		return false;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	return tcp && sock_transparent(tcp);
+}
+
 /*
  * The packet that work_get(from) describes, refused: answered if it may be, and then counted Rejected. inwards: as if
  * it had come from the interface; else out of it.
@@ -355,14 +369,14 @@ PS_APART int reject_packet(struct __sk_buff *skb, bool from, bool inwards)
 	/* Tags within the frame are left to silence. */
 	if ((at && at != sizeof(struct ethhdr)) || !packet_answered(&w->packet))
 		return PS_DROP;
+	/* To a proxy's socket, as its other packets. */
+	if (inwards && (w->known & WORK_TAKEN || packet_transparent(skb)))
+		mark |= mark_intercept;
 	if (answer_build(skb, &w->packet, a, w->now) || (at && frame_turn(skb)) || skb_renew(skb, at, a))
 		return PS_DROP;
 	size = a->size;
 	if (!size || size > REJECT_MAX6 || bpf_skb_store_bytes(skb, at, a->bytes, size, 0))
 		return PS_DROP;
-	/* To a proxy's socket, whatever the address. */
-	if (inwards && w->known & (WORK_LEG | WORK_TAKEN))
-		mark |= mark_intercept;
 	skb->mark = (skb->mark & ~mark_mask) | mark;
 	w->code = PS_VERDICT_REJECTED;
 	return bpf_redirect(skb->ifindex, inwards ? BPF_F_INGRESS : 0);

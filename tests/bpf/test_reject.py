@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -10,13 +11,15 @@ import subprocess
 import time
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
+from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment,
+                                PadN)
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from space import Space, family_of, ip, listener, transparent
-from world import A, B, EGRESS, INGRESS, MARK, MARK_MASK, PROFILE_A, PROFILE_B, PROXY, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, World
+from world import (A, B, EGRESS, IFACE_L3, INGRESS, MARK, MARK_MASK, PROFILE_A, PROFILE_B, PROXY, ROW_DENY,
+                   ROW_INTERCEPT, World)
 
 A4, B4, FAR4, NODE4 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "10.9.9.9"
 A6, B6, FAR6, NODE6 = "fd00::1", "fd00::2", "2001:db8::9", "fd99::9"
@@ -339,15 +342,14 @@ def test_sockets_hear_of_it(net, v, where):
 
 
 @PER_FAMILY
-def test_node_hears_of_it(net, v, refusing):
-    """Sent by the node's own sockets (here as an outsider's address: the node itself is always allowed)."""
+def test_proxy_hears_of_it(net, v):
+    """Its onward connection, from the client's address."""
     deny(net, "b", INGRESS)
-    sock = socket.socket(family_of(OF["b"][v]))
-    with sock:
+    with socket.socket(family_of(OF["b"][v])) as sock:
         sock.settimeout(2)
         transparent(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((OF["a"][v], 0))  # a proxy's onward connection for A
+        sock.bind((OF["a"][v], 0))
         with pytest.raises(ConnectionRefusedError):
             sock.connect((OF["b"][v], 8080))
     assert counted(net, INGRESS, "REJECTED")
@@ -388,7 +390,8 @@ def test_nobody_listens(net, v):
 
 
 @PER_FAMILY
-def test_proxy_is_told(net, v):
+@pytest.mark.parametrize("lost", (False, True), ids=("known", "entry lost"))
+def test_proxy_is_told(net, v, lost):
     """An intercepted connection that a later revision denies: the client by its packet, the proxy by its own."""
     net.profile(PROFILE_A, egress=ROW_INTERCEPT)
     with listener(("127.0.0.1", "::1")[v]) as proxy:
@@ -397,8 +400,11 @@ def test_proxy_is_told(net, v):
             there.sendall(b"x")
             here.settimeout(2)
             assert here.recv(1)
-            net.profile(PROFILE_A, egress=ROW_DENY, side=1 - net.side)
+            net.profile(PROFILE_A, egress=ROW_DENY, ingress=ROW_DENY, side=1 - net.side)
             net.flip()
+            if lost:
+                for name in ("ps_new4", "ps_conn4", "ps_new6", "ps_conn6"):
+                    net.object.map(name).clear()
             here.sendall(b"y")
             with pytest.raises(ConnectionResetError):
                 here.recv(1)
@@ -488,6 +494,19 @@ def test_answers_leave_no_entry(net):
     assert not [conn for conn in net.conns().values() if conn.live or conn.packets[1]], "only A's own attempt"
 
 
+@PER_FAMILY
+def test_behind_options(net, v):
+    """The answer has none of them, and counts only the segment."""
+    deny(net, "a", EGRESS)
+    segment = TCP(sport=4000, dport=80, seq=9, flags="S") / Raw(b"abcde")
+    if v:
+        sent = frame_to(net, "a", v, B6, IPv6ExtHdrDestOpt(options=[PadN(optdata=b"0000")]) / segment)
+    else:
+        sent = frame_to(net, "a", v, B4, segment, options=[IPOption(b"\x01\x01\x01\x00")])
+    answer, = exchange(net.a, sent)
+    assert bytes(answer)[14:54 + 20 * v] == reset_of(Ether(bytes(sent)), v, 64)
+
+
 # ---- frames ----
 
 def test_tags_within_the_frame_are_left_to_silence(net):
@@ -508,3 +527,51 @@ def test_one_tag_is_kept(net):
     before = counted(net, EGRESS, "REJECTED")
     assert len(exchange(net.a, sent)) == 1
     assert counted(net, EGRESS, "REJECTED") == before + 1
+
+
+# ---- without a link-layer header ----
+
+
+@contextlib.contextmanager
+def tunnel(name, *addresses):
+    """A tun of ours: what is written to it is what the workload behind it sends."""
+    with open("/dev/net/tun", "r+b", buffering=0) as file:
+        fcntl.ioctl(file, 0x400454ca, struct.pack("16sH22x", name.encode(), 0x1001))
+        os.set_blocking(file.fileno(), False)
+        ip("link", "set", name, "up")
+        for address in addresses:
+            ip("route", "add", address, "dev", name)
+        yield file
+
+
+def read_answer(file, v, timeout=1.0):
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        packet = file.read(2000)
+        if packet and is_answer((IPv6 if v else IP)(packet)):
+            return packet
+        time.sleep(0.005)
+    return None
+
+
+@PER_FAMILY
+def test_interface_without_link_layer(net, v):
+    mine = ("10.0.0.3", "fd00::3")[v]
+    with tunnel("bpfr-tun", mine) as file:
+        ifindex = socket.if_nametoindex("bpfr-tun")
+        net.iface(ifindex, B, IFACE_L3)
+        net.addr(mine, 2, B, PROFILE_B, 1)
+        links = [net.object.attach(name, ifindex) for name in ("from_workload", "to_workload")]
+        try:
+            deny(net, "b", EGRESS)
+            for payload in (TCP(sport=4000, dport=80, flags="S", seq=5), UDP(sport=1, dport=2) / Raw(b"odd")):
+                sent = (IPv6(src=mine, dst=OF["far"][v]) if v else IP(src=mine, dst=OF["far"][v])) / payload
+                file.write(bytes(sent))
+                wanted = reset_of((IPv6 if v else IP)(bytes(sent)), v, 64) if TCP in sent else error_of(bytes(sent), v)
+                assert read_answer(file, v) == wanted
+            deny(net, "b", INGRESS)
+            refused(net.far, (mine, 8080))
+            assert datagram_error(net.a, (mine, 53)) == UDP_REFUSED[v]
+        finally:
+            for link in links:
+                os.close(link)

@@ -16,10 +16,16 @@ from test_intercept import PROXY_PORT, rule, tried
 REFUSED = ["ECONNREFUSED", "EHOSTUNREACH", "ECONNREFUSED", "EACCES"]
 
 
-@pytest.fixture(params=[False, True], ids=["routed", "bridged"])
+@pytest.fixture(params=["routed", "bridged", "bridged with br_netfilter"])
 def refusing(request):
-    """a may reach b's port 80; c and the outside host may not; a may not reach the outside host's port 81."""
-    with Lab(bridge=request.param, outside=True) as lab:
+    """a may reach b's port 80; c and the outside host may not."""
+    with Lab(bridge=request.param != "routed", outside=True) as lab:
+        for family in ("iptables", "ip6tables") if request.param != "routed" else ():
+            try:
+                lab.node.sysctl(f"net.bridge.bridge-nf-call-{family}", int("br_netfilter" in request.param))
+            except FileNotFoundError:
+                if "br_netfilter" in request.param:
+                    pytest.skip("this kernel has no br_netfilter")
         lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
         serve(lab, lab.b, lab.outside, ports=(80, 81))
         lab.running = lab.agent(datapath={"denyWith": "reject"})
