@@ -201,9 +201,10 @@ struct ps_proxy {
 
 /* Array of one. Each program reads `generation` once a packet; live side = generation & 1. Odd/even alternate at each
  * flip. */
+#define PS_CONTROL_STEERING 1u /* there is, or was, a proxy: its sockets may still be there */
 struct ps_control {
 	__u32 generation;
-	__u32 pad;
+	__u32 flags; /* PS_CONTROL_* */
 };
 /* Array of two, by side: the API revision that the side holds. */
 struct ps_side {

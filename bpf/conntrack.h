@@ -73,8 +73,10 @@ static __always_inline bool conn_reopened(const struct packet *p, const struct p
 {
 	bool reply = conn_reply(conn, p->high);
 
-	if (p->traits & PACKET_STARTS)
-		return reply || conn->state == PS_CONN_CLOSING;
+	if (p->traits & PACKET_STARTS && (reply || conn->state == PS_CONN_CLOSING))
+		return true;
+	if (p->traits & PACKET_STARTS) /* what was first seen midstream, and not answered, was a late packet */
+		return conn->flags & PS_CONN_MIDSTREAM && conn->state == PS_CONN_NEW;
 	/* The other end of a refused attempt may open its own. TCP says so with a SYN. */
 	return reply && conn->state == PS_CONN_NEW && p->protocol != IPPROTO_TCP && !(p->traits & PACKET_ANSWER) &&
 		   !(PS_READ_ONCE(conn->judged[PS_INGRESS]) & PS_JUDGED_ALLOW);

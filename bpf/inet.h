@@ -35,6 +35,12 @@ struct tcp_sock {
 struct sk_buff {
 	__u8 ip_summed : 2;
 } CORE;
+struct inet_timewait_sock {
+	__u32 tw_transparent : 1;
+} CORE;
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
+} CORE;
 
 #define INET_FLAG_TRANSPARENT 15 /* INET_FLAGS_TRANSPARENT, include/net/inet_sock.h */
 
@@ -44,6 +50,11 @@ static __always_inline bool sock_transparent(const struct tcp_sock *tcp)
 	if (bpf_core_field_exists(struct inet_sock, inet_flags))
 		return tcp->inet_conn.icsk_inet.inet_flags >> INET_FLAG_TRANSPARENT & 1;
 	return BPF_CORE_READ_BITFIELD_PROBED((const struct inet_sock___before_6_6 *)tcp, transparent);
+}
+
+static __always_inline bool timewait_transparent(const struct tcp_timewait_sock *tcp)
+{
+	return BPF_CORE_READ_BITFIELD_PROBED(&tcp->tw_sk, tw_transparent);
 }
 
 /* 0: nobody has asked for it yet, so nobody can know it. */

@@ -120,17 +120,29 @@ static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 }
 
 /*
- * A direct connection begins with the addresses and ports of one that a proxy had (`old`). The stack would find the
- * proxy's TIME_WAIT socket, and not forward a packet that has a socket.
+ * A direct connection begins with addresses and ports that a proxy had before. The entry is that connection's, as good
+ * as over: the client's reset goes the same way, and the SYN that it sends again begins anew.
  */
-static __noinline bool new_rests(struct __sk_buff *skb, struct work *w, const struct ps_conn *old)
+static __noinline bool new_rests(struct __sk_buff *skb, struct work *w, bool live)
 {
-	if (!old || !(old->flags & PS_CONN_INTERCEPTED) || !(w->packet.traits & PACKET_STARTS))
+	if (!(w->packet.traits & PACKET_STARTS) || !steer_resting(skb, w))
 		return false;
-	if (w->packet.protocol != IPPROTO_TCP || steer_socket(skb, false) != STEER_TAKEN)
-		return false;
-	syn_resting(w, w->code, w->reason);
+	if (live)
+		conn_delete(&w->packet);
+	w->packet.traits |= PACKET_RST;
+	w->proxy = PS_PROXY_NONE;
+	w->intercept_rule = PS_RULE_NONE;
+	conn_create(true, false, PS_CONN_INTERCEPTED);
 	return true;
+}
+
+/* A reply to a direct connection whose client has the addresses and ports that a proxy had before, and the server's
+ * reset of what the proxy's socket says to it. */
+static __always_inline bool known_rests(struct __sk_buff *skb, const struct work *w, const struct ps_conn *conn)
+{
+	return conn->state == PS_CONN_NEW && w->packet.traits & (PACKET_SYN | PACKET_RST) &&
+		   !(conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED)) && conn_reply(conn, w->packet.high) &&
+		   steer_resting(skb, w);
 }
 
 /*
@@ -141,7 +153,7 @@ static __noinline int orphan_steer(struct __sk_buff *skb, struct work *w)
 {
 	int denied;
 
-	if (steer_socket(skb, false) != STEER_TAKEN)
+	if (steer_socket(skb, SOCKET_ANY) != STEER_TAKEN)
 		return PS_PASS;
 	denied = steer_denied(w);
 	if (denied != NOT_DENIED)
@@ -183,7 +195,7 @@ static __noinline bool orphan_claimed(struct __sk_buff *skb, struct work *w)
 {
 	bool reverse = true;
 
-	if (steer_socket(skb, true) != STEER_TAKEN)
+	if (steer_socket(skb, SOCKET_FULL) != STEER_TAKEN)
 		return false;
 	w->known |= WORK_LEG;
 	if (work_judge(true, true) != NOT_DENIED) {

@@ -31,6 +31,7 @@ static __always_inline struct work *network_begin(struct __sk_buff *skb, bool fr
 	__builtin_memset(w, 0, sizeof(*w));
 	w->generation = control ? PS_READ_ONCE(control->generation) : 0;
 	w->side = w->generation & 1;
+	w->control = control ? control->flags : 0;
 	w->now = bpf_ktime_get_ns();
 	return w;
 }
@@ -141,7 +142,7 @@ static __always_inline int network_new(struct __sk_buff *skb, struct work *w, co
 /* 4, without SYN: the socket tells whose it is. What ends there is a client's packet, or a reply to a leg. */
 static __always_inline int network_orphan(struct __sk_buff *skb, struct work *w)
 {
-	if (steer_socket(skb, true) != STEER_TAKEN)
+	if (steer_socket(skb, SOCKET_FULL) != STEER_TAKEN)
 		return PS_PASS;
 	parties_find(skb, true);
 	judge(true, PS_EGRESS, false);
@@ -168,8 +169,10 @@ static __always_inline int network_tcp(struct __sk_buff *skb, struct work *w)
 	packet_key(p);
 	conn = conn_find(p, &live, w->now);
 	if (conn && !conn_reopened(p, conn) && !conn_retried(w, conn, PS_INGRESS)) {
-		if (!conn_marked(conn, p->high))
+		if (!conn_marked(conn, p->high)) {
+			known_rests(skb, w, conn);
 			return PS_PASS;
+		}
 		if (conn_reply(conn, p->high))
 			return network_answer(skb, w, conn, live);
 		return network_intercepted(skb, w, conn, live);

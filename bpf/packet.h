@@ -115,6 +115,11 @@ enum icmp6_type {
 	ICMP6_MLD2_REPORT = 143,
 };
 
+static __always_inline bool link_local(const struct address *address)
+{
+	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
 /* The address that a socket is bound to. Volatile: clang would choose between two fields' addresses (PS_OPAQUE). */
 static __always_inline void sock_address(const struct bpf_sock *sk, bool v4, struct address *ret)
 {

@@ -115,17 +115,37 @@ static __always_inline int listener_assign(
 	return result;
 }
 
-/*
- * Does a transparent socket of this node have the packet's very connection? Marked, the packet finds it by itself.
- * `full`: not a request or TIME_WAIT, which do not tell whether they are transparent.
- */
-PS_APART int steer_socket(struct __sk_buff *skb, bool full)
+enum steer_socket {
+	SOCKET_ANY,
+	SOCKET_FULL,    /* no request, no TIME_WAIT */
+	SOCKET_RESTING, /* TIME_WAIT */
+};
+
+/* Listeners have no connection. A request does not tell whether its listener is transparent: it is taken for one where
+ * any will do. */
+static __always_inline bool socket_suits(struct bpf_sock *sk, enum steer_socket which)
+{
+	const struct tcp_timewait_sock *resting;
+	const struct tcp_sock *full;
+
+	if (sk->state == BPF_TCP_LISTEN)
+		return false;
+	full = bpf_skc_to_tcp_sock(sk);
+	if (full)
+		return which != SOCKET_RESTING && sock_transparent(full);
+	resting = bpf_skc_to_tcp_timewait_sock(sk);
+	if (resting)
+		return which != SOCKET_FULL && timewait_transparent(resting);
+	return which == SOCKET_ANY;
+}
+
+/* Does a transparent socket of this node have the packet's very connection? Marked, the packet finds it by itself. */
+PS_APART int steer_socket(struct __sk_buff *skb, enum steer_socket which)
 {
 	const struct work *w = work_get(true);
 	struct bpf_sock_tuple tuple = {};
-	const struct tcp_sock *tcp;
 	struct bpf_sock *sk;
-	bool taken;
+	bool suits;
 	__u32 size;
 
 	if (!w)
@@ -134,15 +154,23 @@ PS_APART int steer_socket(struct __sk_buff *skb, bool full)
 	sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return STEER_NOBODY;
-	taken = sk->state != BPF_TCP_LISTEN;
-	tcp = bpf_skc_to_tcp_sock(sk);
-	if (tcp ? !sock_transparent(tcp) : full)
-		taken = false;
+	suits = socket_suits(sk, which);
 	bpf_sk_release(sk);
-	if (!taken)
+	if (!suits)
 		return STEER_NOBODY;
 	mark_set(skb);
 	return STEER_TAKEN;
+}
+
+/*
+ * A packet that goes past the proxies, but a proxy's TIME_WAIT has its addresses and ports. The stack would find that,
+ * and drops what it should forward and has a socket. So the packet goes there; the answer makes the other end reset it,
+ * and send again.
+ */
+static __always_inline bool steer_resting(struct __sk_buff *skb, const struct work *w)
+{
+	return w->control & PS_CONTROL_STEERING && w->packet.protocol == IPPROTO_TCP &&
+		   steer_socket(skb, SOCKET_RESTING) == STEER_TAKEN;
 }
 
 /*
@@ -163,7 +191,10 @@ PS_APART int steer_tcp(struct __sk_buff *skb, __u32 number)
 
 	if (!w || w->packet.protocol != IPPROTO_TCP)
 		return STEER_NOBODY;
-	if (steer_socket(skb, false) == STEER_TAKEN) /* 1 */
+	/* The kernel looks these up on the incoming link alone: no rule leads them here. */
+	if (!w->packet.v4 && link_local(&w->packet.destination))
+		return STEER_NOBODY;
+	if (steer_socket(skb, SOCKET_ANY) == STEER_TAKEN) /* 1 */
 		return STEER_TAKEN;
 	proxy = proxy_find(number, w->side);
 	if (!proxy)

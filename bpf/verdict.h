@@ -100,11 +100,6 @@ static __noinline bool endpoint_source(__u32 endpoint, __u32 side, const struct 
 	return bpf_map_lookup_elem(&ps_source, &key) != NULL;
 }
 
-static __always_inline bool link_local(const struct address *address)
-{
-	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
-}
-
 /* May the endpoint behind the interface use this address? */
 static __always_inline bool address_own(const struct work *w, const struct address *address, __u32 owner)
 {

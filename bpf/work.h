@@ -43,6 +43,7 @@ struct work {
 	__u32 ifindex;  /* as it is put into an entry */
 	__u32 judged;   /* bit per direction: verdict[] was judged now */
 	__u32 intercept_rule;
+	__u32 control; /* PS_CONTROL_* */
 	__u8 bits[PS_DIRECTION_COUNT];
 	__u8 reply; /* goes to the originator of the connection that it belongs to */
 	__u8 known; /* WORK_* */

@@ -52,6 +52,8 @@ static __always_inline int work_known(
 			return PS_DROP;
 	} else if (from && reply && conn->flags & PS_CONN_LEG) {
 		mark_set(skb);
+	} else if (from && known_rests(skb, w, conn)) {
+		return PS_PASS;
 	} else if (from) {
 		mark_clear(skb);
 	} else if (!reply && w->packet.traits & PACKET_STARTS) {
@@ -107,7 +109,7 @@ static __always_inline int work_new(
 	if (from && w->packet.traits & PACKET_ALONE && !lonely)
 		return PS_PASS;
 	if (from && w->code != PS_VERDICT_INTERCEPTED) {
-		if (new_rests(skb, w, old))
+		if (new_rests(skb, w, live))
 			return PS_PASS;
 		mark_clear(skb);
 	}
@@ -264,6 +266,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 	w->ifindex = flags & PS_IFACE_L3 ? ifindex | PS_CONN_L3 : ifindex;
 	w->generation = control ? PS_READ_ONCE(control->generation) : 0;
 	w->side = w->generation & 1;
+	w->control = control ? control->flags : 0;
 	w->endpoint = iface ? iface_endpoint(iface, w->side) : PS_ENDPOINT_NONE;
 	w->now = bpf_ktime_get_ns();
 	if (w->endpoint == PS_ENDPOINT_NONE && !(flags & PS_IFACE_DENY)) {

@@ -85,7 +85,7 @@ bool datapath_hooks_changed(struct datapath *datapath);
 
 /* ---- proxies (listeners.c) ----
  *
- * A thread of its own looks every 200 ms who listens on the proxies' ports in this network namespace, and makes them
+ * A thread of its own looks every 100 ms who listens on the proxies' ports in this network namespace, and makes them
  * usable: IP_TRANSPARENT where it is missing (adopt_listeners), a row in ps_listener where conditions choose.
  */
 

@@ -19,7 +19,7 @@
 #include "agent/datapath/listeners.h"
 #include "agent/datapath/private.h"
 
-#define LOOK_MS 200
+#define LOOK_MS 100
 #define BACK_OFF_MS 10000
 /* Rows that nobody wants stay this long: the live side may still ask for them until a flip. */
 #define ROW_STAYS_MS 2000

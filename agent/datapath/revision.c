@@ -84,7 +84,9 @@ int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e)
 {
 	if (!datapath->staged)
 		return error_set(e, ERROR_SYSTEM, EINVAL, NULL, "nothing is staged");
-	struct ps_control next = {.generation = datapath->generation + 1}, read = {0};
+	struct ps_control next = {
+		.generation = datapath->generation + 1, .flags = datapath->steering ? PS_CONTROL_STEERING : 0};
+	struct ps_control read = {0};
 	if (next.generation == 0) /* 0 is "never judged"; 2 keeps the sides alternating */
 		next.generation = 2;
 	int result = write_revision(datapath, next.generation & 1, revision, e);

@@ -4,44 +4,46 @@
 #define PENSTOCK_METRICS_LIST_H
 
 /* enum, name, type, labels, help. Names and labels are a contract: dashboards and alerts are built on them. */
-#define METRICS(X)                                                                                               \
-	X(BUILD_INFO, "penstock_build_info", "gauge", "version, commit, kernel",                                     \
-		"Always 1: the build of the agent and the kernel it runs on.")                                           \
-	X(REVISION, "penstock_revision", "gauge", "stage",                                                           \
-		"Revision that is wanted (persisted) and enforced (live in the kernel and read back).")                  \
-	X(OBJECTS, "penstock_objects", "gauge", "kind", "Objects of the wanted state.")                              \
-	X(WORKLOADS, "penstock_workloads", "gauge", "state",                                                         \
-		"Pods and Workloads: attached to an interface of this node, pending until theirs appears, or remote.")   \
-	X(QUARANTINED, "penstock_quarantined", "gauge", "kind",                                                      \
-		"Objects that could not be used and were set aside (?invalid=quarantine).")                              \
-	X(LAST_WRITE, "penstock_last_write_timestamp_seconds", "gauge", "owner",                                     \
-		"When this owner last wrote, in seconds since 1970.")                                                    \
-	X(PACKETS, "penstock_packets_total", "counter", "direction, verdict, reason",                                \
-		"Packets that workload interfaces carried, by what was done with them and why.")                         \
-	X(BYTES, "penstock_bytes_total", "counter", "direction, verdict, reason", "Layer-3 bytes of these packets.") \
-	X(RULE_HITS, "penstock_rule_hits_total", "counter", "kind, policy_namespace, policy, direction, rule",       \
-		"Connections that this rule decided. rule is its name, its index, or isolation; rules of one name are "  \
-		"summed.")                                                                                               \
-	X(INTERCEPTED, "penstock_intercepted_connections_total", "counter", "proxy, engine",                         \
-		"Connections handed to this proxy.")                                                                     \
-	X(PROXY_UP, "penstock_proxy_up", "gauge", "proxy",                                                           \
-		"1 while there is a listener that this proxy's connections can be handed to, of either family.")         \
-	X(ONWARD, "penstock_onward_connections_total", "counter", "source",                                          \
-		"Connections that proxies opened for a client: from the client's own address, or from the node's.")      \
-	X(CONNECTIONS, "penstock_connections", "gauge", "", "Established connections in the tracking tables.")       \
-	X(MAP_ENTRIES, "penstock_map_entries", "gauge", "map", "Entries in a kernel map.")                           \
-	X(MAP_CAPACITY, "penstock_map_capacity", "gauge", "map", "Entries that a kernel map has room for.")          \
-	X(APPLY_DURATION, "penstock_apply_duration_seconds", "histogram", "stage",                                   \
-		"Time that each stage of an apply took.")                                                                \
-	X(APPLY_FAILURES, "penstock_apply_failures_total", "counter", "stage", "Applies that failed in this stage.") \
-	X(API_REQUESTS, "penstock_api_requests_total", "counter", "method, route, code", "Answered API requests.")   \
-	X(API_DURATION, "penstock_api_request_duration_seconds", "histogram", "route",                               \
-		"Time from an API request's first byte to its answer.")                                                  \
-	X(PROCESS_CPU, "process_cpu_seconds_total", "counter", "", "User and system CPU time spent.")                \
-	X(PROCESS_RESIDENT, "process_resident_memory_bytes", "gauge", "", "Resident memory.")                        \
-	X(PROCESS_VIRTUAL, "process_virtual_memory_bytes", "gauge", "", "Virtual memory.")                           \
-	X(PROCESS_OPEN_FDS, "process_open_fds", "gauge", "", "Open file descriptors.")                               \
-	X(PROCESS_MAX_FDS, "process_max_fds", "gauge", "", "Limit of open file descriptors.")                        \
+#define METRICS(X)                                                                                                     \
+	X(BUILD_INFO, "penstock_build_info", "gauge", "version, commit, kernel",                                           \
+		"Always 1: the build of the agent and the kernel it runs on.")                                                 \
+	X(REVISION, "penstock_revision", "gauge", "stage",                                                                 \
+		"Revision that is wanted (persisted) and enforced (live in the kernel and read back).")                        \
+	X(OBJECTS, "penstock_objects", "gauge", "kind", "Objects of the wanted state.")                                    \
+	X(WORKLOADS, "penstock_workloads", "gauge", "state",                                                               \
+		"Pods and Workloads: attached to an interface of this node, pending until theirs appears, or remote.")         \
+	X(QUARANTINED, "penstock_quarantined", "gauge", "kind",                                                            \
+		"Objects that could not be used and were set aside (?invalid=quarantine).")                                    \
+	X(LAST_WRITE, "penstock_last_write_timestamp_seconds", "gauge", "owner",                                           \
+		"When this owner last wrote, in seconds since 1970.")                                                          \
+	X(PACKETS, "penstock_packets_total", "counter", "direction, verdict, reason",                                      \
+		"Packets that workload interfaces carried, by what was done with them and why.")                               \
+	X(BYTES, "penstock_bytes_total", "counter", "direction, verdict, reason", "Layer-3 bytes of these packets.")       \
+	X(RULE_HITS, "penstock_rule_hits_total", "counter", "kind, policy_namespace, policy, direction, rule",             \
+		"Connections that this rule decided. rule is its name, its index, or isolation; rules of one name are "        \
+		"summed.")                                                                                                     \
+	X(INTERCEPTED, "penstock_intercepted_connections_total", "counter", "proxy, engine",                               \
+		"Connections handed to this proxy.")                                                                           \
+	X(PROXY_UP, "penstock_proxy_up", "gauge", "proxy",                                                                 \
+		"1 while there is a listener that this proxy's connections can be handed to, of either family.")               \
+	X(ONWARD, "penstock_onward_connections_total", "counter", "source",                                                \
+		"Connections that proxies began for a client, from the client's own address, or from the node's: as programs " \
+		"on "                                                                                                          \
+		"sockets see it (originalDestination in /v1/status).")                                                         \
+	X(CONNECTIONS, "penstock_connections", "gauge", "", "Established connections in the tracking tables.")             \
+	X(MAP_ENTRIES, "penstock_map_entries", "gauge", "map", "Entries in a kernel map.")                                 \
+	X(MAP_CAPACITY, "penstock_map_capacity", "gauge", "map", "Entries that a kernel map has room for.")                \
+	X(APPLY_DURATION, "penstock_apply_duration_seconds", "histogram", "stage",                                         \
+		"Time that each stage of an apply took.")                                                                      \
+	X(APPLY_FAILURES, "penstock_apply_failures_total", "counter", "stage", "Applies that failed in this stage.")       \
+	X(API_REQUESTS, "penstock_api_requests_total", "counter", "method, route, code", "Answered API requests.")         \
+	X(API_DURATION, "penstock_api_request_duration_seconds", "histogram", "route",                                     \
+		"Time from an API request's first byte to its answer.")                                                        \
+	X(PROCESS_CPU, "process_cpu_seconds_total", "counter", "", "User and system CPU time spent.")                      \
+	X(PROCESS_RESIDENT, "process_resident_memory_bytes", "gauge", "", "Resident memory.")                              \
+	X(PROCESS_VIRTUAL, "process_virtual_memory_bytes", "gauge", "", "Virtual memory.")                                 \
+	X(PROCESS_OPEN_FDS, "process_open_fds", "gauge", "", "Open file descriptors.")                                     \
+	X(PROCESS_MAX_FDS, "process_max_fds", "gauge", "", "Limit of open file descriptors.")                              \
 	X(PROCESS_START, "process_start_time_seconds", "gauge", "", "When the process started, in seconds since 1970.")
 
 enum metric {

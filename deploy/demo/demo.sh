@@ -292,7 +292,7 @@ says '"revision"' 'enforced'
 ask chat 4 || true
 says "hello from $host, you are 10.77.0.2" 'chat reaches the provider directly'
 gateway_start
-wait_for 2 'the gateway' gateway_seen # the agent looks every 200 ms who listens
+wait_for 2 'the gateway' gateway_seen # the agent looks every 100 ms who listens
 ask chat 4 || true
 says "hello from $host, you are 10.77.0.2" 'a new gateway'
 wait_for 5 "the gateway's line" gateway_carried 1

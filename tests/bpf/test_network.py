@@ -90,6 +90,13 @@ def talk(there, here, both=True):
             left -= got
 
 
+def conn_of(net, client):
+    """The entry of this socket's connection: packets of earlier tests' connections may still come."""
+    end = client if isinstance(client, tuple) else client.getsockname()[:2]
+    conn, = (conn for key, conn in net.conns().items() if end in key)
+    return conn
+
+
 def onward(source=None, client=None, world=None, timeout=2):
     """A proxy's upstream socket: transparent, bound to the client's address; or noted as connecting for a client."""
     def make(destination):
@@ -123,19 +130,20 @@ def test_ingress_rule_hands_over(net, v, who):
     with listener(("127.0.0.1", "::1")[v]) as proxy:
         net.proxy(PROXY, proxy.getsockname()[1])
         with client.connect((OF["b"][v], 8080)) as there:
+            own = there.getsockname()[:2]
             here, peer = proxy.accept()
             with here:
                 assert peer[:2] == there.getsockname()[:2] and peer[0] == OF[who][v]
                 assert here.getsockname()[:2] == (OF["b"][v], 8080)
                 talk(there, here)
-                conn = net.conn()
+                conn = conn_of(net, there)
                 assert conn.live and conn.state == ESTABLISHED and conn.flags & INTERCEPTED and conn.proxy == PROXY
                 net.flip()
                 talk(there, here)
         if who == "far":
             with contextlib.suppress(OSError):
                 here.shutdown(socket.SHUT_RDWR)
-            assert net.conn().state == CLOSING, "both ends were seen to end"
+            assert conn_of(net, own).state == CLOSING, "both ends were seen to end"
     assert net.hits(RULE_INTERCEPT) == 1
     assert net.counts(INGRESS if who == "far" else 0)["INTERCEPTED", "INTERCEPT"][0] > 4
 
@@ -218,7 +226,7 @@ def test_ingress_connection_whose_entry_is_lost(net, lost):
                 for name in ("ps_new4", "ps_conn4"):
                     net.object.map(name).clear()
             talk(there, here)
-            assert net.conn().flags & INTERCEPTED
+            assert conn_of(net, there).flags & INTERCEPTED
 
 
 def test_other_traffic_passes_an_uplink(net):
@@ -297,13 +305,14 @@ def test_leg_from_the_clients_address(net, v, server, client):
         with onward(OF[client][v])((OF[server][v], 443)) as there, listening.accept()[0] as here:
             assert here.getpeername()[:2] == there.getsockname()[:2] and here.getpeername()[0] == OF[client][v]
             talk(there, here)
-            conn = net.conn()
+            conn = conn_of(net, there)
             assert conn.flags & LEG and not conn.flags & (NODE | INTERCEPTED) and conn.state == ESTABLISHED and conn.live
             net.flip()
             talk(here, there)
+            own = there.getsockname()[:2]
         there.close()
         here.close()
-        assert net.conn().state == CLOSING
+        assert conn_of(net, own).state == CLOSING
 
 
 @PER_FAMILY
@@ -319,7 +328,7 @@ def test_leg_with_the_clients_own_port(net, v, server):
                 talk(client, accepted)
                 talk(upstream, here)
                 talk(client, accepted)
-                assert net.conn().flags & LEG and net.conn().flags & INTERCEPTED
+                assert conn_of(net, client).flags & LEG and conn_of(net, client).flags & INTERCEPTED
                 net.flip()
                 talk(client, accepted)
                 talk(upstream, here)
@@ -343,7 +352,7 @@ def test_leg_whose_entry_is_lost(net, server):
                 for name in ("ps_new4", "ps_conn4"):
                     net.object.map(name).clear()
                 talk(first, second)
-                assert net.conn().flags & LEG
+                assert conn_of(net, there).flags & LEG
 
 
 def test_client_sends_with_a_legs_addresses_itself(net):
@@ -375,6 +384,46 @@ def test_leg_does_not_take_a_direct_connections_replies(net):
             talk(leg, here)
 
 
+def forget(net):
+    for name in ("ps_new4", "ps_conn4", "ps_new6", "ps_conn6"):
+        net.object.map(name).clear()
+
+
+@PER_FAMILY
+def test_direct_connection_where_a_proxy_had_one_before(net, v):
+    """The proxy's TIME_WAIT outlives our entry, and the stack does not forward what has a socket."""
+    net.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    with listener(("127.0.0.1", "::1")[v]) as proxy:
+        net.proxy(PROXY, proxy.getsockname()[1])
+        with net.a.connect((OF["far"][v], 443)) as client:
+            own = client.getsockname()[:2]
+            proxy.accept()[0].close()
+            assert client.recv(1) == b""
+    net.profile(PROFILE_A)
+    net.flip()
+    for lost in (True, False):
+        if lost:
+            forget(net)
+        with net.far.listen(OF["far"][v], 443) as listening:
+            with net.a.connect((OF["far"][v], 443), source=own) as client, listening.accept()[0] as here:
+                talk(client, here)
+
+
+@PER_FAMILY
+@pytest.mark.parametrize("server", ("far", "b"))
+def test_direct_connection_where_a_leg_was_before(net, v, server):
+    with getattr(net, server).listen(OF[server][v], 443) as listening:
+        leg = onward(OF["a"][v])((OF[server][v], 443))
+        own = leg.getsockname()[:2]
+        here, _ = listening.accept()
+        leg.close()
+        assert here.recv(1) == b""
+        here.close()
+        forget(net)
+        with net.a.connect((OF[server][v], 443), source=own) as client, listening.accept()[0] as here:
+            talk(client, here)
+
+
 def test_packet_too_big_reaches_the_leg(net):
     """An ICMP error about a proxy's packet is the proxy's; about anybody else's it goes on."""
     uplink = socket.if_nametoindex("bpfn-far")
@@ -404,7 +453,8 @@ def test_leg_from_the_nodes_address_is_the_clients(net, v, client):
         with onward(client=client, world=net)((OF["b"][v], 443)) as there, listening.accept()[0] as here:
             assert here.getpeername()[:2] == there.getsockname()[:2]
             talk(there, here)
-            assert net.conn().flags & LEG and net.conn().flags & REWRITTEN and net.conn().live
+            conn = conn_of(net, there)
+            assert conn.flags & LEG and conn.flags & REWRITTEN and conn.live
             net.flip()
             talk(here, there)
             net.peer_row(PROFILE_B, INGRESS, CLASS_A, ROW_DENY, side=1 - net.side)
@@ -421,7 +471,7 @@ def test_transparent_socket_that_speaks_as_the_node_is_the_node(net, v):
     net.profile(PROFILE_B, ingress=ROW_DENY)
     with net.b.listen(OF["b"][v], 443) as listening, onward(OF["node"][v])((OF["b"][v], 443)) as there, \
             listening.accept()[0]:
-        conn, = (conn for key, conn in net.conns().items() if there.getsockname()[:2] in key)
+        conn = conn_of(net, there)
         assert conn.flags & NODE and not conn.flags & LEG
 
 

@@ -36,7 +36,7 @@ def spaces(interfaces):
     made = {name: Space() for name in ("a", "b", "far")}
     indexes = {name: space.wire(f"bpfr-{name}", *OF[name]) for name, space in made.items()}
     for address in OF["node"]:
-        ip("addr", "add", address, "dev", "lo")
+        ip("addr", "replace", address, "dev", "lo")
     for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
         subprocess.run(["sysctl", "-qw", f"{key}=1"], check=True)
     mark = f"{MARK:#x}/{MARK_MASK:#x}"

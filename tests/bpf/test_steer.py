@@ -50,10 +50,27 @@ def test_what_cannot_be_handed_over(world):
         assert world.send(A, packet) == (True, "FORWARDED", "POLICY")
 
 
+def test_link_local_destination_cannot_be_handed_over(world):
+    """The kernel looks for it on the incoming link alone; an IPv4 one (169.254.169.254) is like any other."""
+    packet = Ether() / IPv6(src=A6, dst="fe80::1") / TCP(dport=443, flags="S")
+    with listener("::") as server:
+        world.proxy(PROXY, server.getsockname()[1])
+        world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+        failed = world.stat(ASSIGN_FAIL)
+        assert world.send(A, packet) == NO_LISTENER and world.stat(ASSIGN_FAIL) == failed, "nobody was asked"
+
+
 def test_midstream_is_never_intercepted(world):
     world.profile(PROFILE_A, egress=ROW_INTERCEPT)
     assert world.send(A, syn(flags="A")) == (True, "FORWARDED", "POLICY")
     assert world.result.mark == 0 and not world.conn().flags & INTERCEPTED
+
+
+def test_connection_that_begins_after_a_late_packet(world):
+    """A late packet of the connection before makes an entry; the SYN is not that one's."""
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    assert world.send(A, syn(flags="A")) == (True, "FORWARDED", "POLICY")
+    assert world.send(A, syn()) == NO_LISTENER
 
 
 def test_running_connection_is_not_taken_over(world):

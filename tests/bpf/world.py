@@ -158,7 +158,7 @@ class World:
 
     def flip(self):
         self.generation += 1
-        self.object.map("ps_control").put(struct.pack("=I", 0), struct.pack("=II", self.generation, 0))
+        self.object.map("ps_control").put(struct.pack("=I", 0), struct.pack("=II", self.generation, 1))  # PS_CONTROL_STEERING
 
     @property
     def side(self):

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 
-from lab import OUTSIDE4, OUTSIDE6, Lab
+from lab import OUTSIDE4, OUTSIDE6, SANITIZER, Lab
 from netns import run
 from objects import intercept, proxy
 from proxies import PORT, close_all
@@ -51,6 +51,19 @@ def answered(world, source, target, family=4, **options):
         return who
     assert who["local"] == [destination, options.get("port", 80)]
     return who["server"]
+
+
+def refused(world, source, target, family=4):
+    """No answer, and the reason is that nobody listens."""
+    before = world.no_listener()
+    answer = answered(world, source, target, family, timeout=0.3)
+    return answer not in world.servers and answer != "proxy" and world.no_listener() > before
+
+
+def forget(world):
+    """A new agent on a node that knows of no connection."""
+    world.running.stop()
+    world.running.uninstall()
 
 
 class Load:
@@ -126,21 +139,23 @@ class World(Lab):
         for front in self.fronts:
             self.handed_over |= set(front.accepted)
             front.close()
+        complaints = []
         for one in self.proxies:
             self.handed_over |= set(one.seen(0))
+            complaints += [line for line in one.errors.splitlines() if any(word in line for word in SANITIZER)]
         close_all(self)
         # A tuple that also went directly says nothing.
         leaked = [] if self.reused else [syn for name in self.wires for syn in self.leaks(name)]
         self.fronts, self.handed_over, self.reused = [], set(), False
         assert not leaked, f"a client's own SYN went on to the server: {leaked}"
-        assert self.running.running()
+        assert not complaints and self.running.running(), complaints
         assert self.stat(ASSIGN_FAIL) == 0
         assert not [line for line in self.running.log.splitlines() if " ERROR " in line[:40]]
 
     def leaks(self, name):
         """SYNs of intercepted connections that were seen at both ends: the same connection and sequence number."""
         taken = [syn for syn in self.wires[name].read() if syn[:4] in self.handed_over]
-        return [syn for other, wire in self.wires.items() if other != name for syn in wire.syns if syn in taken]
+        return [syn for other, wire in self.wires.items() if other != name for syn in wire.read() if syn in taken]
 
     # ---- proxies ----
 

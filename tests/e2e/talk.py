@@ -15,7 +15,7 @@ import zlib
 
 CHUNK = 65536
 PATTERN = os.urandom(CHUNK * 4 + 1)  # its length is odd: no write begins where another did
-SO_ATTACH_FILTER = 26
+SO_ATTACH_FILTER, SO_TIMESTAMP = 26, 29
 TRANSPARENT = {socket.AF_INET: (socket.IPPROTO_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
 
 
@@ -247,7 +247,7 @@ FIRST_SYNS = [  # TCP with SYN and without ACK, no IP options
 
 
 class Wire:
-    """Every SYN that passes an interface: [(source, port, destination, port, sequence number)]."""
+    """Every SYN that passes an interface: [(source, port, destination, port, sequence number)]; times, in seconds."""
 
     def __init__(self, space, interface="eth0"):
         with space.entered():
@@ -255,24 +255,33 @@ class Wire:
             keep, program = _program(*FIRST_SYNS)
             self.sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
             del keep
             self.sock.bind((interface, 3))
         self.sock.setblocking(False)
-        self.syns = []
+        self.syns, self.times = [], []
 
     def read(self):
         while select.select([self.sock], [], [], 0)[0]:
-            frame = self.sock.recv(256)
+            frame, ((_, _, stamp),), _, _ = self.sock.recvmsg(256, 64)
             v4 = frame[12:14] == b"\x08\x00"
             family, start, size = (socket.AF_INET, 26, 4) if v4 else (socket.AF_INET6, 22, 16)
             source, destination = (socket.inet_ntop(family, frame[at:at + size]) for at in (start, start + size))
             ports = struct.unpack_from("!HHI", frame, start + 2 * size)
             self.syns.append((source, ports[0], destination, ports[1], ports[2]))
+            seconds, micro = struct.unpack("=qq", stamp)
+            self.times.append(seconds + micro / 1e6)
         return self.syns
+
+    def repeated(self, after=0.5):
+        """SYNs sent again so many seconds later: nobody has answered. Sooner: a TIME_WAIT was in the way."""
+        self.read()
+        first = {}
+        return [syn for syn, at in zip(self.syns, self.times) if at - first.setdefault(syn, at) > after]
 
     def clear(self):
         self.read()
-        self.syns = []
+        self.syns, self.times = [], []
 
     def close(self):
         self.sock.close()
