@@ -95,7 +95,7 @@ static const char everything[] = "node: { name: \"n\\\"1\" }\n"
 								 "  markMask: 0x00000C00\n"
 								 "  routeTable: 77\n"
 								 "  rulePriority: 100\n"
-								 "  denyWith: drop\n"
+								 "  denyWith: reject\n"
 								 "  allowLocalHost: false\n"
 								 "  workloadInterfaces: [\"veth*\", cali*, '[ab]?']\n"
 								 "  unclaimed: deny\n"
@@ -126,6 +126,7 @@ static void check_everything(const struct config *c)
 	assert_int_equal(c->datapath.mark_mask, 0xc00);
 	assert_int_equal(c->datapath.route_table, 77);
 	assert_int_equal(c->datapath.rule_priority, 100);
+	assert_true(c->datapath.deny_reject);
 	assert_false(c->datapath.allow_local_host);
 	assert_string_equal(c->datapath.workload_interfaces[0], "veth*");
 	assert_string_equal(c->datapath.workload_interfaces[1], "cali*");
