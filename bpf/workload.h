@@ -13,6 +13,8 @@
  *  8. a packet of a known connection passes if the connection is allowed in this revision; else it is judged anew
  *  9. anything else begins a connection, and is judged
  *
+ * With denyWith: reject what 8 and 9 refuse becomes its answer, and answers pass before all of these (reject.h).
+ *
  * The last hook (to workload) judges both directions under the revision that it reads itself, and takes the first
  * hook's egress verdict only when it is of that revision.
  */
