@@ -26,7 +26,7 @@ from netns import BPFFS, Namespace, die_with_parent, mount_bpffs, run, sweep
 from probe import ALLOW, DENY, Probe, Prober, have_sctp  # noqa: F401  (tests import them from here)
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("PENSTOCK_BUILD") or os.path.join(REPOSITORY, "build")
+BUILD = os.path.abspath(os.environ.get("PENSTOCK_BUILD") or os.path.join(REPOSITORY, "build"))
 GATEWAY4, GATEWAY6 = "169.254.1.1", "fe80::1"
 NODE4, NODE6 = "10.77.0.1", "fd00:77::1"
 UPLINK4, UPLINK6 = "198.51.100.1", "2001:db8:51::1"
