@@ -49,6 +49,7 @@ static struct datapath_options datapath_options(const struct config *c)
 		.route_table = c->datapath.route_table,
 		.rule_priority = c->datapath.rule_priority,
 		.connections_max = c->datapath.connections_max,
+		.deny_reject = c->datapath.deny_reject,
 		.allow_local_host = c->datapath.allow_local_host,
 		.unclaimed_deny = c->datapath.unclaimed_deny,
 		.adopt_listeners = c->datapath.adopt_listeners,

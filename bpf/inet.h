@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What is read of the kernel's sockets. Where it lies is found at load (CO-RE). */
+/* What is read of the kernel's sockets and packets. Where it lies is found at load (CO-RE). */
 #ifndef PENSTOCK_INET_H
 #define PENSTOCK_INET_H
 
@@ -32,6 +32,9 @@ struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 } CORE;
 
+struct sk_buff {
+	__u8 ip_summed : 2;
+} CORE;
 struct inet_timewait_sock {
 	__u32 tw_transparent : 1;
 } CORE;
@@ -58,6 +61,14 @@ static __always_inline bool timewait_transparent(const struct tcp_timewait_sock 
 static __always_inline __u64 sock_cookie(const struct tcp_sock *tcp)
 {
 	return tcp->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter;
+}
+
+#define SUMMED_PARTIAL 3 /* CHECKSUM_PARTIAL, include/linux/skbuff.h */
+
+/* Is its checksum to be completed when it leaves? At run time the context of a tc program is the sk_buff itself. */
+static __always_inline bool skb_unfinished(struct __sk_buff *skb)
+{
+	return BPF_CORE_READ_BITFIELD_PROBED((const struct sk_buff *)skb, ip_summed) == SUMMED_PARTIAL;
 }
 
 #endif

@@ -14,6 +14,8 @@
 
 const volatile __u32 mark_mask = 0x60000000;      /* the only bits of skb->mark that are read or written */
 const volatile __u32 mark_intercept = 0x20000000; /* within mark_mask: to be delivered to a proxy here */
+const volatile __u32 mark_answer = 0x40000000;    /* within mark_mask: a refusal on its way (reject.h) */
+const volatile __u8 deny_with_reject = 0;         /* what policy denies is answered */
 const volatile __u8 allow_local_host = 1;         /* sockets of this node always reach its workloads */
 const volatile __u8 unclaimed_deny = 0;           /* for an interface that has no row in ps_iface yet */
 const volatile __u8 have_timer = 1;               /* Linux 5.15: bpf_timer; without it the agent expires entries */

@@ -17,6 +17,7 @@
 
 #include "bpf/intercept.h"
 #include "bpf/judgment.h"
+#include "bpf/reject.h"
 #include "bpf/usual.h"
 
 static __always_inline struct work *network_begin(struct __sk_buff *skb, bool from)
@@ -48,6 +49,17 @@ static __always_inline void network_account(const struct work *w)
 	account_packet(PS_INGRESS, w->code, w->reason, w->packet.bytes);
 }
 
+/* Refused: counted, and answered the way it came. */
+static __always_inline int network_refuse(struct __sk_buff *skb, struct work *w)
+{
+	int action = PS_DROP;
+
+	if (deny_with_reject && reason_answered(w->reason))
+		action = reject_packet(skb, true, false);
+	network_account(w);
+	return action;
+}
+
 /* 2 */
 static __always_inline int network_error(struct __sk_buff *skb, struct work *w)
 {
@@ -77,6 +89,8 @@ static __always_inline int network_intercepted(
 		conn_count(conn, false, true, w->packet.bytes, w->now);
 		conn_advance(&w->packet, conn, live, false, w->now);
 	}
+	if (action == PS_DROP)
+		return network_refuse(skb, w);
 	if (w->code != PS_VERDICT_FORWARDED)
 		network_account(w);
 	return action;
@@ -109,10 +123,8 @@ static __always_inline int network_new(struct __sk_buff *skb, struct work *w, co
 	if (!work_intercepts(w) || work_denied(w) != NOT_DENIED)
 		return PS_PASS; /* the last hook's to refuse */
 	w->code = PS_VERDICT_FORWARDED;
-	if (new_steer(skb, w) == PS_DROP) {
-		network_account(w);
-		return PS_DROP;
-	}
+	if (new_steer(skb, w) == PS_DROP)
+		return network_refuse(skb, w);
 	if (w->code != PS_VERDICT_INTERCEPTED)
 		return PS_PASS;
 	network_account(w);

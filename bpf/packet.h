@@ -61,6 +61,7 @@ struct packet {
 	__u32 fragment_id;
 	__u16 source_port, destination_port; /* ICMP requests and replies: the identifier, twice */
 	__u16 embedded;
+	__u16 transport;        /* offset in the skb of the header behind IP's; not of later fragments */
 	__u16 traits;           /* PACKET_* */
 	__u8 fragment_protocol; /* what the fragment's own header says comes next */
 	__u8 protocol;
@@ -350,6 +351,7 @@ static __always_inline int parse_icmp(struct __sk_buff *skb, struct packet *p, _
 
 static __noinline int parse_transport(struct __sk_buff *skb, struct packet *p, __u32 at, bool from)
 {
+	p->transport = at;
 	switch (p->protocol) {
 	case IPPROTO_TCP:
 		return parse_tcp(skb, p, at);

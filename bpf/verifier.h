@@ -49,4 +49,10 @@
  */
 #define PS_OPTION_SET(field, value) (*(volatile __s32 *)&(field) = (value))
 
+/*
+ * PS_NO_CONST_COPY: a struct copied to a map's value from an initializer that is partly constant. clang 14 replaces the
+ * loads from the constant, and loses stores to the value that come before them. No complaint: the bytes are missing.
+ * So: field by field.
+ */
+
 #endif

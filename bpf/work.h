@@ -28,6 +28,7 @@ struct party {
 #define WORK_ORIGIN 8u   /* the originator's address was rewritten on this node, and was `origin` */
 #define WORK_RELATED 16u /* an error about the connection: who sent it says nothing about the originator */
 #define WORK_LEG 32u     /* a proxy of this node opened it, for `origin` if that is known, else for its source */
+#define WORK_TAKEN 64u   /* a proxy's socket sent it, and takes the answer whatever its address */
 
 /* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */
 struct work {

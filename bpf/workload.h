@@ -13,6 +13,8 @@
  *  8. a packet of a known connection passes if the connection is allowed in this revision; else it is judged anew
  *  9. anything else begins a connection, and is judged
  *
+ * With denyWith: reject what 8 and 9 refuse becomes its answer, and answers pass before all of these (reject.h).
+ *
  * The last hook (to workload) judges both directions under the revision that it reads itself, and takes the first
  * hook's egress verdict only when it is of that revision.
  */
@@ -25,6 +27,7 @@
 #include "bpf/maps.h"
 #include "bpf/network.h"
 #include "bpf/packet.h"
+#include "bpf/reject.h"
 
 /* ---- 8: a known connection ---- */
 
@@ -35,6 +38,8 @@ static __always_inline int work_known(
 
 	w->code = PS_VERDICT_FORWARDED;
 	if (known_judge(skb, w, conn, from) != NOT_DENIED) {
+		if (deny_with_reject && conn_marked(conn, !w->packet.high))
+			w->known |= WORK_TAKEN;
 		w->code = PS_VERDICT_DROPPED;
 		return PS_DROP;
 	}
@@ -256,6 +261,8 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 
 	if (!w)
 		return PS_DROP; /* cannot be */
+	if (deny_with_reject && reject_passes(skb, flags & PS_IFACE_L3, from, &action))
+		return action;
 	__builtin_memset(w, 0, sizeof(*w));
 	w->packet.bytes = skb->len;
 	w->ifindex = flags & PS_IFACE_L3 ? ifindex | PS_CONN_L3 : ifindex;
@@ -294,6 +301,8 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 			fragment_remember(&w->packet, from);
 		if (from && action == PS_PASS && (skb->mark & mark_mask) == mark_intercept)
 			action = steer_out(skb);
+		if (deny_with_reject && action == PS_DROP && reason_answered(w->reason))
+			action = reject_packet(skb, from, !from);
 	}
 	account_packet(from ? PS_EGRESS : PS_INGRESS, w->code, w->reason, w->packet.bytes);
 	return action;

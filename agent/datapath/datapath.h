@@ -13,9 +13,10 @@
 
 struct datapath_options {
 	const char *pin_directory;
-	uint32_t mark_mask; /* INTERCEPT is its lowest bit */
+	uint32_t mark_mask; /* INTERCEPT is its lowest bit, a refusal on its way the next */
 	uint32_t route_table, rule_priority;
 	uint32_t connections_max; /* a family */
+	bool deny_reject;         /* what policy denies is answered */
 	bool allow_local_host;
 	bool unclaimed_deny;
 	bool adopt_listeners;

@@ -159,6 +159,9 @@ static void set_constants(struct penstock_bpf *skeleton, const struct datapath_o
 {
 	skeleton->rodata->mark_mask = options->mark_mask;
 	skeleton->rodata->mark_intercept = options->mark_mask & -options->mark_mask;
+	skeleton->rodata->mark_answer = options->mark_mask & ~skeleton->rodata->mark_intercept;
+	skeleton->rodata->mark_answer &= -skeleton->rodata->mark_answer;
+	skeleton->rodata->deny_with_reject = options->deny_reject;
 	skeleton->rodata->allow_local_host = options->allow_local_host;
 	skeleton->rodata->unclaimed_deny = options->unclaimed_deny;
 	skeleton->rodata->have_timer = libbpf_probe_bpf_helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init, NULL) == 1;

@@ -95,7 +95,7 @@ static const char everything[] = "node: { name: \"n\\\"1\" }\n"
 								 "  markMask: 0x00000C00\n"
 								 "  routeTable: 77\n"
 								 "  rulePriority: 100\n"
-								 "  denyWith: drop\n"
+								 "  denyWith: reject\n"
 								 "  allowLocalHost: false\n"
 								 "  workloadInterfaces: [\"veth*\", cali*, '[ab]?']\n"
 								 "  unclaimed: deny\n"
@@ -126,6 +126,7 @@ static void check_everything(const struct config *c)
 	assert_int_equal(c->datapath.mark_mask, 0xc00);
 	assert_int_equal(c->datapath.route_table, 77);
 	assert_int_equal(c->datapath.rule_priority, 100);
+	assert_true(c->datapath.deny_reject);
 	assert_false(c->datapath.allow_local_host);
 	assert_string_equal(c->datapath.workload_interfaces[0], "veth*");
 	assert_string_equal(c->datapath.workload_interfaces[1], "cali*");
@@ -326,7 +327,6 @@ static const struct {
 	{"api:\n  tcp:\n    listen: 0.0.0.0:7641\n",
 		"penstock.yaml:3: api.tcp.listen: the TCP listener is not in this build"},
 	{"datapath:\n  engine: tproxy\n", "penstock.yaml:2: datapath.engine: the tproxy engine is not in this build"},
-	{"datapath:\n  denyWith: reject\n", "penstock.yaml:2: datapath.denyWith: reject is not in this build"},
 };
 
 static void every_mistake_has_its_line(void **state)
