@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An HTTP server that says who it is and whom it sees: serve.py NAME PORT [CERTIFICATE KEY]"""
 import socket
+import socketserver
 import ssl
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Server(ThreadingHTTPServer):
     address_family = socket.AF_INET6  # "::" serves both families
+
+    def server_bind(self):  # HTTPServer's own asks for this host's name, and here nobody may answer
+        socketserver.TCPServer.server_bind(self)
 
 
 class Handler(BaseHTTPRequestHandler):
