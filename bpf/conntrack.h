@@ -82,6 +82,16 @@ static __always_inline bool conn_reopened(const struct packet *p, const struct p
 		   !(PS_READ_ONCE(conn->judged[PS_INGRESS]) & PS_JUDGED_ALLOW);
 }
 
+/*
+ * A SYN of the originator in a connection that was answered, and that no proxy has: it has forgotten that one, and
+ * begins another. Only where the source is proved: else anybody could end a connection by a SYN.
+ */
+static __always_inline bool conn_forgotten(const struct packet *p, const struct ps_conn *conn)
+{
+	return p->protocol == IPPROTO_TCP && p->traits & PACKET_STARTS && conn->state != PS_CONN_NEW &&
+		   !conn_reply(conn, p->high) && !(conn->flags & (PS_CONN_INTERCEPTED | PS_CONN_LEG | PS_CONN_NODE));
+}
+
 /* ---- expiry ---- */
 
 static __always_inline __u64 conn_timeout(__u8 protocol, __u8 state)

@@ -116,8 +116,12 @@ static __always_inline int work_new(
 		mark_clear(skb);
 	}
 	judgment_count(w, NOT_DENIED);
-	/* A connection that lives is not disturbed by an attempt to open it from the other end. */
-	if (lonely || orphan || (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING))
+	if (lonely || orphan)
+		return PS_PASS;
+	/* A connection that lives is not disturbed by an attempt to open it from the other end; one that its originator has
+	 * forgotten makes room for one that goes to a proxy. */
+	if (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING &&
+		!(w->code == PS_VERDICT_INTERCEPTED && conn_forgotten(p, old)))
 		return PS_PASS;
 	if (live)
 		conn_delete(&w->packet);
@@ -240,7 +244,8 @@ static __always_inline int work_judged(struct __sk_buff *skb, struct work *w, bo
 		w->packet.traits |= PACKET_ALONE;
 		return work_new(skb, w, NULL, NULL, from); /* 7 */
 	}
-	if (!conn || conn_reopened(p, conn) || (from && (conn_foreign(conn, p->high) || conn_retried(w, conn, PS_EGRESS))))
+	if (!conn || conn_reopened(p, conn) ||
+		(from && (conn_foreign(conn, p->high) || conn_forgotten(p, conn) || conn_retried(w, conn, PS_EGRESS))))
 		return work_new(skb, w, conn, live, from); /* 9 */
 	/* The node's connection is the node's: an address of its own does not make somebody else the node. */
 	if (!from && conn->flags & PS_CONN_NODE && skb->ingress_ifindex && !conn_reply(conn, p->high)) {

@@ -424,6 +424,32 @@ def test_direct_connection_where_a_leg_was_before(net, v, server):
             talk(client, here)
 
 
+@PER_FAMILY
+def test_client_that_forgot_a_direct_connection_begins_one_that_goes_to_the_proxy(net, v):
+    """An Intercept rule is about connections that begin: the entry of the one before must not lead its SYN past the proxy."""
+    destination = (OF["far"][v], 443)
+    with net.far.listen(*destination) as listening, listener(("127.0.0.1", "::1")[v]) as proxy:
+        there = net.a.connect(destination)
+        here, _ = listening.accept()
+        own = there.getsockname()[:2]
+        talk(there, here)
+        # Gone without a FIN or RST on the wire.
+        net.a.run(lambda: subprocess.run(["ip", "link", "set", "eth0", "down"], check=True))
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        there.close()
+        net.a.run(lambda: subprocess.run(
+            "ip link set eth0 up; ip route replace 169.254.1.1 dev eth0; ip route replace default via 169.254.1.1;"
+            f"ip addr replace {A6}/128 dev eth0 nodad; ip route replace default via fe80::1 dev eth0", shell=True, check=True))
+        net.proxy(PROXY, proxy.getsockname()[1])
+        net.profile(PROFILE_A, egress=ROW_INTERCEPT, side=1 - net.side)
+        net.flip()
+        with net.a.connect(destination, source=own) as client, proxy.accept()[0] as accepted:
+            assert accepted.getsockname()[:2] == destination
+            talk(client, accepted)
+            assert conn_of(net, own).flags & INTERCEPTED
+        here.close()
+
+
 def test_packet_too_big_reaches_the_leg(net):
     """An ICMP error about a proxy's packet is the proxy's; about anybody else's it goes on."""
     uplink = socket.if_nametoindex("bpfn-far")
