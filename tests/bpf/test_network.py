@@ -447,6 +447,9 @@ def test_client_that_forgot_a_direct_connection_begins_one_that_goes_to_the_prox
             assert accepted.getsockname()[:2] == destination
             talk(client, accepted)
             assert conn_of(net, own).flags & INTERCEPTED
+        here.settimeout(0.2)
+        with pytest.raises(TimeoutError):  # its challenge would have been answered with a reset
+            here.recv(1)
         here.close()
 
 
