@@ -147,6 +147,36 @@ static __always_inline void conn_recall(const struct ps_conn *conn, struct work 
 	}
 }
 
+static __always_inline long conn_insert(const struct packet *p, const struct ps_conn *conn, __u64 flags)
+{
+	return p->v4 ? bpf_map_update_elem(&ps_new4, &p->key4, conn, flags)
+				 : bpf_map_update_elem(&ps_new6, &p->key6, conn, flags);
+}
+
+/*
+ * A client and a proxy that speaks for one of its other connections may choose the same port at the same moment, on two
+ * CPUs: then one entry is both the intercepted connection and the leg. True: the entry that is there has learnt of the
+ * fresh one; else the fresh one has, and replaces it.
+ */
+static __noinline bool conn_shares(const struct packet *p, struct ps_conn *fresh, __u64 now)
+{
+	const __u8 both = PS_CONN_LEG | PS_CONN_INTERCEPTED;
+	struct ps_conn *there;
+
+	there = p->v4 ? bpf_map_lookup_elem(&ps_new4, &p->key4) : bpf_map_lookup_elem(&ps_new6, &p->key6);
+	if (!there || there->state == PS_CONN_CLOSING || (__s64)(now - there->seen) > (__s64)EMBRYONIC_TIMEOUT)
+		return false;
+	if ((there->flags ^ fresh->flags) & PS_CONN_ORIGIN_HIGH)
+		return false;
+	if ((fresh->flags & both) == PS_CONN_LEG && there->flags & PS_CONN_INTERCEPTED) {
+		there->flags |= PS_CONN_LEG;
+		return true;
+	}
+	if ((fresh->flags & both) == PS_CONN_INTERCEPTED)
+		fresh->flags |= there->flags & PS_CONN_LEG;
+	return false;
+}
+
 PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 {
 	const struct work *w = work_get(from);
@@ -181,10 +211,8 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 	else
 		conn.ifindex[0] = w->ifindex;
 	conn_count(&conn, reverse, from, p->bytes, w->now);
-	if (p->v4)
-		bpf_map_update_elem(&ps_new4, &p->key4, &conn, BPF_ANY);
-	else
-		bpf_map_update_elem(&ps_new6, &p->key6, &conn, BPF_ANY);
+	if (conn_insert(p, &conn, BPF_NOEXIST) == -EEXIST && !conn_shares(p, &conn, w->now))
+		conn_insert(p, &conn, BPF_ANY);
 	return 0;
 }
 

@@ -2,6 +2,8 @@
 """Ingress interception at an uplink, and a proxy's onward connections: real traffic between namespaces."""
 
 import contextlib
+import ctypes
+import errno
 import os
 import socket
 import struct
@@ -20,6 +22,7 @@ A4, B4, FAR4, NODE4 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "10.9.9.9"
 A6, B6, FAR6, NODE6 = "fd00::1", "fd00::2", "2001:db8::9", "fd99::9"
 OF = {"a": (A4, A6), "b": (B4, B6), "far": (FAR4, FAR6), "node": (NODE4, NODE6)}
 IFACE_NETWORK = 4
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 PER_FAMILY = pytest.mark.parametrize("v", (0, 1), ids=("v4", "v6"))
 
 
@@ -117,6 +120,15 @@ def onward(source=None, client=None, world=None, timeout=2):
             raise
         return sock
     return make
+
+
+def deaf(sock, heard=True):
+    """Nobody answers what is sent to this listener, for a while."""
+    nothing = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))  # return 0 bytes
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    if heard:
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("=HxxxxxxQ", 1, ctypes.addressof(nothing)))
 
 
 # ---- ingress ----
@@ -368,6 +380,27 @@ def test_client_sends_with_a_legs_addresses_itself(net):
                 listening.settimeout(0.1)
                 with pytest.raises(TimeoutError):
                     listening.accept()
+
+
+def test_client_and_leg_that_begin_with_the_same_port(net):
+    """Whoever is first, the one entry is about both: the server's answers go to the leg, the client's packets to the
+    proxy."""
+    net.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    with listener() as proxy, net.far.listen(FAR4, 443) as listening, contextlib.ExitStack() as stack:
+        net.proxy(PROXY, proxy.getsockname()[1])
+        deaf(listening)
+        leg = stack.enter_context(socket.socket())
+        transparent(leg)
+        leg.bind((A4, 0))
+        leg.setblocking(False)
+        assert leg.connect_ex((FAR4, 443)) == errno.EINPROGRESS
+        assert conn_of(net, leg).flags & (LEG | INTERCEPTED) == LEG
+        with net.a.connect((FAR4, 443), source=leg.getsockname()) as client, proxy.accept()[0] as accepted:
+            assert conn_of(net, leg).flags & LEG and conn_of(net, leg).flags & INTERCEPTED
+            deaf(listening, False)
+            here = stack.enter_context(listening.accept()[0])
+            talk(leg, here)
+            talk(client, accepted)
 
 
 def test_leg_does_not_take_a_direct_connections_replies(net):

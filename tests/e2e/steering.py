@@ -153,7 +153,7 @@ class World(Lab):
         assert not [line for line in self.running.log.splitlines() if " ERROR " in line[:40]]
 
     def leaks(self, name):
-        """SYNs of intercepted connections that were seen at both ends: the same connection and sequence number."""
+        """SYNs of intercepted connections that were seen at both ends: the very same packet."""
         taken = [syn for syn in self.wires[name].read() if syn[:4] in self.handed_over]
         return [syn for other, wire in self.wires.items() if other != name for syn in wire.read() if syn in taken]
 

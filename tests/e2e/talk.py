@@ -247,7 +247,11 @@ FIRST_SYNS = [  # TCP with SYN and without ACK, no IP options
 
 
 class Wire:
-    """Every SYN that passes an interface: [(source, port, destination, port, sequence number)]; times, in seconds."""
+    """
+    Every SYN that passes an interface: [(source, port, destination, port, sequence number, label)]; times, in seconds.
+    The label is the IP ID or the flow label, random at first for each socket. Without it a SYN would not be known again: two
+    sockets of one host that connect with the same addresses and ports at the same moment choose the same sequence number.
+    """
 
     def __init__(self, space, interface="eth0"):
         with space.entered():
@@ -268,7 +272,8 @@ class Wire:
             family, start, size = (socket.AF_INET, 26, 4) if v4 else (socket.AF_INET6, 22, 16)
             source, destination = (socket.inet_ntop(family, frame[at:at + size]) for at in (start, start + size))
             ports = struct.unpack_from("!HHI", frame, start + 2 * size)
-            self.syns.append((source, ports[0], destination, ports[1], ports[2]))
+            label = struct.unpack_from("!H", frame, 18)[0] if v4 else struct.unpack_from("!I", frame, 14)[0] & 0xfffff
+            self.syns.append((source, ports[0], destination, *ports[1:], label))
             seconds, micro = struct.unpack("=qq", stamp)
             self.times.append(seconds + micro / 1e6)
         return self.syns
@@ -277,7 +282,7 @@ class Wire:
         """SYNs sent again so many seconds later: nobody has answered. Sooner: a TIME_WAIT was in the way."""
         self.read()
         first = {}
-        return [syn for syn, at in zip(self.syns, self.times) if at - first.setdefault(syn, at) > after]
+        return [syn for syn, at in zip(self.syns, self.times) if at - first.setdefault(syn[:5], at) > after]
 
     def clear(self):
         self.read()
