@@ -103,6 +103,7 @@ struct ps_key_addr6 {
 };
 #define PS_ADDR_LOCAL 1u   /* has an interface on this node: its profile is enforced at the last hook */
 #define PS_ADDR_STEERED 2u /* an ingress rule of an InterceptPolicy selects it: asked before the last hook */
+#define PS_ADDR_NODE 4u    /* a Node's: node ports are there */
 /* A workload's address, or a network of one address: that one has only a class. */
 struct ps_addr {
 	__u32 class_id; /* peer class */
@@ -168,9 +169,10 @@ struct ps_verdict {
 	__u8 action;          /* ps_action: ALLOW or DENY by policy, or INTERCEPT (= ALLOW, then hand over) */
 	__u8 reason;          /* ps_reason of the policy decision */
 	__u8 flags;           /* PS_VERDICT_* */
-	__u8 proxy;           /* INTERCEPT: index into table proxy */
+	__u8 proxy;           /* INTERCEPT: index into table proxy; with DENY that of intercept_rule, if it is no Bypass */
 	__u32 rule;           /* the policy rule that decided, or the isolation; PS_RULE_NONE for Default */
-	__u32 intercept_rule; /* of an InterceptPolicy: INTERCEPT, or with ALLOW the Bypass that ended the search */
+	__u32 intercept_rule; /* of an InterceptPolicy: INTERCEPT, or with ALLOW the Bypass that ended the search; with DENY
+							 either one, for a Service's address, which policy does not judge */
 	__u32 audit_rule;     /* in audit mode: would have decided this connection; PS_RULE_NONE if none would */
 };
 /* The action if the policies in audit mode were enforced too. */
@@ -182,6 +184,38 @@ static inline enum ps_action verdict_audit_action(const struct ps_verdict *verdi
 		return PS_ACTION_DENY;
 	return verdict->flags & PS_VERDICT_AUDIT_INTERCEPT ? PS_ACTION_INTERCEPT : PS_ACTION_ALLOW;
 }
+/*
+ * A Service's address and port: cluster IP, external IP, load balancer's. Address 0 is every address of a node (node
+ * ports). A connection to it is judged by the backend that it is sent to, which is known only after the first hook: it
+ * needs the distinct kinds of ready backends, equal ones once, those of this node first.
+ */
+struct ps_key_service4 {
+	__u32 side;
+	__be32 addr;
+	__u16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+struct ps_key_service6 {
+	__u32 side;
+	__u8 addr[16];
+	__u16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+#define PS_BACKEND_NODE 1u /* this node itself: what goes there crosses no hook any more */
+struct ps_backend {
+	__u32 class_id;
+	__u16 port;
+	__u16 flags; /* PS_BACKEND_* */
+};
+#define PS_BACKENDS_MAX 8
+#define PS_SERVICE_MORE 1u /* of other kinds than fit */
+struct ps_service {
+	__u32 count;
+	__u32 flags;                                /* PS_SERVICE_* */
+	struct ps_backend backend[PS_BACKENDS_MAX]; /* kinds, without those past count */
+};
 struct ps_key_cell {
 	__u32 side;
 	__u32 row;
@@ -199,25 +233,28 @@ struct ps_proxy {
 
 /* name, kind, key, value, entries a side (rounded to what a node needs; a full table is refused with 507 before a
  * write) */
-#define PS_TABLES(X)                                             \
-	X(addr4, HASH, struct ps_key_addr4, struct ps_addr, 131072)  \
-	X(addr6, HASH, struct ps_key_addr6, struct ps_addr, 131072)  \
-	X(net4, LPM, struct ps_key_net4, __u32, 65536)               \
-	X(net6, LPM, struct ps_key_net6, __u32, 65536)               \
-	X(port, ARRAY, __u32, struct ps_port_block, PS_PORT_BLOCKS)  \
-	X(endpoint, ARRAY, __u32, struct ps_endpoint, 16384)         \
-	X(source, LPM, struct ps_key_source, __u32, 16384)           \
-	X(profile, ARRAY, __u32, struct ps_profile, 16384)           \
-	X(peer_row, HASH, struct ps_key_row, __u32, 262144)          \
-	X(row, ARRAY, __u32, struct ps_verdict, 131072)              \
-	X(cell, HASH, struct ps_key_cell, struct ps_verdict, 262144) \
-	X(proxy, ARRAY, __u32, struct ps_proxy, 256)
+#define PS_TABLES(X)                                                    \
+	X(addr4, HASH, struct ps_key_addr4, struct ps_addr, 131072)         \
+	X(addr6, HASH, struct ps_key_addr6, struct ps_addr, 131072)         \
+	X(net4, LPM, struct ps_key_net4, __u32, 65536)                      \
+	X(net6, LPM, struct ps_key_net6, __u32, 65536)                      \
+	X(port, ARRAY, __u32, struct ps_port_block, PS_PORT_BLOCKS)         \
+	X(endpoint, ARRAY, __u32, struct ps_endpoint, 16384)                \
+	X(source, LPM, struct ps_key_source, __u32, 16384)                  \
+	X(profile, ARRAY, __u32, struct ps_profile, 16384)                  \
+	X(peer_row, HASH, struct ps_key_row, __u32, 262144)                 \
+	X(row, ARRAY, __u32, struct ps_verdict, 131072)                     \
+	X(cell, HASH, struct ps_key_cell, struct ps_verdict, 262144)        \
+	X(proxy, ARRAY, __u32, struct ps_proxy, 256)                        \
+	X(service4, HASH, struct ps_key_service4, struct ps_service, 65536) \
+	X(service6, HASH, struct ps_key_service6, struct ps_service, 65536)
 
 /* ---- control ---- */
 
 /* Array of one. Each program reads `generation` once a packet; live side = generation & 1. Odd/even alternate at each
  * flip. */
 #define PS_CONTROL_STEERING 1u /* there is, or was, a proxy: its sockets may still be there */
+#define PS_CONTROL_SERVICES 2u /* there are, or were, Services: tables service4, service6 are asked */
 struct ps_control {
 	__u32 generation;
 	__u32 flags; /* PS_CONTROL_* */
@@ -293,6 +330,9 @@ enum ps_conn_state {
 #define PS_CONN_LEG 128u
 /* In ifindex[]: the interface has no link-layer header. So tagged it equals no skb->ifindex, and proves nothing. */
 #define PS_CONN_L3 0x80000000u
+/* In `service`, of a connection to a Service's address, at the originator's side. */
+#define PS_CONN_PENDING 1u    /* its backends are judged differently: the hook where it leaves decides */
+#define PS_CONN_TRANSLATED 2u /* `backend`, `backend_port`: where this node sends it */
 /* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
  */
 #define PS_JUDGED_ALLOW 1u
@@ -312,10 +352,12 @@ struct ps_conn {
 	__u8 flags;       /* PS_CONN_* */
 	__u8 proxy;
 	__u8 reason[PS_DIRECTION_COUNT];
-	__u8 pad[3];
-	union {            /* who the originator was before this node rewrote its address */
-		__u32 entered; /* the workload interface by which it entered, when its source is no address of that workload */
-		__u8 origin[16]; /* PS_CONN_REWRITTEN: the address; IPv4 in the first four bytes, the rest zero */
+	__u8 service; /* PS_CONN_PENDING, PS_CONN_TRANSLATED */
+	__u16 backend_port;
+	union {            /* what this node's NAT hides. Addresses: IPv4 in the first four bytes, the rest zero */
+		__u32 entered; /* the workload interface by which the originator entered, when its source is no address of it */
+		__u8 origin[16];  /* PS_CONN_REWRITTEN: the originator's before this node rewrote it */
+		__u8 backend[16]; /* PS_CONN_TRANSLATED */
 	};
 };
 /* Established: with the timer that ends it. User space sees the timer as two opaque words. */
@@ -433,6 +475,9 @@ PS_STATIC_ASSERT(sizeof(struct ps_key_row) == 16, "ps_key_row");
 PS_STATIC_ASSERT(sizeof(struct ps_verdict) == 16, "ps_verdict");
 PS_STATIC_ASSERT(sizeof(struct ps_key_cell) == 12, "ps_key_cell");
 PS_STATIC_ASSERT(sizeof(struct ps_proxy) == 8, "ps_proxy");
+PS_STATIC_ASSERT(sizeof(struct ps_key_service4) == 12, "ps_key_service4");
+PS_STATIC_ASSERT(sizeof(struct ps_key_service6) == 24, "ps_key_service6");
+PS_STATIC_ASSERT(sizeof(struct ps_service) == 72, "ps_service");
 PS_STATIC_ASSERT(sizeof(struct ps_control) == 8, "ps_control");
 PS_STATIC_ASSERT(sizeof(struct ps_side) == 8, "ps_side");
 PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");

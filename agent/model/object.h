@@ -150,6 +150,29 @@ struct node {
 	struct ip *ips;
 	size_t ip_count;
 };
+struct service_port {
+	char *name;               /* "" = none */
+	uint16_t port, node_port; /* 0 = none */
+	uint8_t protocol;
+};
+/* Without addresses: headless, or ExternalName. */
+struct service {
+	struct ip *ips; /* cluster IPs, external IPs, load balancers' (not of ipMode Proxy) */
+	size_t ip_count;
+	struct service_port *ports;
+	size_t port_count;
+};
+struct backend {
+	struct ip ip;
+	bool ready, serving, terminating; /* after defaulting */
+};
+struct endpoint_slice {
+	char *service;            /* label kubernetes.io/service-name; "" = of none */
+	struct named_port *ports; /* without those that say no port */
+	size_t port_count;
+	struct backend *backends; /* each address; none of addressType FQDN */
+	size_t backend_count;
+};
 struct proxy {
 	uint16_t port;
 	bool tcp, udp;
@@ -176,6 +199,8 @@ struct object {
 		struct policy *policy;
 		struct node *node;
 		struct proxy *proxy;
+		struct service *service;
+		struct endpoint_slice *slice;
 	};
 	/* private */
 	const struct object *content; /* whose everything but the owner this is; NULL: its own */
