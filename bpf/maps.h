@@ -21,11 +21,10 @@ const volatile __u8 unclaimed_deny = 0;           /* for an interface that has n
 const volatile __u8 have_timer = 1;               /* Linux 5.15: bpf_timer; without it the agent expires entries */
 const volatile __u32 nfct_offset = 0;             /* of sk_buff._nfct; 0: not known, and nothing is read */
 const volatile __u32 nfct_tuple_offset = 0;       /* of the original tuple in struct nf_conn */
-const volatile __u32 nfct_reply_offset =
-	0;                                 /* of the reply tuple; 0: the rest of the tuples is not as nfct.h reads it */
-const volatile __u64 netns_cookie = 0; /* of the agent's network namespace, for programs on sockets */
-const volatile __u8 have_option_thread = 1; /* Linux 6.10: getsockopt programs may ask which thread it is */
-const volatile __u8 have_task = 1;          /* programs on addresses may look at the task that calls */
+const volatile __u32 nfct_reply_offset = 0;       /* of its reply tuple; 0: tuples are not read whole */
+const volatile __u64 netns_cookie = 0;            /* of the agent's network namespace, for programs on sockets */
+const volatile __u8 have_option_thread = 1;       /* Linux 6.10: getsockopt programs may ask which thread it is */
+const volatile __u8 have_task = 1;                /* programs on addresses may look at the task that calls */
 
 /* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
  *
