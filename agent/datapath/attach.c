@@ -22,6 +22,12 @@
 /* Before the programs that are there: one that ends the walk with TCX_PASS would otherwise take packets past ours. */
 #define TCX_BEFORE (1u << 3)
 
+const enum hook_program role_programs[ROLE_COUNT][PS_DIRECTION_COUNT] = {
+	[ROLE_WORKLOAD] = {[PS_EGRESS] = PROGRAM_FROM_WORKLOAD, [PS_INGRESS] = PROGRAM_TO_WORKLOAD},
+	[ROLE_NETWORK] = {[PS_EGRESS] = PROGRAM_FROM_NETWORK, [PS_INGRESS] = PROGRAM_TO_NETWORK},
+	[ROLE_EXIT] = {[PS_EGRESS] = PROGRAM_NONE, [PS_INGRESS] = PROGRAM_TO_NETWORK},
+};
+
 const char *const hook_names[] = {[HOOK_TCX] = "tcx", [HOOK_CLSACT] = "clsact"};
 
 /* What a workload sends enters at the ingress of the host side. */
@@ -35,7 +41,7 @@ enum hook_type hook_probe(const struct loaded *loaded)
 	if (forced && strcmp(forced, hook_names[HOOK_CLSACT]) == 0)
 		return HOOK_CLSACT;
 	auto_close int fd =
-		bpf_link_create(loaded->program[ROLE_WORKLOAD][PS_EGRESS], 0x7fffffff, (enum bpf_attach_type)TCX_INGRESS, NULL);
+		bpf_link_create(loaded->program[PROGRAM_FROM_WORKLOAD], 0x7fffffff, (enum bpf_attach_type)TCX_INGRESS, NULL);
 	return fd == -EINVAL ? HOOK_CLSACT : HOOK_TCX;
 }
 
@@ -109,16 +115,6 @@ int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum dire
 	return pins_replace(pins, fd, "links", tcx_pin(name, ifindex, direction), e);
 }
 
-int hook_attach(const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role,
-	uint32_t ifindex, struct error *e)
-{
-	int result = 0;
-	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++)
-		result = hook == HOOK_TCX ? tcx_attach(pins, loaded->program[role][direction], ifindex, direction, e)
-								  : clsact_attach(pins, loaded->program[role][direction], ifindex, direction, e);
-	return result;
-}
-
 /* Detached first: when its pin goes, a link is released only after a grace period. */
 static void tcx_detach(const char *path)
 {
@@ -128,22 +124,53 @@ static void tcx_detach(const char *path)
 	unlink(path);
 }
 
+static void direction_detach(const struct pins *pins, uint32_t ifindex, enum direction direction)
+{
+	char path[PIN_PATH_MAX], name[32];
+	tcx_detach(pins_path(pins, path, "links", tcx_pin(name, ifindex, direction)));
+	clsact_detach(pins, ifindex, direction);
+}
+
+int hook_attach(const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role,
+	uint32_t ifindex, struct error *e)
+{
+	int result = 0;
+	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++) {
+		enum hook_program program = role_programs[role][direction];
+		if (program == PROGRAM_NONE)
+			direction_detach(pins, ifindex, direction);
+		else if (hook == HOOK_TCX)
+			result = tcx_attach(pins, loaded->program[program], ifindex, direction, e);
+		else
+			result = clsact_attach(pins, loaded->program[program], ifindex, direction, e);
+	}
+	return result;
+}
+
 void hook_detach(const struct pins *pins, uint32_t ifindex)
 {
-	for (enum direction direction = 0; direction < DIRECTIONS; direction++) {
-		char path[PIN_PATH_MAX], name[32];
-		tcx_detach(pins_path(pins, path, "links", tcx_pin(name, ifindex, direction)));
-		clsact_detach(pins, ifindex, direction);
-	}
+	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
+		direction_detach(pins, ifindex, direction);
 	clsact_release(pins, ifindex);
 }
 
-bool hook_attached(const struct pins *pins, enum hook_type hook, uint32_t ifindex)
+static bool direction_attached(const struct pins *pins, enum hook_type hook, uint32_t ifindex, enum direction direction)
+{
+	return hook == HOOK_TCX ? tcx_attached(pins, ifindex, direction) : clsact_attached(pins, ifindex, direction);
+}
+
+bool hook_attached(const struct pins *pins, enum hook_type hook, enum hook_role role, uint32_t ifindex)
 {
 	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
-		if (!(hook == HOOK_TCX ? tcx_attached(pins, ifindex, direction) : clsact_attached(pins, ifindex, direction)))
+		if (role_programs[role][direction] != PROGRAM_NONE && !direction_attached(pins, hook, ifindex, direction))
 			return false;
 	return true;
+}
+
+bool hook_enters(const struct pins *pins, uint32_t ifindex)
+{
+	return direction_attached(pins, HOOK_TCX, ifindex, EGRESS) ||
+		   direction_attached(pins, HOOK_CLSACT, ifindex, EGRESS);
 }
 
 /* ---- taking over what an earlier agent left ---- */
@@ -179,7 +206,10 @@ static int take_over(struct take_over *t, uint32_t ifindex)
 	int result = 0;
 	bool tcx = false, clsact = false;
 	for (enum direction direction = 0; result == 0 && direction < DIRECTIONS; direction++) {
-		result = tcx_update(t->pins, t->loaded->program[role][direction], ifindex, direction, t->e);
+		enum hook_program program = role_programs[role][direction];
+		if (program == PROGRAM_NONE)
+			continue;
+		result = tcx_update(t->pins, t->loaded->program[program], ifindex, direction, t->e);
 		tcx = tcx || result > 0;
 		clsact = clsact || clsact_attached(t->pins, ifindex, direction);
 		result = result < 0 ? result : 0;

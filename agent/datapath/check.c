@@ -50,7 +50,7 @@ static bool tcx(void)
 		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = -1}, {.code = BPF_JMP | BPF_EXIT}};
 	struct loaded loaded = {0};
 	auto_close int fd = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "ps_probe", "GPL", pass, 2, NULL);
-	loaded.program[ROLE_WORKLOAD][PS_EGRESS] = fd;
+	loaded.program[PROGRAM_FROM_WORKLOAD] = fd;
 	return fd >= 0 && hook_probe(&loaded) == HOOK_TCX;
 }
 

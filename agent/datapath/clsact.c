@@ -118,12 +118,11 @@ struct filters {
 
 static bool ours_by_name(const char *name)
 {
-	for (int role = 0; role < ROLE_COUNT; role++)
-		for (int i = 0; i < PS_DIRECTION_COUNT; i++) { /* libbpf calls a filter PROGRAM:[ID] */
-			size_t length = strlen(program_names[role][i]);
-			if (strncmp(name, program_names[role][i], length) == 0 && strncmp(name + length, ":[", 2) == 0)
-				return true;
-		}
+	for (int i = 0; i < PROGRAM_COUNT; i++) { /* libbpf calls a filter PROGRAM:[ID] */
+		size_t length = strlen(program_names[i]);
+		if (strncmp(name, program_names[i], length) == 0 && strncmp(name + length, ":[", 2) == 0)
+			return true;
+	}
 	return false;
 }
 

@@ -112,8 +112,8 @@ static bool wanted_by_pattern(const struct datapath *d, const struct net_link *l
 static bool wanted_for_network(
 	const struct datapath *d, const struct net_link *link, const struct attachment *attachment)
 {
-	bool has = attachment && attachment->attached && attachment->role == ROLE_NETWORK;
-	return d->steering && (link->up || has) && net_link_network(&d->net, link);
+	bool has = attachment && attachment->attached && attachment->role != ROLE_WORKLOAD;
+	return (d->steering || d->services) && (link->up || has) && net_link_network(&d->net, link);
 }
 
 static void drop(struct datapath *d, uint32_t ifindex)
@@ -145,8 +145,10 @@ static int programs_settle(struct datapath *d, const struct net_link *link, stru
 	int result = hook_attach(&d->pins, &d->loaded, d->hook, role, link->ifindex, e);
 	if (result < 0)
 		return result;
-	log_info(ROOM, "attached to %s (%u) by %s: %s and %s", link->name, link->ifindex, hook_names[d->hook],
-		program_names[role][PS_EGRESS], program_names[role][PS_INGRESS]);
+	enum hook_program enters = role_programs[role][PS_EGRESS], leaves = role_programs[role][PS_INGRESS];
+	log_info(ROOM, "attached to %s (%u) by %s: %s%s%s", link->name, link->ifindex, hook_names[d->hook],
+		enters == PROGRAM_NONE ? "" : program_names[enters], enters == PROGRAM_NONE ? "" : " and ",
+		program_names[leaves]);
 	attachment->attached = true;
 	attachment->role = role;
 	d->hooks_changed = true;
@@ -161,7 +163,7 @@ static void attach(
 	struct error e = {0};
 	int result = bridge_write(d, link, attachment, &e);
 	attachment->leaving = false;
-	if (result == 0 && attachment->attached && role == ROLE_NETWORK)
+	if (result == 0 && attachment->attached && role != ROLE_WORKLOAD)
 		result = programs_settle(d, link, attachment, role, &e);
 	if (result == 0)
 		result = row_settle(d, link->ifindex, attachment, role, flags, &e);
@@ -206,7 +208,7 @@ static void settle_interface(struct datapath *d, uint32_t ifindex)
 	else if (attachment && endpoint_read(d, attachment))
 		attachment->leaving = true;
 	else if (wanted_for_network(d, link, attachment))
-		attach(d, link, attachment_get(d, ifindex), ROLE_NETWORK, flags | PS_IFACE_NETWORK);
+		attach(d, link, attachment_get(d, ifindex), d->steering ? ROLE_NETWORK : ROLE_EXIT, flags | PS_IFACE_NETWORK);
 	else if (attachment)
 		detach(d, ifindex, attachment);
 }
@@ -223,7 +225,7 @@ void interfaces_leave(struct datapath *d)
 	}
 }
 
-void interfaces_steer(struct datapath *d)
+void interfaces_settle(struct datapath *d)
 {
 	size_t at = 0;
 	const void *key;
@@ -244,7 +246,7 @@ static void drop_gone(struct datapath *d, uint32_t ifindex, bool verify)
 	if (!link || attachment->born != link->born) {
 		log_info(ROOM, "interface %u is gone", ifindex);
 		drop(d, ifindex);
-	} else if (verify && attachment->attached && !hook_attached(&d->pins, d->hook, ifindex)) {
+	} else if (verify && attachment->attached && !hook_attached(&d->pins, d->hook, attachment->role, ifindex)) {
 		log_warn(ROOM, "%s had lost our programs", link->name);
 		attachment->attached = false;
 	}
@@ -365,7 +367,7 @@ bool datapath_interface_next(const struct datapath *datapath, size_t *at, struct
 	*ret = (struct interface_status){.ifindex = *(const uint32_t *)key,
 		.name = link ? link->name : "",
 		.endpoint = attachment->endpoint,
-		.network = attachment->role == ROLE_NETWORK,
+		.network = attachment->role != ROLE_WORKLOAD,
 		.hook = hook_names[datapath->hook],
 		.error = attachment->error ? strerrordesc_np(attachment->error) : NULL};
 	return true;
@@ -382,10 +384,12 @@ bool datapath_hooks_changed(struct datapath *datapath)
 
 static int note_row(void *context, const void *key, const void *value)
 {
+	struct datapath *d = context;
 	struct attachment attachment = {.row = true};
 	memcpy(&attachment.kernel, value, sizeof(attachment.kernel));
-	attachment.role = attachment.kernel.flags & PS_IFACE_NETWORK ? ROLE_NETWORK : ROLE_WORKLOAD;
-	map_put(context, key, &attachment);
+	if (attachment.kernel.flags & PS_IFACE_NETWORK)
+		attachment.role = hook_enters(&d->pins, *(const uint32_t *)key) ? ROLE_NETWORK : ROLE_EXIT;
+	map_put(&d->attachments, key, &attachment);
 	return 0;
 }
 
@@ -409,8 +413,8 @@ int interfaces_take_over(struct datapath *d, struct error *e)
 	map_init(&d->iface_pending[0], sizeof(uint32_t), 0);
 	map_init(&d->iface_pending[1], sizeof(uint32_t), 0);
 	map_init(&d->homes, 16, sizeof(struct home));
-	int result = read_entries(
-		d->loaded.other[OTHER_IFACE], sizeof(uint32_t), sizeof(struct ps_iface), true, note_row, &d->attachments);
+	int result =
+		read_entries(d->loaded.other[OTHER_IFACE], sizeof(uint32_t), sizeof(struct ps_iface), true, note_row, d);
 	if (result < 0)
 		return error_system(e, -result, "map ps_iface cannot be read");
 	return hook_take_over(&d->pins, &d->loaded, d->hook, role_of, note_attached, d, e);

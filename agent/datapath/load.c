@@ -14,10 +14,10 @@
 #include "agent/datapath/private.h"
 #include "bpf/penstock.skel.h"
 
-const char *const program_names[ROLE_COUNT][PS_DIRECTION_COUNT] = {
-	[ROLE_WORKLOAD] = {[PS_EGRESS] = "from_workload", [PS_INGRESS] = "to_workload"},
-	[ROLE_NETWORK] = {[PS_EGRESS] = "from_network", [PS_INGRESS] = "to_network"},
-};
+const char *const program_names[PROGRAM_COUNT] = {[PROGRAM_FROM_WORKLOAD] = "from_workload",
+	[PROGRAM_TO_WORKLOAD] = "to_workload",
+	[PROGRAM_FROM_NETWORK] = "from_network",
+	[PROGRAM_TO_NETWORK] = "to_network"};
 
 static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_control",
 	[OTHER_SIDE] = "ps_side",
@@ -169,6 +169,7 @@ static void set_constants(struct penstock_bpf *skeleton, const struct datapath_o
 	if (nfct_find(&nfct)) {
 		skeleton->rodata->nfct_offset = nfct.skb;
 		skeleton->rodata->nfct_tuple_offset = nfct.tuple;
+		skeleton->rodata->nfct_reply_offset = nfct.reply;
 	}
 	bpf_map__set_max_entries(skeleton->maps.ps_conn4, options->connections_max);
 	bpf_map__set_max_entries(skeleton->maps.ps_conn6, options->connections_max);
@@ -203,9 +204,8 @@ static int find_descriptors(struct bpf_object *object, const bool *fresh, struct
 			ret->connections = bpf_map__max_entries(map);
 	}
 	sockets_find(object, ret->socket);
-	for (int role = 0; role < ROLE_COUNT; role++)
-		for (int i = 0; i < PS_DIRECTION_COUNT; i++)
-			ret->program[role][i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[role][i]));
+	for (int i = 0; i < PROGRAM_COUNT; i++)
+		ret->program[i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[i]));
 	return 0;
 }
 
@@ -239,8 +239,8 @@ static int load_pinned(
 	result = find_descriptors(skeleton->obj, fresh, ret, e);
 	if (result == 0)
 		result = pin_maps(pins, skeleton->obj, e);
-	for (int i = 0; result == 0 && i < ROLE_COUNT * PS_DIRECTION_COUNT; i++)
-		result = pins_replace(pins, ret->program[i / 2][i % 2], "programs", program_names[i / 2][i % 2], e);
+	for (int i = 0; result == 0 && i < PROGRAM_COUNT; i++)
+		result = pins_replace(pins, ret->program[i], "programs", program_names[i], e);
 	return result;
 }
 

@@ -76,19 +76,35 @@ struct sockets_support {
 	bool traces;       /* reads and forks can be followed */
 	char missing[256]; /* of what is needed; "": nothing */
 };
-/* What stands on one side of an interface: programs of one role, by direction. */
-enum hook_role { ROLE_WORKLOAD, ROLE_NETWORK, ROLE_COUNT };
+/* Programs on packets. */
+enum hook_program {
+	PROGRAM_FROM_WORKLOAD,
+	PROGRAM_TO_WORKLOAD,
+	PROGRAM_FROM_NETWORK,
+	PROGRAM_TO_NETWORK,
+	PROGRAM_COUNT,
+	PROGRAM_NONE = PROGRAM_COUNT
+};
+extern const char *const program_names[PROGRAM_COUNT];
+/* What an interface is to us: which programs it has. */
+enum hook_role {
+	ROLE_WORKLOAD,
+	ROLE_NETWORK, /* no workload is behind it */
+	ROLE_EXIT,    /* the same while there are Services and no proxy: only what leaves is looked at */
+	ROLE_COUNT
+};
+/* By direction: what enters (from_*) stands at PS_EGRESS, what leaves (to_*) at PS_INGRESS. */
+extern const enum hook_program role_programs[ROLE_COUNT][PS_DIRECTION_COUNT];
 struct loaded {
 	void *skeleton;
 	int table[TABLE_COUNT];
 	bool table_fresh[TABLE_COUNT]; /* made by this process: known to be empty */
 	int other[OTHER_MAPS];
-	uint32_t connections;                        /* a family: the pinned size has precedence */
-	int program[ROLE_COUNT][PS_DIRECTION_COUNT]; /* what enters (from_*): PS_EGRESS; what leaves (to_*): PS_INGRESS */
+	uint32_t connections; /* a family: the pinned size has precedence */
+	int program[PROGRAM_COUNT];
 	struct sockets_support sockets;
 	int socket[SOCKET_HOOKS]; /* programs; negative: not loaded */
 };
-extern const char *const program_names[ROLE_COUNT][PS_DIRECTION_COUNT];
 void load_prepare(void); /* what libbpf prints goes to the log */
 int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e);
 void load_close(struct loaded *loaded);
@@ -98,13 +114,16 @@ void load_close(struct loaded *loaded);
 enum hook_type { HOOK_TCX, HOOK_CLSACT };
 extern const char *const hook_names[];
 enum hook_type hook_probe(const struct loaded *loaded);
-/* Both directions; idempotent. What stands there in the other role is replaced in place, a direction at a time. */
+/* The role's programs; idempotent. What stands there in another role is replaced in place, a direction at a time, and
+ * where the role has none it goes. */
 int hook_attach(const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role,
 	uint32_t ifindex, struct error *e);
 /* Whatever of ours is pinned for this interface; also when the interface is gone. */
 void hook_detach(const struct pins *pins, uint32_t ifindex);
-/* Both directions are attached to this very interface by this hook. */
-bool hook_attached(const struct pins *pins, enum hook_type hook, uint32_t ifindex);
+/* All programs of the role are attached to this very interface by this hook. */
+bool hook_attached(const struct pins *pins, enum hook_type hook, enum hook_role role, uint32_t ifindex);
+/* Something of ours is pinned for what enters by this interface, by any hook. */
+bool hook_enters(const struct pins *pins, uint32_t ifindex);
 /* Puts the loaded programs of the interface's role into every link and filter that is pinned; unpins those whose
  * interface is gone. */
 int hook_take_over(const struct pins *pins, const struct loaded *loaded, enum hook_type hook,
@@ -240,6 +259,7 @@ struct datapath {
 	uint64_t live_revision;
 	bool staged;
 	bool steering; /* rules and routes to proxies are set */
+	bool services; /* there are, or were, Services: what leaves is looked at */
 	struct sockets sockets;
 	bool grace_due;    /* flipped, and no grace period since: programs may still read the idle side */
 	bool resync[2];    /* the side may hold anything */
@@ -299,8 +319,8 @@ int interfaces_take_over(struct datapath *d, struct error *e);
 int interfaces_write_side(struct datapath *d, unsigned int side, struct error *e);
 /* Interfaces that lost their endpoint with a revision that is live now. */
 void interfaces_leave(struct datapath *d);
-/* Steering has begun: those that no workload is behind have to be attached. */
-void interfaces_steer(struct datapath *d);
+/* Steering has begun, or Services: those that no workload is behind get another role. */
+void interfaces_settle(struct datapath *d);
 /* An earlier agent steered. */
 bool interfaces_steered(const struct datapath *d);
 void interfaces_clear(struct datapath *d);

@@ -36,8 +36,17 @@ static int steering_set(struct datapath *d, const struct tables *tables, struct 
 	if (result < 0)
 		return result;
 	d->steering = true;
-	interfaces_steer(d);
+	interfaces_settle(d);
 	return 0;
+}
+
+/* Before the first Service goes live. */
+static void services_set(struct datapath *d, const struct tables *tables)
+{
+	if (d->services || (!tables->table[TABLE_service4].wanted.count && !tables->table[TABLE_service6].wanted.count))
+		return;
+	d->services = true;
+	interfaces_settle(d);
 }
 
 int datapath_stage(struct datapath *datapath, struct tables *tables, struct error *e)
@@ -45,6 +54,7 @@ int datapath_stage(struct datapath *datapath, struct tables *tables, struct erro
 	datapath->staged = false;
 	grace_settle(datapath);
 	int result = steering_set(datapath, tables, e);
+	services_set(datapath, tables);
 	if (datapath->steering)
 		sockets_set(datapath, false);
 	if (result == 0)
@@ -61,6 +71,7 @@ int revision_read(struct datapath *d, struct error *e)
 	if (result < 0)
 		return error_system(e, -result, "map ps_control cannot be read");
 	d->generation = control.generation;
+	d->services = control.flags & PS_CONTROL_SERVICES;
 	if (control.generation == 0) /* never judged: nothing was ever live */
 		return 0;
 	uint32_t side = side_live(d);
@@ -84,8 +95,8 @@ int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e)
 {
 	if (!datapath->staged)
 		return error_set(e, ERROR_SYSTEM, EINVAL, NULL, "nothing is staged");
-	struct ps_control next = {
-		.generation = datapath->generation + 1, .flags = datapath->steering ? PS_CONTROL_STEERING : 0};
+	struct ps_control next = {.generation = datapath->generation + 1,
+		.flags = (datapath->steering ? PS_CONTROL_STEERING : 0) | (datapath->services ? PS_CONTROL_SERVICES : 0)};
 	struct ps_control read = {0};
 	if (next.generation == 0) /* 0 is "never judged"; 2 keeps the sides alternating */
 		next.generation = 2;

@@ -13,7 +13,7 @@
 struct removal {
 	const struct pins *pins;
 	const char *folder;
-	uint32_t programs[ROLE_COUNT * PS_DIRECTION_COUNT]; /* ids, of what was pinned */
+	uint32_t programs[PROGRAM_COUNT]; /* ids, of what was pinned */
 	struct error *e;
 };
 
@@ -58,10 +58,9 @@ static int remove_abi(void *context, const char *name)
 
 static void note_programs(struct removal *removal)
 {
-	for (int i = 0; i < ROLE_COUNT * PS_DIRECTION_COUNT; i++) {
+	for (int i = 0; i < PROGRAM_COUNT; i++) {
 		char path[PIN_PATH_MAX];
-		const char *name = program_names[i / PS_DIRECTION_COUNT][i % PS_DIRECTION_COUNT];
-		auto_close int fd = bpf_obj_get(pins_path(removal->pins, path, "programs", name));
+		auto_close int fd = bpf_obj_get(pins_path(removal->pins, path, "programs", program_names[i]));
 		struct bpf_prog_info info = {0};
 		uint32_t length = sizeof(info);
 		if (fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &length) == 0)
@@ -77,7 +76,7 @@ static bool tcx_holds(const struct removal *removal, uint32_t ifindex, int attac
 	if (bpf_prog_query(ifindex, (enum bpf_attach_type)attach_type, 0, &flags, ids, &count) < 0)
 		return false; /* no TCX */
 	for (uint32_t i = 0; i < count; i++)
-		for (int program = 0; program < ROLE_COUNT * PS_DIRECTION_COUNT; program++)
+		for (int program = 0; program < PROGRAM_COUNT; program++)
 			if (removal->programs[program] && ids[i] == removal->programs[program])
 				return true;
 	return false;
