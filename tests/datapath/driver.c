@@ -113,6 +113,36 @@ static void address_put(const char *text, uint32_t endpoint)
 	tables_put(&tables, TABLE_addr4, &key, &value);
 }
 
+static struct ps_key_service6 service_key6(const struct ip *ip)
+{
+	struct ps_key_service6 key = {.port = 80, .protocol = 6};
+	memcpy(key.addr, ip->bytes, sizeof(key.addr));
+	return key;
+}
+
+/* Port 80 of the address is a Service's. */
+static void service_put(const char *text)
+{
+	struct ps_service service = {.count = 0};
+	struct ip ip;
+	if (ip_parse(text, &ip) < 0)
+		return;
+	struct ps_key_service4 key4 = {.addr = ip_v4(&ip), .port = 80, .protocol = 6};
+	struct ps_key_service6 key6 = service_key6(&ip);
+	tables_put(
+		&tables, ip.family == 4 ? TABLE_service4 : TABLE_service6, ip.family == 4 ? (void *)&key4 : &key6, &service);
+}
+
+static void service_delete(const char *text)
+{
+	struct ip ip;
+	if (ip_parse(text, &ip) < 0)
+		return;
+	struct ps_key_service4 key4 = {.addr = ip_v4(&ip), .port = 80, .protocol = 6};
+	struct ps_key_service6 key6 = service_key6(&ip);
+	tables_delete(&tables, ip.family == 4 ? TABLE_service4 : TABLE_service6, ip.family == 4 ? (void *)&key4 : &key6);
+}
+
 static void fill_none(uint32_t from, uint32_t count)
 {
 	for (uint32_t i = from; i < from + count; i++) {
@@ -226,6 +256,10 @@ static int run(char *line, struct error *e)
 		tables_put(&tables, TABLE_proxy, &(uint32_t){atoi(word[1])}, &proxy);
 		return 0;
 	}
+	if (strcmp(verb, "service") == 0)
+		return service_put(word[1]), 0;
+	if (strcmp(verb, "noservice") == 0)
+		return service_delete(word[1]), 0;
 	if (strcmp(verb, "rebuild") == 0)
 		return rebuild(), datapath_resync(datapath), 0;
 	if (strcmp(verb, "rule") == 0) {
