@@ -127,16 +127,25 @@ bool listener_takes(const struct listener_status *listener, uint8_t family);
  * The live tables' own answer about a connection, looked up in the kernel as its programs do. One revision: read again
  * when a flip came in between.
  */
-struct explain_query {
-	struct ip source, destination;
-	uint8_t protocol;
-	uint16_t port; /* destination */
-};
 struct explain_side {
 	bool local;                                  /* is enforced on this node; else verdict says nothing */
 	uint32_t class_id, profile, row, port_class; /* of the peer, of the subject, what they gave */
 	bool peer_row, cell;                         /* not the profile's default row; not the row's own verdict */
 	struct ps_verdict verdict;
+};
+struct explain_target { /* where the destination, a Service's address, may be translated to */
+	struct ip ip;
+	uint16_t port;
+	/* the answer: */
+	bool node; /* is an address of this node */
+	struct explain_side egress, ingress;
+};
+struct explain_query {
+	struct ip source, destination;
+	uint8_t protocol;
+	uint16_t port;                  /* destination */
+	struct explain_target *targets; /* answered in place */
+	size_t target_count;
 };
 struct explain_answer {
 	uint64_t revision;
@@ -146,6 +155,10 @@ struct explain_answer {
 	enum ps_action action;       /* what becomes of a new connection */
 	enum ps_direction direction; /* INTERCEPT: whose rule and proxy */
 	struct ps_proxy proxy;       /* the one that would get it, if any */
+	/* The destination is a Service's address: egress is what its kinds of backends have in common, or a refusal. */
+	bool service, node_port;
+	struct ps_service kinds;
+	bool pending; /* they have not: the hook where it leaves decides, by the backend that was chosen */
 };
 /* ERROR_BUSY while there is no data path (NULL), or when flips come faster than it can read. */
 int datapath_explain(

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the programs would say about a connection: the lookups of bpf/verdict.h, in its order, in the same maps. Any
- * thread: nothing but the maps, options that never change and the kernel's own addresses is read.
+ * What the programs would say about a connection: the lookups of bpf/party.h, policy.h and service.h, in their order,
+ * in the same maps. Any thread: nothing but the maps, options that never change and the kernel's own addresses is read.
  */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -17,8 +17,8 @@
 struct asking {
 	const struct datapath *datapath;
 	const struct explain_query *query;
-	uint32_t side;
-	int error; /* the first lookup that failed otherwise than by finding nothing */
+	uint32_t side, flags; /* PS_CONTROL_* */
+	int error;            /* the first lookup that failed otherwise than by finding nothing */
 };
 
 static bool look(struct asking *a, int fd, const void *key, void *value)
@@ -63,10 +63,9 @@ static struct ps_addr party_find(struct asking *a, const struct ip *ip)
 	return found;
 }
 
-static uint32_t port_class(struct asking *a)
+static uint32_t port_class(struct asking *a, uint16_t port)
 {
 	static const uint8_t protocols[PS_PORT_PROTO_COUNT] = {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP};
-	uint16_t port = a->query->port;
 	struct ps_port_block block;
 	for (uint32_t i = 0; i < PS_PORT_PROTO_COUNT; i++)
 		if (protocols[i] == a->query->protocol && look_array(a, TABLE_port, i * 256 + (port >> 8), &block))
@@ -75,7 +74,7 @@ static uint32_t port_class(struct asking *a)
 }
 
 /* verdict_find: the peer's row or the profile's own; the port's cell or the row's own. */
-static void verdict_find(struct asking *a, enum ps_direction direction, struct explain_side *side)
+static void verdict_find(struct asking *a, enum ps_direction direction, uint16_t port, struct explain_side *side)
 {
 	struct ps_key_row peer = {
 		.side = a->side, .profile = side->profile, .class_id = side->class_id, .direction = direction};
@@ -90,7 +89,7 @@ static void verdict_find(struct asking *a, enum ps_direction direction, struct e
 			return;
 		side->row = profile.default_row[direction];
 	}
-	side->port_class = port_class(a);
+	side->port_class = port_class(a, port);
 	struct ps_key_cell cell = {.side = a->side, .row = side->row, .port_class = side->port_class};
 	side->cell = side->port_class != PS_PORT_CLASS_NONE && look_table(a, TABLE_cell, &cell, &side->verdict);
 	if (!side->cell)
@@ -142,21 +141,141 @@ static void answer_conclude(struct explain_answer *answer, bool steered)
 	}
 }
 
+/* ---- Services ---- */
+
+/* service_find: of this address and port; a node port is every node's address'. */
+static bool service_find(struct asking *a, const struct ps_addr *destination, struct explain_answer *answer)
+{
+	const struct ip *ip = &a->query->destination;
+	struct ps_key_service4 key4 = {.side = a->side, .port = a->query->port, .protocol = a->query->protocol};
+	struct ps_key_service6 key6 = {.side = a->side, .port = a->query->port, .protocol = a->query->protocol};
+	if (!(a->flags & PS_CONTROL_SERVICES))
+		return false;
+	for (int at_node = 0; at_node < 2; at_node++) {
+		if (!at_node && ip->family == 4)
+			key4.addr = ip_v4(ip);
+		else if (!at_node)
+			memcpy(key6.addr, ip->bytes, sizeof(key6.addr));
+		else
+			key4.addr = 0;
+		if (at_node)
+			memset(key6.addr, 0, sizeof(key6.addr));
+		bool found = ip->family == 4 ? look_table(a, TABLE_service4, &key4, &answer->kinds)
+									 : look_table(a, TABLE_service6, &key6, &answer->kinds);
+		if (!found)
+			continue;
+		answer->node_port = at_node;
+		return !at_node || destination->flags & PS_ADDR_NODE || node_has(ip);
+	}
+	return false;
+}
+
+/* What policy says of the kinds of backends, put together: struct opinions of bpf/service.h. */
+struct opinions {
+	struct explain_side allowed, refused; /* the first of each */
+	bool allows, refuses, stuck, parted;
+};
+
+static void opinion_add(struct opinions *all, const struct explain_side *side, uint16_t flags)
+{
+	const struct ps_verdict *verdict = &side->verdict, *first = &all->allowed.verdict;
+	if (verdict->action == PS_ACTION_DENY) {
+		if (!all->refuses)
+			all->refused = *side;
+		all->refuses = true;
+		all->stuck |= flags & PS_BACKEND_NODE;
+		return;
+	}
+	if (!all->allows)
+		all->allowed = *side;
+	else if (first->action != verdict->action || first->proxy != verdict->proxy)
+		all->parted = true;
+	all->allows = true;
+}
+
+/* The Service's own address is asked first, then its backends; `own` is of the first. */
+static void verdict_steer(struct ps_verdict *ret, const struct ps_verdict *own, bool parted)
+{
+	if (own->intercept_rule != PS_RULE_NONE) {
+		ret->intercept_rule = own->intercept_rule;
+		ret->proxy = own->proxy;
+		ret->action = own->proxy != PS_PROXY_NONE ? PS_ACTION_INTERCEPT : PS_ACTION_ALLOW;
+	} else if (parted) {
+		ret->intercept_rule = PS_RULE_NONE;
+		ret->proxy = PS_PROXY_NONE;
+		ret->action = PS_ACTION_ALLOW;
+	}
+}
+
+/* service_judge, of a connection's first packet. */
+static void service_judge(struct asking *a, struct explain_answer *answer)
+{
+	const struct ps_service *service = &answer->kinds;
+	struct explain_side own = answer->egress, side = {.local = true, .profile = own.profile};
+	struct opinions all = {.refused = side};
+	for (uint32_t i = 0; i < PS_BACKENDS_MAX && i < service->count; i++) {
+		side.class_id = service->backend[i].class_id;
+		verdict_find(a, PS_EGRESS, service->backend[i].port, &side);
+		opinion_add(&all, &side, service->backend[i].flags);
+	}
+	bool unsure = !service->count || service->flags & PS_SERVICE_MORE || (all.allows && all.refuses);
+	all.refused.verdict.action = PS_ACTION_DENY;
+	if (all.stuck || (all.refuses && !unsure)) {
+		answer->egress = all.refused;
+	} else if (unsure && a->datapath->loaded.tuples) {
+		answer->pending = true;
+		answer->egress.verdict = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT};
+	} else if (unsure && service->count) {
+		answer->egress = all.refused;
+	} else if (service->count) {
+		verdict_steer(&all.allowed.verdict, &own.verdict, all.parted);
+		answer->egress = all.allowed;
+	}
+}
+
+static void ingress_find(
+	struct asking *a, const struct explain_answer *answer, uint16_t port, struct explain_side *ingress)
+{
+	if (ingress->local && answer->node)
+		ingress->verdict = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_NODE};
+	else if (ingress->local)
+		verdict_find(a, PS_INGRESS, port, ingress);
+}
+
+static void target_read(
+	struct asking *a, const struct explain_answer *answer, uint32_t source_class, struct explain_target *target)
+{
+	struct ps_addr party = party_find(a, &target->ip);
+	target->node = node_has(&target->ip);
+	target->egress = (struct explain_side){
+		.local = answer->egress.local, .profile = answer->egress.profile, .class_id = party.class_id};
+	target->ingress =
+		(struct explain_side){.local = party.flags & PS_ADDR_LOCAL, .profile = party.profile, .class_id = source_class};
+	if (target->egress.local)
+		verdict_find(a, PS_EGRESS, target->port, &target->egress);
+	ingress_find(a, answer, target->port, &target->ingress);
+}
+
+/* ---- all together ---- */
+
 static void answer_read(struct asking *a, struct explain_answer *answer)
 {
-	struct ps_addr source = party_find(a, &a->query->source), destination = party_find(a, &a->query->destination);
+	const struct explain_query *q = a->query;
+	struct ps_addr source = party_find(a, &q->source), destination = party_find(a, &q->destination);
 	answer->egress = (struct explain_side){
 		.local = source.flags & PS_ADDR_LOCAL, .profile = source.profile, .class_id = destination.class_id};
 	answer->ingress = (struct explain_side){
 		.local = destination.flags & PS_ADDR_LOCAL, .profile = destination.profile, .class_id = source.class_id};
-	answer->node =
-		a->datapath->options.allow_local_host && source.endpoint == PS_ENDPOINT_NONE && node_has(&a->query->source);
-	if (answer->egress.local)
-		verdict_find(a, PS_EGRESS, &answer->egress);
-	if (answer->ingress.local && answer->node)
-		answer->ingress.verdict = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_NODE};
-	else if (answer->ingress.local)
-		verdict_find(a, PS_INGRESS, &answer->ingress);
+	answer->node = a->datapath->options.allow_local_host && source.endpoint == PS_ENDPOINT_NONE && node_has(&q->source);
+	answer->service = service_find(a, &destination, answer);
+	if (answer->egress.local) {
+		verdict_find(a, PS_EGRESS, q->port, &answer->egress);
+		if (answer->service)
+			service_judge(a, answer);
+	}
+	ingress_find(a, answer, q->port, &answer->ingress);
+	for (size_t i = 0; i < q->target_count; i++)
+		target_read(a, answer, source.class_id, &q->targets[i]);
 	answer_conclude(answer, destination.flags & PS_ADDR_STEERED);
 	if (answer->action != PS_ACTION_INTERCEPT)
 		return;
@@ -170,6 +289,7 @@ static uint32_t generation_read(struct asking *a)
 	struct ps_control control = {0};
 	uint32_t zero = 0;
 	look(a, a->datapath->loaded.other[OTHER_CONTROL], &zero, &control);
+	a->flags = control.flags;
 	return control.generation;
 }
 

@@ -225,6 +225,7 @@ static int load_pinned(
 	bool fresh[TABLE_COUNT];
 	note_fresh(pins, fresh);
 	set_constants(skeleton, options);
+	ret->tuples = skeleton->rodata->nfct_reply_offset;
 	set_sockets(skeleton, &ret->sockets);
 	int result = reuse_maps(pins, skeleton->obj, options->connections_max, e);
 	if (result < 0)

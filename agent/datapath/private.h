@@ -101,6 +101,7 @@ struct loaded {
 	bool table_fresh[TABLE_COUNT]; /* made by this process: known to be empty */
 	int other[OTHER_MAPS];
 	uint32_t connections; /* a family: the pinned size has precedence */
+	bool tuples;          /* nf_conntrack's are read whole: the last hook sees what a Service's address became */
 	int program[PROGRAM_COUNT];
 	struct sockets_support sockets;
 	int socket[SOCKET_HOOKS]; /* programs; negative: not loaded */

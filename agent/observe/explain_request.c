@@ -6,6 +6,7 @@
 #include <string.h>
 #include "agent/base/mem.h"
 #include "agent/model/body.h"
+#include "agent/observe/matching.h"
 
 #define POINTER_MAX 256
 
@@ -201,25 +202,6 @@ static const struct ip *workload_ip(const struct object *object, uint8_t family)
 	return NULL;
 }
 
-/* Whose address it is; of two running Pods the younger has it. */
-static const struct object *ip_owner(const struct snapshot *snapshot, const struct ip *ip)
-{
-	static const enum kind with_addresses[] = {KIND_WORKLOAD, KIND_POD};
-	const struct object *owner = NULL;
-	size_t at, end;
-	for (int i = 0; i < 2; i++)
-		for (snapshot_range(snapshot, with_addresses[i], NULL, &at, &end); at < end; at++) {
-			const struct object *object = snapshot->objects[at];
-			const struct workload *workload = object->workload;
-			if (workload->ended || workload->host_network || (owner && owner->created >= object->created))
-				continue;
-			for (size_t n = 0; n < workload->ip_count; n++)
-				if (ip_equal(&workload->ips[n], ip))
-					owner = object;
-		}
-	return owner;
-}
-
 static bool end_has(const struct explain_end *end, const struct object *object, uint8_t family)
 {
 	return object ? workload_ip(object, family) != NULL : end->ip.family == family;
@@ -266,6 +248,6 @@ void explain_request_resolve(const struct explain_request *request, const struct
 			continue;
 		}
 		ret[i].ip = objects[i] ? *workload_ip(objects[i], family) : end->ip;
-		ret[i].object = objects[i] ? objects[i] : ip_owner(snapshot, &end->ip);
+		ret[i].object = objects[i] ? objects[i] : address_owner(snapshot, &end->ip);
 	}
 }

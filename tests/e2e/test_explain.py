@@ -11,7 +11,7 @@ import time
 import pytest
 
 from api import Api
-from evaluator import INTERCEPT, World, would
+from evaluator import INTERCEPT, World, _known_peer, policy_types, selects, would
 from generate import Generator, Member
 from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, OUTSIDE6, REPOSITORY, Lab, Probe
 from netns import run
@@ -49,8 +49,9 @@ def rule_of(kind, space, name, direction, index, rule_name=""):
     return {"kind": kind, "namespace": space, "name": name, "direction": direction, "index": index, "ruleName": rule_name}
 
 
-def side(verdict, reason, rule=None):
-    return {"verdict": verdict, "rule": rule, "reason": reason}
+def side(verdict, reason, rule=None, *shadows):
+    return {"verdict": verdict, "rule": rule, "reason": reason,
+            "shadows": [{"rule": shadow, "action": action} for shadow, action in shadows]}
 
 
 def networks(*cidrs):
@@ -66,6 +67,7 @@ def hand(name, to, port=80, **more):
 DEFAULT = side("Allow", "Default")
 ISOLATED = side("Deny", "Isolated", rule_of("NetworkPolicy", "s", "b-in", "Ingress", -1))
 BY_RULE = side("Allow", "Policy", rule_of("NetworkPolicy", "s", "b-in", "Ingress", 0))
+LLM = rule_of("InterceptPolicy", "", "llm", "Egress", 0, "out")
 OUT = {4: OUTSIDE4, 6: OUTSIDE6}
 
 
@@ -163,7 +165,8 @@ def test_what_policy_denies_is_not_handed_over(world):
     lab.running.api.put_object(policy("s", "a-out", {"name": "a"}, types=["Egress"]))
     said = ask(lab.running, "s/a", OUTSIDE4, 80)
     assert (said["verdict"], said["proxy"], said["intercept"]) == ("Deny", None, None)
-    assert said["egress"] == side("Deny", "Isolated", rule_of("NetworkPolicy", "s", "a-out", "Egress", -1))
+    assert said["egress"] == side("Deny", "Isolated", rule_of("NetworkPolicy", "s", "a-out", "Egress", -1), (LLM, "Intercept"))
+    assert any("egress: isolated by NetworkPolicy s/a-out; " in step for step in said["steps"])
     assert happens(lab, lab.a, OUTSIDE4, 80, expect=DENY) == "Deny"
     lab.running.api.put_object(allow_to("s", "a-out", {"name": "a"}, [{"ipBlock": {"cidr": f"{OUTSIDE4}/32"}}]))
     assert ask(lab.running, "s/a", OUTSIDE4, 80)["verdict"] == "Intercept"
@@ -175,7 +178,8 @@ def test_the_other_end_may_deny_it_too(world):
     to_b = hand("b", [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"name": "b"}}}}], port=81)
     lab.running.api.put_object(intercept("llm", {"name": "a"}, [to_b]))
     said = ask(lab.running, "s/a", "s/b", 81)
-    assert (said["verdict"], said["egress"], said["ingress"], said["intercept"]) == ("Deny", DEFAULT, ISOLATED, None)
+    assert (said["verdict"], said["egress"], said["ingress"], said["intercept"]) == \
+        ("Deny", side("Allow", "Default", None, ({**LLM, "ruleName": "b"}, "Intercept")), ISOLATED, None)
     assert happens(lab, lab.a, lab.b.ip4, 81, expect=DENY) == "Deny"
     lab.running.api.delete_object("NetworkPolicy", "s", "b-in")
     assert ask(lab.running, "s/a", "s/b", 81)["verdict"] == "Intercept"
@@ -534,10 +538,72 @@ def tiers_and_audit_of(world, verdict, other):
     return found
 
 
+def matching(world, direction, packet):
+    """[(stage, rule, action)] of every rule that matches, in the order in which they decide. Isolation stands last of 2."""
+    source, destination = world.endpoint(packet.source), world.endpoint(packet.destination)
+    subject, peer = (source, destination) if direction == "Egress" else (destination, source)
+    peer_ip = packet.destination if direction == "Egress" else packet.source
+    found, isolations = [], []
+    tiers = {"Admin": 1, "Baseline": 3}
+    rest = [(tiers[p["spec"]["tier"]], p) for p in world.cluster] + [(5, p) for p in world.intercepts]
+    order = [(stage, p["spec"].get("priority", 0), p["metadata"]["name"], p) for stage, p in rest]
+    for stage, _, name, p in sorted(order, key=lambda o: o[:3]):
+        if not world._cluster_peer(p["spec"]["subject"], subject, None):
+            continue
+        for index, rule in enumerate(p["spec"].get(direction.lower()) or []):
+            peers, action = rule["from" if direction == "Ingress" else "to"], rule["action"]
+            if stage < 5 and not all(_known_peer(one, direction) for one in peers):
+                if action != "Accept":
+                    found.append((stage, (p["kind"], "", name, index), "Deny"))
+            elif any(world._cluster_peer(one, peer, peer_ip) for one in peers) and world._protocols(rule, destination, packet):
+                found.append((stage, (p["kind"], "", name, index), action))
+    for p in sorted(world.policies, key=lambda o: (o["metadata"]["namespace"], o["metadata"]["name"])):
+        space, name, spec = p["metadata"]["namespace"], p["metadata"]["name"], p["spec"]
+        if space != subject.namespace or not selects(spec.get("podSelector") or {}, subject.labels) or \
+                direction not in policy_types(spec):
+            continue
+        isolations.append((2.5, (p["kind"], space, name, -1), "Deny"))
+        for index, rule in enumerate(spec.get(direction.lower()) or []):
+            peers, ports = rule.get("from" if direction == "Ingress" else "to") or [], rule.get("ports") or []
+            if (not peers or any(world._peer(one, space, peer, peer_ip) for one in peers)) and \
+                    (not ports or any(world._port(one, destination, packet) for one in ports)):
+                found.append((2, (p["kind"], space, name, index), "Allow"))
+    if not any(stage == 2 for stage, _, _ in found):
+        found += isolations
+    return sorted(found, key=lambda one: one[0])
+
+
+def shadows(said, world, packet):
+    """(as explain says, as the evaluator's rules say), of both sides: what matches without a say."""
+    pairs, steered = [], False
+    for direction in ("Egress", "Ingress"):
+        heard = said[direction.lower()]
+        if heard is None:
+            continue
+        decided = heard["rule"] and tuple(heard["rule"][key] for key in ("kind", "namespace", "name", "index"))
+        every, passed, hidden, done = matching(world, direction, packet), set(), [], False
+        for stage, rule, action in every:
+            if stage == 5:
+                if said["verdict"] == "Deny" or steered:
+                    hidden.append((rule, action))
+                steered = True  # for the other direction, too
+            elif stage == 2.5 and decided and decided[3] == -1:
+                done = True  # those that isolate are told in the steps
+                continue
+            elif rule != decided and not (action == "Pass" and stage not in passed and not done):
+                hidden.append((rule, action))
+            if action == "Pass" and not done:
+                passed.add(stage)
+            done |= rule == decided
+        pairs.append((heard, [(tuple(s["rule"][key] for key in ("kind", "namespace", "name", "index")), s["action"])
+                              for s in heard["shadows"]], hidden))
+    return pairs
+
+
 def test_it_agrees_with_the_evaluator(lab_outside):
     print(f"PENSTOCK_SEED={SEED}")
     cluster, generator, counts = Cluster(lab_outside), Generator(SEED), {"Allow": 0, "Deny": 0, "Intercept": 0}
-    audited = 0
+    audited = hides = 0
     for number in range(ROUNDS):
         items = generator.cluster(cluster.members)
         items += [generator.policy(n) for n in range(generator.rng.randint(1, 12))]
@@ -558,5 +624,10 @@ def test_it_agrees_with_the_evaluator(lab_outside):
             audited += sum(side is not None and side[1] is not None for side in other)
             assert heard == other, \
                 f"PENSTOCK_SEED={SEED}, round {number}: {packet}\nevaluator: {other}\nexplain: {said}\n{json.dumps(items)}"
-    print(counts, audited, "audited")
+            for heard, told, hidden in shadows(said, judge, packet):
+                hides += bool(hidden)
+                assert told == hidden, \
+                    f"PENSTOCK_SEED={SEED}, round {number}: {packet}\nexplain: {said}\nhidden: {hidden}\n{json.dumps(items)}"
+    print(counts, audited, "audited", hides, "sides with shadows")
+    assert hides > ROUNDS
     assert min(counts.values()) > 0 and audited, counts

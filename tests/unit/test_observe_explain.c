@@ -155,6 +155,10 @@ static void nobody_here(void **state)
 	json_decref(json);
 }
 
+#define RULE                                                                                                  \
+	"{\"kind\":\"InterceptPolicy\",\"namespace\":\"\",\"name\":\"llm\",\"direction\":\"Egress\",\"index\":1," \
+	"\"ruleName\":\"a \\\"b\\\"\"}"
+
 static void sides(void **state)
 {
 	struct world *w = *state;
@@ -167,8 +171,10 @@ static void sides(void **state)
 	kernel.answer.action = PS_ACTION_DENY;
 	json_t *json = explain(w, QUESTION, NULL);
 	expect(json,
-		"{\"verdict\":\"Deny\",\"egress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Default\"},"
-		"\"ingress\":{\"verdict\":\"Deny\",\"reason\":\"Isolated\",\"rule\":{\"kind\":\"NetworkPolicy\",\"namespace\":"
+		"{\"verdict\":\"Deny\",\"egress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Default\",\"shadows\":["
+		"{\"action\":\"Intercept\",\"rule\":" RULE "}]},"
+		"\"ingress\":{\"verdict\":\"Deny\",\"reason\":\"Isolated\",\"shadows\":[],\"rule\":{\"kind\":\"NetworkPolicy\","
+		"\"namespace\":"
 		"\"shop\",\"name\":\"quiet\",\"direction\":\"Ingress\",\"index\":-1,\"ruleName\":\"\"}},\"intercept\":null}");
 	expect_step(json,
 		"ingress: Deny, Isolated, by NetworkPolicy shop/quiet, which isolates in this direction; profile 3, "
@@ -180,9 +186,10 @@ static void sides(void **state)
 	kernel.answer.ingress.verdict = (struct ps_verdict){
 		.reason = PS_REASON_DEFAULT, .flags = PS_VERDICT_AUDIT | PS_VERDICT_AUDIT_DENY, .audit_rule = w->isolation};
 	json = explain(w, QUESTION, NULL);
-	expect(json, "{\"verdict\":\"Allow\",\"ingress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Default\","
-				 "\"audit\":{\"verdict\":\"Deny\",\"rule\":{\"kind\":\"NetworkPolicy\",\"namespace\":\"shop\",\"name\":"
-				 "\"quiet\",\"direction\":\"Ingress\",\"index\":-1,\"ruleName\":\"\"}}}}");
+	expect(json,
+		"{\"verdict\":\"Allow\",\"ingress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Default\",\"shadows\":[],"
+		"\"audit\":{\"verdict\":\"Deny\",\"rule\":{\"kind\":\"NetworkPolicy\",\"namespace\":\"shop\",\"name\":"
+		"\"quiet\",\"direction\":\"Ingress\",\"index\":-1,\"ruleName\":\"\"}}}}");
 	expect_step(
 		json, "ingress, audit: Deny if NetworkPolicy shop/quiet, which isolates in this direction, which is in");
 	json_decref(json);
@@ -202,18 +209,14 @@ static void handed_over(struct world *w)
 	kernel.answer.proxy = (struct ps_proxy){.port = 15001, .flags = PS_PROXY_USED};
 }
 
-#define RULE                                                                                                  \
-	"{\"kind\":\"InterceptPolicy\",\"namespace\":\"\",\"name\":\"llm\",\"direction\":\"Egress\",\"index\":1," \
-	"\"ruleName\":\"a \\\"b\\\"\"}"
-
 static void a_proxy_by_its_name(void **state)
 {
 	handed_over(*state);
 	json_t *json = explain(*state, QUESTION, NULL);
 	expect(json,
 		"{\"verdict\":\"Intercept\",\"proxy\":\"gw\",\"egress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":"
-		"\"Default\"},\"intercept\":{\"proxy\":\"gw\",\"available\":false,\"onUnavailable\":\"Deny\",\"rule\":" RULE
-		"}}");
+		"\"Default\",\"shadows\":[]},\"intercept\":{\"proxy\":\"gw\",\"available\":false,\"onUnavailable\":\"Deny\","
+		"\"rule\":" RULE "}}");
 	expect_step(json, "handed to proxy gw by InterceptPolicy llm, egress rule 1 (a \"b\")");
 	expect_step(json, "port 15001 over IPv4: it would be denied (NoListener)");
 	json_decref(json);
@@ -278,7 +281,7 @@ static void the_node(void **state)
 	kernel.answer.node = kernel.answer.ingress.local = true;
 	kernel.answer.ingress.verdict.reason = PS_REASON_NODE;
 	json_t *json = explain(*state, QUESTION, NULL);
-	expect(json, "{\"ingress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Node\"}}");
+	expect(json, "{\"ingress\":{\"verdict\":\"Allow\",\"rule\":null,\"reason\":\"Node\",\"shadows\":[]}}");
 	expect_step(json, ", this node itself;");
 	json_decref(json);
 }
@@ -357,7 +360,8 @@ static void names_are_waited_for(void **state)
 	json_t *json = explain(*state, QUESTION, NULL);
 	pthread_join(thread, NULL);
 	expect(json,
-		"{\"revision\":8,\"ingress\":{\"verdict\":\"Allow\",\"reason\":\"Policy\",\"rule\":{\"kind\":\"NetworkPolicy\","
+		"{\"revision\":8,\"ingress\":{\"verdict\":\"Allow\",\"reason\":\"Policy\",\"shadows\":[],\"rule\":{\"kind\":"
+		"\"NetworkPolicy\","
 		"\"namespace\":\"shop\",\"name\":\"fresh\",\"direction\":\"Ingress\",\"index\":0,\"ruleName\":\"\"}}}");
 	assert_true(kernel.asked > 1);
 	json_decref(json);
