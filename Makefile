@@ -45,7 +45,7 @@ CLIENT := $(call room,api/client)
 CLI := $(call room,api/cli) $(CLIENT) $(BASE)
 RELAY := $(call room,agent/relay) $(BASE)
 
-AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -ljansson -lyaml -lsqlite3 -lmnl -lpthread
+AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -ljansson -lyaml -lsqlite3 -lmnl -lnftables -lpthread
 CLI_LIBS := -lcurl -ljansson -lyaml -lz -lpthread
 TEST_LIBS := -lcmocka -ljansson -lyaml -lsqlite3 -lcurl -lz -lpthread
 
@@ -137,7 +137,7 @@ $(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(
 	$(B)/agent/model/chosen.o
 	@mkdir -p $(@D)
 	$(say) LINK $@
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lelf -lz -lmnl -lpthread
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf -lelf -lz -lmnl -lnftables -lpthread
 TOOLS += $(B)/tools/datapath
 tools: $(TOOLS)
 unit-programs: $(UNIT)

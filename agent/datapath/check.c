@@ -4,8 +4,6 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/membarrier.h>
-#include <linux/netfilter/nfnetlink.h>
-#include <linux/netlink.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -52,25 +50,6 @@ static bool tcx(void)
 	auto_close int fd = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "ps_probe", "GPL", pass, 2, NULL);
 	loaded.program[PROGRAM_FROM_WORKLOAD] = fd;
 	return fd >= 0 && hook_probe(&loaded) == HOOK_TCX;
-}
-
-static bool nftables(void)
-{
-	struct {
-		struct nlmsghdr header;
-		struct nfgenmsg payload;
-	} request = {.header = {.nlmsg_len = sizeof(request),
-					 .nlmsg_type = NFNL_SUBSYS_NFTABLES << 8 | 16 /* NFT_MSG_GETGEN */,
-					 .nlmsg_flags = NLM_F_REQUEST},
-		.payload = {.nfgen_family = AF_UNSPEC}};
-	struct {
-		struct nlmsghdr header;
-		char rest[512];
-	} answer;
-	auto_close int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
-	if (fd < 0 || send(fd, &request, sizeof(request), 0) < 0)
-		return false;
-	return recv(fd, &answer, sizeof(answer), 0) > 0 && answer.header.nlmsg_type != NLMSG_ERROR;
 }
 
 static void cgroup2(struct report *r)
@@ -133,7 +112,10 @@ int datapath_check(
 	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
 	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,
 		"grace periods are waited for by the clock");
-	report(&r, "nftables", nftables(), false, "no interception by engine tproxy, none of Service addresses");
+	report(&r, "nftables", nftables_known(), false, "no interception of addresses that kube-proxy translates");
+	if (nftables_known())
+		report(
+			&r, "table inet penstock of nftables", nftables_there(), false, "it comes with the first TransparentProxy");
 	report(&r, "IPv6", access("/proc/net/if_inet6", F_OK) == 0, false, "IPv4 only");
 	cgroup2(&r);
 	if (r.missing)

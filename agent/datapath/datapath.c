@@ -51,8 +51,10 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 		result = interfaces_take_over(d, e);
 	/* An earlier agent's, perhaps of another configuration. */
 	d->steering = routes_count() > 0 || interfaces_steered(d);
-	if (result == 0 && d->steering)
+	if (result == 0 && d->steering) {
+		nftables_set(d);
 		result = routes_set(&d->options, e);
+	}
 	if (result == 0)
 		result = listeners_open(d, e);
 	return result;
@@ -90,6 +92,7 @@ void datapath_close(struct datapath *datapath)
 	interfaces_clear(datapath);
 	watch_close(datapath);
 	monitor_close(&datapath->monitor);
+	nftables_clear(datapath);
 	load_close(&datapath->loaded);
 	map_clear(&datapath->rules);
 	map_clear(&datapath->rules_gone);

@@ -208,6 +208,19 @@ int routes_remove(struct error *e);
 /* How many of ours there are, -1 on failure. */
 int routes_count(void);
 
+/* ---- what keeps addresses of Services (nftables.c) ---- */
+
+struct nftables {
+	char *listed; /* our table as it was listed after we made it; NULL: it is not known to be there */
+	bool failed;  /* and that was said */
+};
+bool nftables_known(void); /* by this kernel */
+bool nftables_there(void); /* the table of some agent */
+/* Stands when rules and routes do. Made or mended; where that fails interception goes on without Services. */
+void nftables_set(struct datapath *datapath);
+void nftables_clear(struct datapath *datapath); /* only what this process remembers */
+int nftables_remove(struct error *e);           /* and it is gone */
+
 /* ---- interfaces (interfaces.c, claims.c) ---- */
 
 struct attachment {          /* by ifindex */
@@ -262,6 +275,7 @@ struct datapath {
 	bool steering; /* rules and routes to proxies are set */
 	bool services; /* there are, or were, Services: what leaves is looked at */
 	struct sockets sockets;
+	struct nftables nftables;
 	bool grace_due;    /* flipped, and no grace period since: programs may still read the idle side */
 	bool resync[2];    /* the side may hold anything */
 	bool untouched[2]; /* nothing was written to the side since open */

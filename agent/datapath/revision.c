@@ -35,6 +35,7 @@ static int steering_set(struct datapath *d, const struct tables *tables, struct 
 	int result = routes_set(&d->options, e);
 	if (result < 0)
 		return result;
+	nftables_set(d);
 	d->steering = true;
 	interfaces_settle(d);
 	return 0;

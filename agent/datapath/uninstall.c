@@ -115,6 +115,8 @@ static int remove_all(struct removal *removal)
 		result = sweep_interfaces(removal);
 	if (result == 0)
 		result = routes_remove(removal->e);
+	if (result == 0)
+		result = nftables_remove(removal->e);
 	if (result < 0)
 		return result;
 	pins_each(removal->pins, "", remove_abi, removal);

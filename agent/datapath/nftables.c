@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A packet that was assigned to a proxy's socket crosses PREROUTING like any other: kube-proxy would rewrite the
+ * address of a Service, and the socket would not be found. So a table of ours maps what carries INTERCEPT to where it
+ * goes anyway, one priority before kube-proxy's: a connection's first mapping is the only one.
+ *
+ * Its name is the same for every agent of a network namespace (there is one at a time), so that what another
+ * configuration left is found too.
+ */
+#include <errno.h>
+#include <libmnl/libmnl.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <nftables/libnftables.h>
+#include <string.h>
+#include "agent/base/log.h"
+#include "agent/base/mem.h"
+#include "agent/datapath/private.h"
+
+#define OUR_TABLE "penstock"
+
+/* ---- one question to the kernel ---- */
+
+/* Whether it answers; else a negative errno. table may be NULL. */
+static int kernel_ask(uint8_t message, const char *table)
+{
+	char buffer[8192];
+	struct nlmsghdr *request = mnl_nlmsg_put_header(buffer);
+	request->nlmsg_type = NFNL_SUBSYS_NFTABLES << 8 | message;
+	request->nlmsg_flags = NLM_F_REQUEST;
+	struct nfgenmsg *payload = mnl_nlmsg_put_extra_header(request, sizeof(*payload));
+	payload->nfgen_family = table ? NFPROTO_INET : NFPROTO_UNSPEC;
+	if (table)
+		mnl_attr_put_strz(request, NFTA_TABLE_NAME, table);
+	struct mnl_socket *socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
+	if (!socket)
+		return -errno;
+	ssize_t length = mnl_socket_sendto(socket, request, request->nlmsg_len);
+	if (length > 0)
+		length = mnl_socket_recvfrom(socket, buffer, sizeof(buffer));
+	int result = length < 0 ? -errno : 0;
+	mnl_socket_close(socket);
+	if (result == 0 && request->nlmsg_type == NLMSG_ERROR)
+		result = ((struct nlmsgerr *)mnl_nlmsg_get_payload(request))->error;
+	return result;
+}
+
+bool nftables_known(void)
+{
+	return kernel_ask(NFT_MSG_GETGEN, NULL) == 0;
+}
+
+bool nftables_there(void)
+{
+	return kernel_ask(NFT_MSG_GETTABLE, OUR_TABLE) == 0;
+}
+
+/* ---- libnftables ---- */
+
+static void cleanup_context(struct nft_ctx **context)
+{
+	if (*context)
+		nft_ctx_free(*context);
+}
+
+/* One transaction, or a question; *ret is what it prints, NULL for nothing. */
+static int nft_run(const char *commands, char **ret, struct error *e)
+{
+	__attribute__((cleanup(cleanup_context))) struct nft_ctx *context = nft_ctx_new(NFT_CTX_DEFAULT);
+	if (!context || nft_ctx_buffer_output(context) != 0 || nft_ctx_buffer_error(context) != 0)
+		return error_set(e, ERROR_SYSTEM, EIO, NULL, "libnftables cannot be used");
+	if (nft_run_cmd_from_buffer(context, commands) != 0) {
+		const char *why = nft_ctx_get_error_buffer(context);
+		return error_set(e, ERROR_SYSTEM, EIO, NULL, "nftables: %.*s", (int)strcspn(why, "\n"), why);
+	}
+	if (ret)
+		*ret = str_dup(nft_ctx_get_output_buffer(context));
+	return 0;
+}
+
+static int table_list(char **ret, struct error *e)
+{
+	return nft_run("list table inet " OUR_TABLE, ret, e);
+}
+
+/* Whatever is there by our name is replaced in one step. */
+static int table_replace(const struct datapath_options *options, struct error *e)
+{
+	uint32_t mask = options->mark_mask, intercept = mask & -mask;
+	auto_free char *commands = str_format("add table inet " OUR_TABLE "\n"
+										  "delete table inet " OUR_TABLE "\n"
+										  "table inet " OUR_TABLE " {\n"
+										  "	chain intercepted {\n"
+										  "		type nat hook prerouting priority -101;\n"
+										  "		meta mark & %#x == %#x dnat ip to ip daddr\n"
+										  "		meta mark & %#x == %#x dnat ip6 to ip6 daddr\n"
+										  "	}\n"
+										  "}\n",
+		mask, intercept, mask, intercept);
+	return nft_run(commands, NULL, e);
+}
+
+/* ---- all together ---- */
+
+/* As it was listed after we made it. */
+static bool table_same(const struct datapath *d)
+{
+	struct error e = {0};
+	auto_free char *now = NULL;
+	return d->nftables.listed && nftables_there() && table_list(&now, &e) == 0 && strcmp(now, d->nftables.listed) == 0;
+}
+
+void nftables_set(struct datapath *d)
+{
+	struct nftables *n = &d->nftables;
+	struct error e = {0};
+	if (table_same(d))
+		return;
+	if (n->listed)
+		log_warn(ROOM, "somebody changed table inet %s of nftables: it is made anew", OUR_TABLE);
+	free(n->listed);
+	n->listed = NULL;
+	int result = table_replace(&d->options, &e);
+	if (result == 0)
+		result = table_list(&n->listed, &e);
+	if (result < 0 && !n->failed)
+		log_warn(
+			ROOM, "where this node translates addresses of Services, connections to them reach no proxy: %s", e.detail);
+	n->failed = result < 0;
+}
+
+void nftables_clear(struct datapath *d)
+{
+	free(d->nftables.listed);
+	d->nftables.listed = NULL;
+}
+
+int nftables_remove(struct error *e)
+{
+	if (!nftables_there())
+		return 0;
+	int result = nft_run("delete table inet " OUR_TABLE, NULL, e);
+	if (result < 0)
+		return result;
+	return nftables_there() ? error_set(e, ERROR_SYSTEM, EBUSY, NULL, "table inet %s of nftables remains", OUR_TABLE)
+							: 0;
+}
