@@ -3,6 +3,7 @@
 #include <string.h>
 #include "agent/base/mem.h"
 #include "agent/compile/holder.h"
+#include "agent/compile/service.h"
 
 struct crossing *crossing_take(struct compiler *c, struct group *group, struct prefix *prefix)
 {
@@ -196,7 +197,7 @@ void classes_number(struct compiler *c)
 static void prefix_emit(struct compiler *c, struct prefix *prefix)
 {
 	if (prefix_is_address(prefix)) {
-		if (!address_written(c, &prefix->cidr.ip))
+		if (!address_find(c, &prefix->cidr.ip))
 			address_write_network(c, &prefix->cidr.ip, prefix->class);
 		return;
 	}
@@ -219,8 +220,7 @@ void classes_emit(struct compiler *c)
 	{
 		struct crossing *crossing = OWNER_OF(at, struct crossing, dirty);
 		link_remove(at);
-		/* Whether a Node's address has an entry of its own is seen from its terms alone (owner_writes). */
-		if (crossing->class_id == crossing->class->id && crossing->group->space)
+		if (crossing->class_id == crossing->class->id)
 			continue;
 		crossing->class_id = crossing->class->id;
 		LINKS_EACH(place, &crossing->addresses)
@@ -230,6 +230,7 @@ void classes_emit(struct compiler *c)
 	{
 		link_remove(at);
 		prefix_emit(c, OWNER_OF(at, struct prefix, dirty));
+		c->networks_touched = true;
 	}
 }
 

@@ -11,6 +11,7 @@
 #include "agent/compile/profile.h"
 #include "agent/compile/proxy.h"
 #include "agent/compile/row.h"
+#include "agent/compile/service.h"
 #include "agent/compile/space.h"
 #include "agent/compile/term.h"
 
@@ -20,7 +21,8 @@ static void lists_init(struct compiler *c)
 		&c->fresh_terms, &c->ended_terms, &c->touched_prefixes, &c->ended_prefixes, &c->dirty_addresses,
 		&c->dirty_endpoints, &c->dirty_crossings, &c->dirty_prefixes, &c->fresh_classes, &c->idle_classes,
 		&c->global_compiled, &c->fresh_profiles, &c->idle_profiles, &c->renewed_profiles, &c->all_rows, &c->fresh_rows,
-		&c->idle_rows, &c->all_port_terms, &c->ended_port_terms, &c->fresh_port_classes, &c->ended_port_classes};
+		&c->idle_rows, &c->all_port_terms, &c->ended_port_terms, &c->fresh_port_classes, &c->ended_port_classes,
+		&c->dirty_services, &c->dirty_entries, &c->dirty_backends, &c->loose_backends};
 	for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
 		link_init(heads[i]);
 }
@@ -41,6 +43,7 @@ struct compiler *compiler_new(const char *node_name, struct rulebook *book)
 	profiles_init(c);
 	rows_init(c);
 	networks_init(c);
+	services_init(c);
 	return c;
 }
 
@@ -54,7 +57,14 @@ static void change_apply(struct compiler *c, const struct object *old, const str
 	case KIND_POD:
 	case KIND_WORKLOAD:
 	case KIND_NODE:
+		node_addresses_update(c, old, new);
 		holder_update(c, old, new);
+		break;
+	case KIND_SERVICE:
+		service_update(c, either, new);
+		break;
+	case KIND_ENDPOINT_SLICE:
+		slice_update(c, either, new);
 		break;
 	case KIND_NETWORK_POLICY:
 	case KIND_CLUSTER_NETWORK_POLICY:
@@ -100,6 +110,7 @@ static void settle(struct compiler *c)
 	profiles_emit(c);
 	classes_emit(c);
 	addresses_emit(c);
+	services_emit(c);
 
 	ports_sweep(c);
 	rows_sweep(c);
@@ -169,6 +180,7 @@ void compiler_free(struct compiler *c)
 	if (!c)
 		return;
 	tables_clear(&c->tables);
+	services_free(c);
 	holders_free(c);
 	policies_withdraw(c);
 	settle(c);

@@ -89,7 +89,9 @@ struct judge_query {
 struct judge_answer {
 	struct ps_verdict egress, ingress; /* of a local source, of a local destination */
 	bool egress_local, ingress_local;
-	enum ps_action action;       /* what becomes of a new connection */
+	bool service;          /* egress is about the backends of a Service */
+	bool pending;          /* … which differ: passes, and the hook where it leaves judges the one that was chosen */
+	enum ps_action action; /* what becomes of a new connection */
 	enum ps_direction direction; /* INTERCEPT: whose rule and proxy */
 };
 void tables_judge(const struct tables *tables, const struct judge_query *query, struct judge_answer *ret);

@@ -2,7 +2,7 @@
 /*
  * The compiler's registries. Private to this room. A change goes through them in the order of settle() in compile.c:
  *
- *   objects → groups → profiles → terms → networks → addresses → classes → rows → ports → tables
+ *   objects → groups → profiles → terms → networks → addresses → classes → rows → ports → tables → Services
  *
  * New things are made before old ones go, so that what both need survives; numbers that the kernel sees are given last,
  * after those that ended have given theirs back.
@@ -30,6 +30,8 @@ struct work {
 	uint64_t cells;          /* port classes judged for rows */
 	uint64_t port_rebuilds;  /* protocols whose ports were laid out anew */
 	uint64_t addresses;      /* address entries put together */
+	uint64_t services;       /* entries of Services put together */
+	uint64_t backends;       /* backends looked at, or compared with what they were, for them */
 };
 
 struct compiler {
@@ -121,6 +123,14 @@ struct compiler {
 	struct link fresh_port_classes, ended_port_classes;
 	struct port_layout *layouts[PS_PORT_PROTO_COUNT];
 	bool ports_touched[PS_PORT_PROTO_COUNT];
+
+	/* service.h */
+	struct names services, slices;
+	struct map service_entries; /* struct service_key → struct service_entry * */
+	struct map backends;        /* 16 bytes → struct backend_address * */
+	struct map own_addresses;   /* 16 bytes → how many say that this node has it */
+	struct link dirty_services, dirty_entries, dirty_backends, loose_backends;
+	bool networks_touched;
 };
 
 static inline const struct work *compiler_work(const struct compiler *c)

@@ -4,6 +4,7 @@
 #include "agent/base/mem.h"
 #include "agent/compile/class.h"
 #include "agent/compile/endpoint.h"
+#include "agent/compile/service.h"
 
 static uint64_t holder_hash(const struct object *object)
 {
@@ -79,6 +80,13 @@ static struct address *address_reach(struct compiler *c, const struct ip *ip)
 	return address;
 }
 
+/* Whoever has it, the entry says whether it is a Node's. */
+static void address_node_changed(struct compiler *c, const struct claim *claim)
+{
+	if (claim->holder->object->kind == KIND_NODE)
+		address_touch(c, claim->address, ADDRESS_EMIT);
+}
+
 /* Whoever claims an address twice has one claim. */
 static void claims_make(struct compiler *c, struct holder *holder)
 {
@@ -97,6 +105,7 @@ static void claims_make(struct compiler *c, struct holder *holder)
 		claim->address = address_reach(c, &ips[i]);
 		link_add(&claim->address->claims, &claim->in_address);
 		address_touch(c, claim->address, ADDRESS_PLACE | ADDRESS_CLAIMED);
+		address_node_changed(c, claim);
 	}
 }
 
@@ -108,6 +117,7 @@ static void claims_end(struct compiler *c, struct holder *holder)
 		if (claim->address->owner == holder)
 			claim->address->owner = NULL;
 		address_touch(c, claim->address, ADDRESS_PLACE);
+		address_node_changed(c, claim);
 	}
 	free(holder->claims);
 	holder->claims = NULL;
@@ -337,16 +347,12 @@ void address_write_network(struct compiler *c, const struct ip *ip, const struct
 	address_write(c, ip, class ? &value : NULL);
 }
 
-/* Of a Node that nothing selects, what its network says is all there is. */
-static bool owner_writes(const struct holder *owner)
-{
-	return owner && (owner->endpoint || owner->object->kind != KIND_NODE || owner->group->terms.count);
-}
-
-bool address_written(const struct compiler *c, const struct ip *ip)
+uint32_t address_class(const struct compiler *c, const struct ip *ip, bool *held)
 {
 	const struct address *address = address_find(c, ip);
-	return address && owner_writes(address->owner);
+	const struct class *class = address ? address->crossing->class : prefix_of(c, ip)->class;
+	*held = address;
+	return class ? class->id : PS_CLASS_NONE;
 }
 
 /* The entry is the network's again, if one is of this address alone: it is written when classes have their numbers. */
@@ -355,6 +361,7 @@ static void address_free(struct compiler *c, struct address *address)
 	struct prefix *prefix = prefix_of(c, &address->ip);
 	address_leave(c, address);
 	address_write(c, &address->ip, NULL);
+	backend_touch(c, &address->ip);
 	if (prefix_is_address(prefix))
 		prefix_touch(c, prefix);
 	link_remove(&address->dirty);
@@ -404,16 +411,17 @@ static void address_emit(struct compiler *c, struct address *address)
 	const struct holder *owner = address->owner;
 	struct ps_addr value = {.class_id = address->crossing->class->id};
 	c->work.addresses++;
-	if (!owner_writes(owner)) {
-		const struct prefix *prefix = address->crossing->prefix;
-		address_write_network(c, &address->ip, prefix_is_address(prefix) ? prefix->class : NULL);
-		return;
-	}
 	if (owner->endpoint) {
 		endpoint_describe(owner->endpoint, &value);
 		endpoint_touch(c, owner->endpoint);
 	}
+	LINKS_EACH(at, &address->claims)
+	{
+		if (OWNER_OF(at, struct claim, in_address)->holder->object->kind == KIND_NODE)
+			value.flags |= PS_ADDR_NODE;
+	}
 	address_write(c, &address->ip, &value);
+	backend_touch(c, &address->ip);
 }
 
 void addresses_emit(struct compiler *c)

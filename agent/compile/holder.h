@@ -45,9 +45,9 @@ void holder_update(struct compiler *c, const struct object *old, const struct ob
 void address_touch(struct compiler *c, struct address *address, unsigned what);
 struct address *address_find(const struct compiler *c, const struct ip *ip); /* or NULL */
 void addresses_touch_all(struct compiler *c);                                /* to be placed anew */
-/* Has its holder an entry in table addr4, addr6? */
-bool address_written(const struct compiler *c, const struct ip *ip);
-/* The entry of an address that is a network of its own, and whose holder has none; class NULL: no entry. */
+/* The number of its class, by the longest network when nobody holds it; once classes are numbered. */
+uint32_t address_class(const struct compiler *c, const struct ip *ip, bool *held);
+/* The entry of an address that is a network of its own and that nobody holds; class NULL: no entry. */
 void address_write_network(struct compiler *c, const struct ip *ip, const struct class *class);
 /* The profile of this group is another one. */
 void holders_profile_changed(struct compiler *c, struct group *group);

@@ -63,6 +63,86 @@ static struct ps_verdict verdict_find(
 	return verdict ? *verdict : (struct ps_verdict){0};
 }
 
+/* ---- Services (bpf/service.h) ---- */
+
+/* A node port is every node's address'. */
+static const struct ps_service *service_find(
+	const struct tables *tables, const struct judge_query *query, const struct ps_addr *destination)
+{
+	struct ps_key_service4 key4 = {.port = query->port, .protocol = query->protocol};
+	struct ps_key_service6 key6 = {.port = query->port, .protocol = query->protocol};
+	bool four = query->destination.family == 4;
+	enum table_id table = four ? TABLE_service4 : TABLE_service6;
+	const void *key = four ? (const void *)&key4 : &key6;
+	memcpy(&key4.addr, query->destination.bytes + 12, sizeof(key4.addr));
+	memcpy(key6.addr, query->destination.bytes, sizeof(key6.addr));
+	const struct ps_service *service = tables_get(tables, table, key);
+	if (service || !(destination->flags & PS_ADDR_NODE))
+		return service;
+	key4.addr = 0;
+	memset(key6.addr, 0, sizeof(key6.addr));
+	return tables_get(tables, table, key);
+}
+
+struct opinions {
+	struct ps_verdict allowed, refused; /* the first of each */
+	bool allows, refuses;
+	bool stuck;  /* a refused one is this node itself: no hook follows that could refuse */
+	bool parted; /* allowed, but not by all means handed to the same proxy */
+};
+
+static void opinion_add(struct opinions *all, const struct ps_verdict *verdict, const struct ps_backend *kind)
+{
+	if (verdict->action == PS_ACTION_DENY) {
+		if (!all->refuses)
+			all->refused = *verdict;
+		all->refuses = true;
+		all->stuck |= kind->flags & PS_BACKEND_NODE;
+		return;
+	}
+	if (!all->allows)
+		all->allowed = *verdict;
+	else if (all->allowed.action != verdict->action || all->allowed.proxy != verdict->proxy)
+		all->parted = true;
+	all->allows = true;
+}
+
+/* InterceptPolicy is about the address that the proxy will see; only where that matches no rule, about the backends.
+ * Then all of them must go the same way. */
+static struct ps_verdict opinions_steer(const struct opinions *all, const struct ps_verdict *own)
+{
+	struct ps_verdict verdict = all->allowed;
+	if (own->intercept_rule == PS_RULE_NONE && !all->parted)
+		return verdict;
+	verdict.intercept_rule = own->intercept_rule;
+	verdict.proxy = own->intercept_rule == PS_RULE_NONE ? PS_PROXY_NONE : own->proxy;
+	verdict.action = verdict.proxy == PS_PROXY_NONE ? PS_ACTION_ALLOW : PS_ACTION_INTERCEPT;
+	return verdict;
+}
+
+/* answer->egress is what the tables say of the Service's own address. Where nf_conntrack can be read. */
+static void service_judge(const struct tables *tables, const struct judge_query *query,
+	const struct ps_service *service, uint32_t profile, struct judge_answer *answer)
+{
+	struct opinions all = {0};
+	for (uint32_t i = 0; i < service->count; i++) {
+		const struct ps_backend *kind = &service->backend[i];
+		uint32_t port_class = port_class_of(tables, query->protocol, kind->port);
+		struct ps_verdict verdict = verdict_find(tables, profile, kind->class_id, PS_EGRESS, port_class);
+		opinion_add(&all, &verdict, kind);
+	}
+	bool unsure = !service->count || service->flags & PS_SERVICE_MORE || (all.allows && all.refuses);
+	answer->service = true;
+	if (all.stuck || (all.refuses && !unsure)) {
+		answer->egress = all.refused;
+	} else if (unsure) {
+		answer->pending = true;
+		answer->egress = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT};
+	} else {
+		answer->egress = opinions_steer(&all, &answer->egress);
+	}
+}
+
 /*
  * 1 what policy denies in either direction is not handed over
  * 2 egress rules of a local source
@@ -90,8 +170,12 @@ void tables_judge(const struct tables *tables, const struct judge_query *query, 
 		.egress_local = source.flags & PS_ADDR_LOCAL,
 		.ingress_local = destination.flags & PS_ADDR_LOCAL,
 	};
-	if (ret->egress_local)
+	if (ret->egress_local) {
+		const struct ps_service *service = service_find(tables, query, &destination);
 		ret->egress = verdict_find(tables, source.profile, destination.class_id, PS_EGRESS, port_class);
+		if (service)
+			service_judge(tables, query, service, source.profile, ret);
+	}
 	if (ret->ingress_local)
 		ret->ingress = verdict_find(tables, destination.profile, source.class_id, PS_INGRESS, port_class);
 	answer_conclude(ret, destination.flags & PS_ADDR_STEERED);

@@ -35,7 +35,8 @@ struct decision {
  *   this direction, it is isolated: refused. Selected by none: 3
  * 3 ClusterNetworkPolicies of the Baseline tier, as 1; Pass leads to 4
  * 4 allowed by default
- * 5 InterceptPolicies, of what is allowed, by priority, then name, then the place of the rule: Intercept or Bypass
+ * 5 InterceptPolicies, of what is allowed, by priority, then name, then the place of the rule: Intercept or Bypass.
+ *   What is refused is said beside the refusal (row_intercept)
  *
  * audit: as if the policies in audit mode were enforced too; otherwise they are not there.
  */
@@ -80,10 +81,26 @@ static struct decision steps_judge(const struct compiler *c, const struct row *r
 }
 
 /*
+ * 5, of an address that policy refuses: it may be a Service's, of which policy judges the backends while
+ * InterceptPolicy is about the address itself.
+ */
+static void row_intercept(const struct compiler *c, const struct row *row, struct place place, struct ps_verdict *ret)
+{
+	for (size_t i = 0; i < row->step_count; i++) {
+		const struct step *step = &row->steps[i];
+		if (step->stage != STAGE_INTERCEPT || step->flags & STEP_AUDIT || !step_covers(c, step, place))
+			continue;
+		ret->intercept_rule = step->rule;
+		ret->proxy = step->action == RULE_INTERCEPT ? step->proxy : PS_PROXY_NONE;
+		return;
+	}
+}
+
+/*
  * What is enforced, and beside it what would be if the policies in audit mode were enforced too. audit_rule: the one
  * that makes the difference; where there is none, the one of audit mode that would have decided the same.
  */
-static struct ps_verdict row_judge(const struct compiler *c, const struct row *row, struct place place)
+static struct ps_verdict row_compare(const struct compiler *c, const struct row *row, struct place place)
 {
 	struct ps_verdict verdict = steps_judge(c, row, place, false).verdict;
 	if (!row->audited)
@@ -108,6 +125,14 @@ static struct ps_verdict row_judge(const struct compiler *c, const struct row *r
 		verdict.flags |= PS_VERDICT_AUDIT_DENY;
 	if (with->reason == PS_REASON_ISOLATED)
 		verdict.flags |= PS_VERDICT_AUDIT_ISOLATED;
+	return verdict;
+}
+
+static struct ps_verdict row_judge(const struct compiler *c, const struct row *row, struct place place)
+{
+	struct ps_verdict verdict = row_compare(c, row, place);
+	if (verdict.action == PS_ACTION_DENY)
+		row_intercept(c, row, place, &verdict);
 	return verdict;
 }
 

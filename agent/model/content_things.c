@@ -15,6 +15,8 @@ enum content content_of(enum kind kind)
 		[KIND_WORKLOAD] = CONTENT_WORKLOAD,
 		[KIND_NETWORK_POLICY] = CONTENT_POLICY,
 		[KIND_CLUSTER_NETWORK_POLICY] = CONTENT_POLICY,
+		[KIND_SERVICE] = CONTENT_SERVICE,
+		[KIND_ENDPOINT_SLICE] = CONTENT_SLICE,
 		[KIND_TRANSPARENT_PROXY] = CONTENT_PROXY,
 		[KIND_INTERCEPT_POLICY] = CONTENT_POLICY,
 		[KIND_NODE_FILTER] = CONTENT_POLICY,
@@ -38,19 +40,24 @@ void content_read(struct object *object, const json_t *pruned)
 	case CONTENT_PROXY:
 		object->proxy = proxy_read(spec);
 		break;
+	case CONTENT_SERVICE:
+		object->service = service_read(pruned);
+		break;
+	case CONTENT_SLICE:
+		object->slice = slice_read(pruned);
+		break;
 	case CONTENT_NONE:
 		break;
 	}
 }
 
-static char *text_read(const json_t *object, const char *field)
+char *text_read(const json_t *object, const char *field)
 {
 	const char *text = json_string_value(json_object_get(object, field));
 	return str_dup(text ? text : "");
 }
 
-/* Adds an address unless it is there: Kubernetes lets a list say one twice. */
-static void ip_add(struct ip **list, size_t *count, const char *text)
+void ip_add(struct ip **list, size_t *count, const char *text)
 {
 	struct ip ip;
 	if (!text || ip_parse(text, &ip))
@@ -62,7 +69,7 @@ static void ip_add(struct ip **list, size_t *count, const char *text)
 	(*list)[(*count)++] = ip;
 }
 
-static uint8_t protocol_read(const char *text)
+uint8_t protocol_parse(const char *text)
 {
 	if (!text || !strcmp(text, "TCP"))
 		return PROTOCOL_TCP;
@@ -83,7 +90,7 @@ static void ports_add(struct workload *workload, const json_t *ports, const char
 		workload->ports[workload->port_count++] = (struct named_port){
 			.name = str_dup(name),
 			.port = (uint16_t)json_integer_value(json_object_get(port, number)),
-			.protocol = protocol_read(json_string_value(json_object_get(port, "protocol"))),
+			.protocol = protocol_parse(json_string_value(json_object_get(port, "protocol"))),
 		};
 	}
 }

@@ -138,6 +138,12 @@ static void content_free(struct object *object)
 		}
 		free(object->proxy);
 		break;
+	case CONTENT_SERVICE:
+		service_free(object->service);
+		break;
+	case CONTENT_SLICE:
+		slice_free(object->slice);
+		break;
 	case CONTENT_NONE:
 		break;
 	}

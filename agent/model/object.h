@@ -20,8 +20,8 @@
 	X(NAMESPACE, "Namespace", "v1", "namespaces", false, false, true)                                            \
 	X(NODE, "Node", "v1", "nodes", false, false, true)                                                           \
 	X(POD, "Pod", "v1", "pods", true, false, true)                                                               \
-	X(SERVICE, "Service", "v1", "services", true, false, false)                                                  \
-	X(ENDPOINT_SLICE, "EndpointSlice", "discovery.k8s.io/v1", "endpointslices", true, false, false)              \
+	X(SERVICE, "Service", "v1", "services", true, false, true)                                                   \
+	X(ENDPOINT_SLICE, "EndpointSlice", "discovery.k8s.io/v1", "endpointslices", true, false, true)               \
 	X(WORKLOAD, "Workload", PENSTOCK_API, "workloads", true, true, true)                                         \
 	X(NETWORK_POLICY, "NetworkPolicy", KUBE_NETWORKING, "networkpolicies", true, false, true)                    \
 	X(CLUSTER_NETWORK_POLICY, "ClusterNetworkPolicy", KUBE_POLICY, "clusternetworkpolicies", false, false, true) \

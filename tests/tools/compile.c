@@ -159,7 +159,7 @@ static json_t *verdict_json(const struct session *session, bool local, const str
 		const char *proxy = compiler_proxy_name(session->compiler, verdict->proxy);
 		json_object_set_new(json, "proxy", proxy ? json_string(proxy) : json_null());
 	}
-	if (verdict->intercept_rule != PS_RULE_NONE)
+	if (verdict->intercept_rule != PS_RULE_NONE && verdict->action != PS_ACTION_DENY)
 		json_object_set_new(json, "interceptRule", rule_json(session, verdict->intercept_rule));
 	if (verdict->flags & PS_VERDICT_AUDIT || verdict->audit_rule != PS_RULE_NONE)
 		json_object_set_new(json, "audit",
@@ -210,6 +210,10 @@ static json_t *query_answer(const struct session *session, const json_t *json)
 	json_t *ret = json_pack("{s:s, s:o, s:o}", "verdict", actions[answer.action], "egress",
 		verdict_json(session, answer.egress_local, &answer.egress), "ingress",
 		verdict_json(session, answer.ingress_local, &answer.ingress));
+	if (answer.service) {
+		json_object_set_new(ret, "service", json_true());
+		json_object_set_new(ret, "pending", json_boolean(answer.pending));
+	}
 	if (answer.action == PS_ACTION_INTERCEPT)
 		json_object_set_new(ret, "direction", json_string(answer.direction == PS_EGRESS ? "Egress" : "Ingress"));
 	return ret;
