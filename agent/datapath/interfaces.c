@@ -293,7 +293,8 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 	if (d->steering)
 		sockets_set(d, whole);
 	/* Somebody may have deleted them; lo takes IPv6's along when it goes down. */
-	if (d->steering && whole)
+	nftables_read(d);
+	if (d->steering && (whole || d->nftables.touched))
 		nftables_set(d);
 	if (d->steering && (whole || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX})))
 		return routes_set(&d->options, e);

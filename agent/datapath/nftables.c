@@ -19,6 +19,7 @@
 #include "agent/datapath/private.h"
 
 #define OUR_TABLE "penstock"
+#define CHANGES_SIZE (64u << 10)
 
 /* ---- one question to the kernel ---- */
 
@@ -101,6 +102,49 @@ static int table_replace(const struct datapath_options *options, struct error *e
 	return nft_run(commands, NULL, e);
 }
 
+/* ---- what others do to it ---- */
+
+/* Attribute 1 of every message about tables, chains and rules is the table's name. */
+static int note_change(const struct nlmsghdr *message, void *context)
+{
+	struct nftables *n = context;
+	const struct nlattr *attribute;
+	mnl_attr_for_each(attribute, message, sizeof(struct nfgenmsg)) if (mnl_attr_get_type(attribute) == NFTA_TABLE_NAME)
+		n->touched |=
+		mnl_attr_validate(attribute, MNL_TYPE_NUL_STRING) == 0 && strcmp(mnl_attr_get_str(attribute), OUR_TABLE) == 0;
+	return MNL_CB_OK;
+}
+
+static void changes_open(struct datapath *d)
+{
+	struct nftables *n = &d->nftables;
+	if (n->changes)
+		return;
+	n->changes = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (n->changes && mnl_socket_bind(n->changes, 1 << (NFNLGRP_NFTABLES - 1), MNL_SOCKET_AUTOPID) == 0 &&
+		news_add(d, mnl_socket_get_fd(n->changes)) == 0)
+		return;
+	log_debug(ROOM, "what others do to nftables is noticed late: %s", strerror(errno));
+	if (n->changes)
+		mnl_socket_close(n->changes);
+	n->changes = NULL;
+}
+
+void nftables_read(struct datapath *d)
+{
+	struct nftables *n = &d->nftables;
+	auto_free char *buffer = n->changes ? mem_alloc(CHANGES_SIZE) : NULL;
+	while (n->changes) {
+		ssize_t length = mnl_socket_recvfrom(n->changes, buffer, CHANGES_SIZE);
+		if (length > 0)
+			mnl_cb_run(buffer, length, 0, 0, note_change, n);
+		else if (length < 0 && errno == ENOBUFS) /* more than there was room for */
+			n->touched = true;
+		else if (length == 0 || errno != EINTR)
+			break;
+	}
+}
+
 /* ---- all together ---- */
 
 /* As it was listed after we made it. */
@@ -115,6 +159,8 @@ void nftables_set(struct datapath *d)
 {
 	struct nftables *n = &d->nftables;
 	struct error e = {0};
+	changes_open(d);
+	n->touched = false;
 	if (table_same(d))
 		return;
 	if (n->listed)
@@ -132,6 +178,9 @@ void nftables_set(struct datapath *d)
 
 void nftables_clear(struct datapath *d)
 {
+	if (d->nftables.changes)
+		mnl_socket_close(d->nftables.changes);
+	d->nftables.changes = NULL;
 	free(d->nftables.listed);
 	d->nftables.listed = NULL;
 }

@@ -211,14 +211,18 @@ int routes_count(void);
 /* ---- what keeps addresses of Services (nftables.c) ---- */
 
 struct nftables {
-	char *listed; /* our table as it was listed after we made it; NULL: it is not known to be there */
-	bool failed;  /* and that was said */
+	char *listed;               /* our table as it was listed after we made it; NULL: it is not known to be there */
+	bool failed;                /* and that was said */
+	struct mnl_socket *changes; /* what anybody does to tables, in news; NULL: only looked at with the interfaces */
+	bool touched;               /* ours, by somebody */
 };
 bool nftables_known(void); /* by this kernel */
 bool nftables_there(void); /* the table of some agent */
 /* Stands when rules and routes do. Made or mended; where that fails interception goes on without Services. */
 void nftables_set(struct datapath *datapath);
-void nftables_clear(struct datapath *datapath); /* only what this process remembers */
+/* Notes in `touched` what has arrived. */
+void nftables_read(struct datapath *datapath);
+void nftables_clear(struct datapath *datapath); /* only what this process has */
 int nftables_remove(struct error *e);           /* and it is gone */
 
 /* ---- interfaces (interfaces.c, claims.c) ---- */
@@ -325,6 +329,7 @@ void listeners_close(struct datapath *d);
 /* ---- pins that somebody removes (watch.c) ---- */
 
 int watch_open(struct datapath *d, struct error *e);
+int news_add(const struct datapath *d, int fd);
 void watch_close(struct datapath *d);
 /* Notes in net.touched and `suspicious` what has to be looked at. */
 void watch_read(struct datapath *d);

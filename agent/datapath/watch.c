@@ -23,7 +23,7 @@ static int watch_links(const struct datapath *d)
 		d->watch, pins_path(&d->pins, path, "links", NULL), IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR);
 }
 
-static int news_add(const struct datapath *d, int fd)
+int news_add(const struct datapath *d, int fd)
 {
 	struct epoll_event event = {.events = EPOLLIN};
 	return epoll_ctl(d->news, EPOLL_CTL_ADD, fd, &event);

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interception of addresses that kube-proxy translates: the table that keeps them, and what becomes of it."""
+import subprocess
+import time
+
 import pytest
 
 from kubeproxy import MODES, KubeProxy, endpoint_slice, service
 from lab import ALLOW, Probe
 from objects import intercept, proxy
 from scenes import eventually, member, serve
+from steering import Load
+from talk import Server, ask
+from test_listeners import FOUR, contained
 
 PROXY_PORT = 15001
 VIP = {4: "10.96.0.10", 6: "fd00:96::a"}
@@ -26,8 +32,8 @@ def cluster(lab, request):
     return lab
 
 
-def begin(lab, **config):
-    lab.running = lab.agent(**config)
+def begin(lab, agent=None):
+    lab.running = agent or lab.agent()
     lab.items = [member(name, pod, interface=pod.interface) for name, pod in lab.pods.items()]
     lab.handed = [proxy("gw", PROXY_PORT), intercept("web", {"name": "a"}, [
         {"name": "web", "action": "Intercept", "proxy": "gw", "protocols": [{"tcp": {"destinationPort": {"number": 80}}}],
@@ -62,12 +68,160 @@ def test_the_proxy_is_reached_at_the_services_address(cluster):
     assert answers(lab, lab.b) == backend(lab), "whom no rule selects"
     assert lab.running.api.metrics()("penstock_intercepted_connections_total", proxy="gw") == 2
 
-    nft(lab, "delete", "table", "inet", "penstock")
-    assert answers(lab, lab.a) != PROXY, "it is this table that does it"
-    lab.running.restart()
-    assert answers(lab, lab.a) == PROXY
     lab.running.kill9()
     assert answers(lab, lab.a) == PROXY, "it stays without an agent"
+    nft(lab, "delete", "table", "inet", "penstock")
+    assert not set(PROXY) & set(answers(lab, lab.a)), "it is this table that does it"
     lab.running.start()
+    assert answers(lab, lab.a) == PROXY
     lab.running.api.delete_object("InterceptPolicy", "", "web")
     assert answers(lab, lab.a) == backend(lab)
+
+
+@pytest.fixture
+def node(lab):
+    """The same without kube-proxy, and a table of somebody else's."""
+    lab.a, lab.b = lab.pod("a"), lab.pod("b")
+    begin(lab)
+    lab.node.run("nft", "-f", "-", input="table inet foreign { chain c { type nat hook prerouting priority -101; "
+                 "ip daddr 192.0.2.1 dnat ip to 192.0.2.2; }\n}\n")
+    lab.running.api.put_state(lab.items + lab.handed)
+    return lab
+
+
+def table(lab):
+    return nft(lab, *TABLE, check=False)
+
+
+def test_what_others_do_to_it_is_mended_at_once(node):
+    lab = node
+    made, foreign = table(lab), nft(lab, "list", "table", "inet", "foreign")
+    assert made.count("0x60000000 == 0x20000000 dnat") == 2 and answers(lab, lab.a) == PROXY
+    handle = nft(lab, "-a", *TABLE).split("ip6 daddr # handle ")[1].split()[0]
+    for damage in ("delete table inet penstock", "flush table inet penstock", "delete chain inet penstock intercepted",
+                   f"delete rule inet penstock intercepted handle {handle}", "insert rule inet penstock intercepted return",
+                   "add chain inet penstock more { type filter hook forward priority 0; policy drop; }"):
+        if damage.startswith("delete rule"):
+            handle = nft(lab, "-a", *TABLE).split("ip6 daddr # handle ")[1].split()[0]
+            damage = f"delete rule inet penstock intercepted handle {handle}"
+        if damage.startswith("delete chain"):
+            damage = f"flush chain inet penstock intercepted; {damage}"
+        nft(lab, *damage.split())
+        eventually(lambda: table(lab) == made, 1)
+        assert answers(lab, lab.a) == PROXY, damage
+    assert nft(lab, "list", "table", "inet", "foreign") == foreign
+    nft(lab, "flush", "ruleset")
+    eventually(lambda: table(lab) == made, 1)
+    assert answers(lab, lab.a) == PROXY
+
+
+def test_what_was_done_to_it_without_an_agent(node):
+    lab = node
+    made = table(lab)
+    lab.running.stop()
+    nft(lab, "flush", "table", "inet", "penstock")
+    lab.running.start()
+    assert table(lab) == made
+
+
+def test_others_may_do_what_they_want_with_theirs(node):
+    """kube-proxy's hundreds of changes do not make ours anew."""
+    lab = node
+    before = nft(lab, "-a", *TABLE)
+    lines = ["add table ip other", "delete table ip other", "add table ip other",
+             *[f"add chain ip other c{n}" for n in range(50)], *[f"add rule ip other c{n} accept" for n in range(50)], ""]
+    for _ in range(20):
+        lab.node.run("nft", "-f", "-", input="\n".join(lines))
+    time.sleep(0.2)
+    assert nft(lab, "-a", *TABLE) == before and "somebody changed" not in lab.running.log
+
+
+def test_another_mask(node):
+    lab = node
+    lab.running.stop()
+    lab.running.config["datapath"]["markMask"] = "0x00c00000"
+    lab.running.write_config()
+    lab.running.start()
+    assert table(lab).count("0x00c00000 == 0x00400000 dnat") == 2 and "0x6000" not in table(lab)
+    assert answers(lab, lab.a) == PROXY
+
+
+def test_never_a_moment_without_it(cluster):
+    """Connections without a pause while the agent is killed, started and made to make the table anew."""
+    lab = cluster
+    lab.running.api.put_state(lab.items + lab.handed)
+    lab.prober.close_listeners()
+    servers = [Server(lab.node, PROXY_PORT, "proxy", transparent=True), Server(lab.b, 8080, "b")]
+
+    def attempt():
+        who = ask(lab.a, VIP[4], timeout=3)
+        return isinstance(who, dict) and (who["server"], who["local"]) == ("proxy", [VIP[4], 80]) or who
+    eventually(lambda: attempt() is True)
+    load = Load(attempt)
+    try:
+        for _ in range(6):
+            load.grown(50)
+            lab.running.kill9()
+            lab.running.start()
+        load.grown(50)
+    finally:
+        seen = load.end()
+        for server in servers:
+            server.close()
+    assert [one for one in seen if one is not True] == [], f"of {len(seen)}"
+
+
+def test_uninstall_takes_it_away_and_nothing_else(node):
+    lab = node
+    foreign = nft(lab, "list", "table", "inet", "foreign")
+    lab.running.stop()
+    lab.running.uninstall()
+    assert nft(lab, "list", "ruleset") == foreign
+    lab.running.uninstall()
+
+
+def test_without_nftables_interception_goes_on(lab):
+    """A table of our name that belongs to a living process: nobody else may touch it."""
+    owner = lab.node.popen("nft", "-i", stdin=subprocess.PIPE, text=True)
+    try:
+        owner.stdin.write("add table inet penstock { flags owner; }\n")
+        owner.stdin.flush()
+        eventually(lambda: "owner" in table(lab))
+        lab.a, lab.b = lab.pod("a"), lab.pod("b")
+        begin(lab)
+        lab.running.api.put_state(lab.items + lab.handed)
+        assert answers(lab, lab.a) == PROXY, "nobody translates here"
+        assert lab.running.log.count("reach no proxy: nftables: ") == 1
+        assert "dnat" not in table(lab)
+        lab.running.stop()
+        done = lab.running.uninstall(check=False)
+        assert done.returncode != 0 and "nftables" in done.stderr, done
+        lab.running.start()
+    finally:
+        owner.stdin.close()
+        owner.wait()
+    eventually(lambda: "owner" not in table(lab))
+    lab.running.restart()
+    assert table(lab).count("dnat") == 2
+
+
+def test_net_admin_is_enough(lab):
+    lab.a, lab.b = lab.pod("a"), lab.pod("b")
+    begin(lab, contained(lab, FOUR))
+    lab.running.api.put_state(lab.items + lab.handed)
+    assert table(lab).count("dnat") == 2
+    nft(lab, "delete", "table", "inet", "penstock")
+    eventually(lambda: table(lab).count("dnat") == 2, 1)
+    lab.running.stop()
+
+
+def test_check_says_whether_it_is_there(node):
+    lab = node
+
+    def said():
+        out = lab.node.run(lab.running.binary, "--config", lab.running.config_path, "--check").stdout
+        return next(line for line in out.splitlines() if "inet penstock" in line).split(": ", 1)[1]
+    assert said() == "yes"
+    lab.running.stop()
+    lab.running.uninstall()
+    assert said().startswith("no, ")
