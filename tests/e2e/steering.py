@@ -175,7 +175,7 @@ class World(Lab):
 
     def owns(self, listener):
         """Not of an earlier test."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, KeyError):  # its process has ended meanwhile
             session = os.getsid(listener["pid"])
             return session in [process.pid for one in self.proxies for process in one.generations] or \
                 (self.fronts and listener["pid"] == os.getpid())
