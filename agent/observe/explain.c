@@ -15,22 +15,35 @@
 
 /* ---- who they are ---- */
 
+/* ", Pod shop/web", or what else it is; the caller frees. */
+static char *end_text(const struct telling *t, enum explain_end_name end)
+{
+	const struct object *object = t->subjects[end].object, *service = t->backends.service;
+	if (end == EXPLAIN_SOURCE && t->answer.node)
+		return str_dup("");
+	if (end == EXPLAIN_DESTINATION && t->answer.service && service)
+		return str_format(", %s port of Service %s/%s%s%s", t->answer.node_port ? "a node" : "a", service->namespace,
+			service->name, *t->backends.port->name ? ", " : "", t->backends.port->name);
+	if (object)
+		return str_format(
+			", %s %s%s%s", kinds[object->kind].kind, object->namespace, *object->namespace ? "/" : "", object->name);
+	return str_dup(", an address that no object has");
+}
+
 static void end_step(struct telling *t, enum explain_end_name end)
 {
-	const struct explain_subject *subject = &t->subjects[end];
 	const struct explain_answer *a = &t->answer;
 	bool source = end == EXPLAIN_SOURCE;
 	const struct explain_side *own = source ? &a->egress : &a->ingress;
 	uint32_t class_id = source ? a->ingress.class_id : a->egress.class_id; /* it is the other side's peer */
 	char ip[ADDR_TEXT_MAX];
-	ip_format(&subject->ip, ip);
-	const struct object *object = subject->object;
-	auto_free char *name = object ? str_format(", %s %s%s%s", kinds[object->kind].kind, object->namespace,
-										*object->namespace ? "/" : "", object->name)
-								  : str_dup(", an address that no object has");
-	if (source && a->node)
-		free(steal_pointer(&name));
-	explain_step(t, "%s: %s%s, %s; class %u%s", explain_end_names[end], ip, name ? name : "",
+	ip_format(&t->subjects[end].ip, ip);
+	auto_free char *name = end_text(t, end);
+	if (!source && a->service) {
+		explain_step(t, "%s: %s%s", explain_end_names[end], ip, name);
+		return;
+	}
+	explain_step(t, "%s: %s%s, %s; class %u%s", explain_end_names[end], ip, name,
 		source && a->node ? "this node itself"
 		: own->local      ? "local"
 						  : "not local: it has no interface on this node",
@@ -43,6 +56,8 @@ static void answer_render(struct telling *t)
 {
 	const struct explain_answer *a = &t->answer;
 	struct rule_name rule;
+	if (a->service)
+		explain_service_conclude(t);
 	end_step(t, EXPLAIN_SOURCE);
 	end_step(t, EXPLAIN_DESTINATION);
 	buffer_printf(t->out, "{\"verdict\":\"%s\"", explain_actions[a->action]);
@@ -50,8 +65,11 @@ static void answer_render(struct telling *t)
 	explain_side(t, PS_EGRESS, &a->egress);
 	explain_side(t, PS_INGRESS, &a->ingress);
 	explain_intercept(t, &rule, proxy);
+	explain_backends(t);
+	if (t->request->of_past)
+		explain_past(t);
 	explain_step(t, "revision %" PRIu64 ", generation %u of the kernel's tables", a->revision, a->generation);
-	buffer_printf(t->out, ",\"backends\":[],\"revision\":%" PRIu64 ",\"steps\":[%s]}\n", a->revision, t->steps.data);
+	buffer_printf(t->out, ",\"revision\":%" PRIu64 ",\"steps\":[%s]}\n", a->revision, t->steps.data);
 	buffer_free(&t->steps);
 }
 
@@ -68,6 +86,10 @@ static bool telling_try(struct telling *t, bool last, struct errors *errors)
 		.protocol = explain_protocol_number(t->request->protocol, t->subjects[EXPLAIN_SOURCE].ip.family),
 		.port = t->request->port,
 	};
+	if (backends_find(t->snapshot, &t->query.destination, t->query.protocol, t->query.port, &t->backends)) {
+		t->query.targets = t->backends.targets;
+		t->query.target_count = t->backends.count;
+	}
 	if (t->source->ask(t->source->context, &t->query, &t->answer, &e) < 0)
 		errors_add_error(errors, &e);
 	t->same = t->answer.revision == t->snapshot->revision;
@@ -91,6 +113,7 @@ void explain_body(
 		done = !snapshot || telling_try(&t, i == NAMES_TRIES, errors);
 		if (done && !errors->total)
 			answer_render(&t);
+		backends_clear(&t.backends);
 		snapshot_put(snapshot);
 		rule_list_put(rules);
 		if (!done)

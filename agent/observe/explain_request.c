@@ -16,8 +16,10 @@ static const struct {
 	const char *name;
 	uint8_t number[2]; /* IPv4, IPv6 */
 	bool ports;
-} protocols[] = {{"TCP", {6, 6}, true}, {"UDP", {17, 17}, true}, {"SCTP", {132, 132}, true}, {"ICMP", {1, 58}, false}};
+} protocols[] = {{"TCP", {6, 6}, true}, {"UDP", {17, 17}, true}, {"SCTP", {132, 132}, true}, {"ICMP", {1, 58}, false},
+	{"ICMPv6", {58, 58}, false}};
 #define PROTOCOLS (sizeof(protocols) / sizeof(protocols[0]))
+#define PROTOCOLS_ASKED (PROTOCOLS - 1) /* the last is only a record's */
 
 uint8_t explain_protocol_number(const char *protocol, uint8_t family)
 {
@@ -101,14 +103,14 @@ static void end_read(const json_t *body, enum explain_end_name end, struct expla
 }
 
 /* The protocol's place in the table; PROTOCOLS after an error. */
-static size_t protocol_read(const json_t *body, struct errors *errors)
+static size_t protocol_read(const json_t *body, const char *pointer, size_t count, struct errors *errors)
 {
 	const json_t *json = member(body, "protocol");
 	const char *name = json ? json_string_value(json) : "TCP";
-	for (size_t i = 0; name && i < PROTOCOLS; i++)
+	for (size_t i = 0; name && i < count; i++)
 		if (strcmp(protocols[i].name, name) == 0)
 			return i;
-	errors_add(errors, ERROR_INVALID, "/protocol", "one of TCP, UDP, SCTP and ICMP is wanted");
+	errors_add(errors, ERROR_INVALID, pointer, "one of TCP, UDP, SCTP and ICMP is wanted");
 	return PROTOCOLS;
 }
 
@@ -143,6 +145,67 @@ static uint8_t family_read(const json_t *body, struct errors *errors)
 	return 0;
 }
 
+/* ---- a flow record ---- */
+
+static void flow_end_read(const json_t *flow, enum explain_end_name end, struct explain_end *ret, struct errors *errors)
+{
+	char pointer[POINTER_MAX], field[2 * POINTER_MAX];
+	const json_t *json = member(flow, explain_end_names[end]), *ip = member(json, "ip");
+	snprintf(pointer, sizeof(pointer), "/flow/%s", explain_end_names[end]);
+	snprintf(field, sizeof(field), "%s/ip", pointer);
+	if (!json_is_object(json))
+		errors_add(errors, ERROR_INVALID, pointer, json ? "an object is wanted here" : "required");
+	else if (!json_is_string(ip))
+		errors_add(errors, ERROR_INVALID, field, ip ? "a string is wanted here" : "required");
+	else
+		ip_read(json_string_value(ip), field, ret, errors);
+}
+
+/* 0: the record does not say. */
+static uint16_t flow_port_read(const json_t *flow, enum explain_end_name end, struct errors *errors)
+{
+	char pointer[POINTER_MAX];
+	const json_t *port = member(member(flow, explain_end_names[end]), "port");
+	json_int_t value = json_integer_value(port);
+	snprintf(pointer, sizeof(pointer), "/flow/%s/port", explain_end_names[end]);
+	if (port && !json_is_integer(port))
+		errors_add(errors, ERROR_INVALID, pointer, "a number is wanted here");
+	else if (value < 0 || value > 65535)
+		errors_add(errors, ERROR_INVALID, pointer, "%lld is not a port", (long long)value);
+	else
+		return (uint16_t)value;
+	return 0;
+}
+
+/* As /v1/flows says it, whatever else it says. */
+static void flow_read(const json_t *body, struct explain_request *ret, struct errors *errors)
+{
+	static const char *const known[] = {"flow", NULL};
+	const json_t *flow = member(body, "flow");
+	unknown_check(body, "", known, errors);
+	if (!json_is_object(flow)) {
+		errors_add(errors, ERROR_INVALID, "/flow", "a flow record is wanted here");
+		return;
+	}
+	for (int end = 0; end < EXPLAIN_ENDS; end++)
+		flow_end_read(flow, end, &ret->ends[end], errors);
+	if (ret->ends[0].given && ret->ends[1].given && ret->ends[0].ip.family != ret->ends[1].ip.family) {
+		errors_add(errors, ERROR_INVALID, "/flow/destination/ip", "not an IPv%d address", ret->ends[0].ip.family);
+		ret->ends[1].given = false;
+	}
+	if (!member(flow, "protocol"))
+		errors_add(errors, ERROR_INVALID, "/flow/protocol", "required");
+	size_t protocol = member(flow, "protocol") ? protocol_read(flow, "/flow/protocol", PROTOCOLS, errors) : PROTOCOLS;
+	bool ports = protocol < PROTOCOLS && protocols[protocol].ports;
+	flow_port_read(flow, EXPLAIN_SOURCE, errors);
+	uint16_t port = flow_port_read(flow, EXPLAIN_DESTINATION, errors);
+	ret->protocol = protocol < PROTOCOLS ? protocols[protocol].name : NULL;
+	ret->port = ports ? port : 0; /* of an echo it is the identifier */
+	ret->of_past = true;
+	past_read(flow, &ret->past, errors);
+	ret->past.portless = ports && !port;
+}
+
 void explain_request_read(const char *body, size_t length, struct explain_request *ret, struct errors *errors)
 {
 	static const char *const known[] = {"source", "destination", "protocol", "port", "family", NULL};
@@ -156,11 +219,13 @@ void explain_request_read(const char *body, size_t length, struct explain_reques
 	}
 	if (!json_is_object(json)) {
 		errors_add(errors, ERROR_INVALID, "", "an object is wanted here");
+	} else if (json_object_get(json, "flow")) {
+		flow_read(json, ret, errors);
 	} else {
 		unknown_check(json, "", known, errors);
 		for (int end = 0; end < EXPLAIN_ENDS; end++)
 			end_read(json, end, &ret->ends[end], errors);
-		size_t protocol = protocol_read(json, errors);
+		size_t protocol = protocol_read(json, "/protocol", PROTOCOLS_ASKED, errors);
 		ret->protocol = protocol < PROTOCOLS ? protocols[protocol].name : NULL;
 		ret->port = port_read(json, protocol, errors);
 		ret->family = family_read(json, errors);
@@ -174,6 +239,7 @@ void explain_request_clear(struct explain_request *request)
 		free(request->ends[end].namespace);
 		free(request->ends[end].name);
 	}
+	past_clear(&request->past);
 	*request = (struct explain_request){0};
 }
 

@@ -5,6 +5,7 @@
 
 #include "agent/base/error.h"
 #include "agent/datapath/datapath.h"
+#include "agent/observe/explain_past.h"
 #include "agent/state/snapshot.h"
 
 struct explain_end {
@@ -20,6 +21,8 @@ struct explain_request {
 	const char *protocol; /* "TCP", …; NULL after an error */
 	uint16_t port;        /* 0: the protocol has none */
 	uint8_t family;       /* 4, 6; 0: not said */
+	bool of_past;         /* it is a flow record: */
+	struct explain_past past;
 };
 /* Adds an error for everything that is wrong; what can be used stands in *ret either way. */
 void explain_request_read(const char *body, size_t length, struct explain_request *ret, struct errors *errors);

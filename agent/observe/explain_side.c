@@ -128,37 +128,47 @@ static void passes_step(struct telling *t, enum ps_direction direction, const st
 	}
 }
 
-/* Neither the node itself nor a Service's address is asked about here: no policy, and its backends' policy. */
+/* Of a Service the side speaks for one backend. False: there is none. */
+static bool ends_find(const struct telling *t, enum ps_direction direction, struct matching *question)
+{
+	const struct explain_target *about = t->about[direction];
+	struct ip ips[EXPLAIN_ENDS] = {t->query.source, about ? about->ip : t->query.destination};
+	enum explain_end_name own = direction == PS_EGRESS ? EXPLAIN_SOURCE : EXPLAIN_DESTINATION;
+	question->port = about ? about->port : t->query.port;
+	question->subject.ip = ips[own];
+	question->peer.ip = ips[EXPLAIN_DESTINATION - own];
+	question->subject.object = address_owner(t->snapshot, &question->subject.ip);
+	question->peer.object = address_owner(t->snapshot, &question->peer.ip);
+	return about || !t->answer.service;
+}
+
+static void matching_tell(struct telling *t, enum ps_direction direction, const struct explain_side *side)
+{
+	const char *word = explain_direction_words[direction];
+	struct matching question = {
+		.snapshot = t->snapshot, .direction = (enum direction)direction, .protocol = t->query.protocol};
+	auto_free struct matched *list = NULL;
+	if (!ends_find(t, direction, &question))
+		return;
+	size_t count = matching_rules(&question, &list);
+	passes_step(t, direction, list, count);
+	if (side->verdict.reason == PS_REASON_ISOLATED && explain_refuses(side))
+		isolation_step(t, direction, list, count);
+	if (agrees(t, side, list, count))
+		shadows_list(t, direction, side, list, count);
+	else
+		explain_step(t, "%s: not the rule that the objects would let decide; what it shadows is left out", word);
+}
+
+/* The node itself is asked nothing. */
 static void shadows_render(struct telling *t, enum ps_direction direction, const struct explain_side *side)
 {
-	enum explain_end_name own = direction == PS_EGRESS ? EXPLAIN_SOURCE : EXPLAIN_DESTINATION;
-	struct matching question = {.snapshot = t->snapshot,
-		.direction = (enum direction)direction,
-		.protocol = t->query.protocol,
-		.port = t->query.port};
-	struct matching_end *ends[] = {&question.subject, &question.peer};
 	buffer_puts(t->out, ",\"shadows\":[");
-	if (side->verdict.reason != PS_REASON_NODE && !t->answer.service && t->same) {
-		auto_free struct matched *list = NULL;
-		for (int i = 0; i < 2; i++) {
-			ends[i]->ip = t->subjects[i ? EXPLAIN_ENDS - 1 - own : own].ip;
-			ends[i]->object = address_owner(t->snapshot, &ends[i]->ip);
-		}
-		size_t count = matching_rules(&question, &list);
-		passes_step(t, direction, list, count);
-		if (side->verdict.reason == PS_REASON_ISOLATED && explain_refuses(side))
-			isolation_step(t, direction, list, count);
-		if (agrees(t, side, list, count))
-			shadows_list(t, direction, side, list, count);
-		else
-			explain_step(t,
-				"%s: the rule that decided is not the one that the objects would let decide; what it shadows is left "
-				"out",
-				explain_direction_words[direction]);
-	} else if (!t->same) {
-		explain_step(t, "%s: the tables change faster than the objects can be read; what the rule shadows is left out",
+	if (!t->same)
+		explain_step(t, "%s: the tables change faster than the objects are read; what the rule shadows is left out",
 			explain_direction_words[direction]);
-	}
+	else if (side->verdict.reason != PS_REASON_NODE)
+		matching_tell(t, direction, side);
 	buffer_puts(t->out, "]");
 }
 
@@ -171,6 +181,8 @@ static void side_step(struct telling *t, enum ps_direction direction, const stru
 	if (!side->local) {
 		explain_step(
 			t, "%s: not judged here, the %s is not local", word, direction == PS_EGRESS ? "source" : "destination");
+	} else if (direction == PS_EGRESS && t->pending && t->answer.pending) {
+		explain_step(t, "%s: left to the hook where it leaves, no one answer holds for all backends", word);
 	} else if (side->verdict.reason == PS_REASON_NODE) {
 		explain_step(t, "%s: Allow, the node itself may always reach its workloads (datapath.allowLocalHost)", word);
 	} else {

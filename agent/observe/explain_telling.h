@@ -3,7 +3,9 @@
 #ifndef PENSTOCK_EXPLAIN_TELLING_H
 #define PENSTOCK_EXPLAIN_TELLING_H
 
+#include "agent/observe/backends.h"
 #include "agent/observe/explain.h"
+#include "agent/observe/explain_past.h"
 #include "agent/observe/explain_request.h"
 #include "agent/observe/matching.h"
 #include "agent/observe/rule_list.h"
@@ -16,8 +18,11 @@ struct telling {
 	struct explain_subject subjects[EXPLAIN_ENDS];
 	struct explain_query query;
 	struct explain_answer answer;
-	bool same;           /* tables and names are of one revision */
-	struct buffer steps; /* JSON strings, with commas */
+	struct backends backends; /* of the Service whose address the destination is; service NULL: of none */
+	const struct explain_target *about[PS_DIRECTION_COUNT]; /* of a Service: the backend that the side speaks for */
+	bool pending;                                           /* the backend that is chosen later decides */
+	bool same;                                              /* tables and names are of one revision */
+	struct buffer steps;                                    /* JSON strings, with commas */
 	struct buffer *out;
 };
 
@@ -52,9 +57,12 @@ char *rule_text(const struct telling *t, uint32_t id);
 
 /* ,"egress":{…} or null, and the steps of it. */
 void explain_side(struct telling *t, enum ps_direction direction, const struct explain_side *side);
-/* {"verdict","rule"} of a backend, or null. */
+/* {"verdict","rule","reason"} of a backend, or null. */
 void explain_side_brief(struct telling *t, const struct explain_side *side);
 bool explain_refuses(const struct explain_side *side);
+
+void explain_service_conclude(struct telling *t);
+void explain_backends(struct telling *t);
 
 const char *explain_proxy(struct telling *t, struct rule_name *rule); /* ,"proxy":…; whose rule it is */
 void explain_intercept(struct telling *t, const struct rule_name *rule, const char *proxy);

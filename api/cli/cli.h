@@ -17,7 +17,7 @@ struct cli {
 	struct client *client;
 	/* options */
 	const char *socket, *owner, *namespace, *selector;
-	const char *port, *protocol, *family;
+	const char *port, *protocol, *family, *flow;
 	const char **files; /* NULL-terminated */
 	bool force, dry_run, quarantine;
 	enum output output;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* penstock explain: a question in words, and the answer for people. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,29 @@ static char *question_make(struct cli *cli)
 	return text;
 }
 
+/* The request about a flow record; NULL after saying what is wrong. */
+static char *flow_make(struct cli *cli)
+{
+	json_error_t wrong;
+	bool standard = strcmp(cli->flow, "-") == 0;
+	FILE *file = standard ? stdin : fopen(cli->flow, "re");
+	if (!file) {
+		cli_usage(cli, "%s: %s", cli->flow, strerror(errno));
+		return NULL;
+	}
+	json_t *flow = json_loadf(file, JSON_REJECT_DUPLICATES, &wrong);
+	if (!standard)
+		fclose(file);
+	if (!flow) {
+		cli_usage(cli, "%s: line %d: %s", standard ? "standard input" : cli->flow, wrong.line, wrong.text);
+		return NULL;
+	}
+	json_t *question = json_pack("{s:o}", "flow", flow);
+	char *text = json_dumps(question, JSON_COMPACT);
+	json_decref(question);
+	return text;
+}
+
 static const char *text_of(const json_t *json, const char *member)
 {
 	const char *text = json_string_value(json_object_get(json, member));
@@ -79,10 +103,90 @@ static void rule_add(struct table *table, const json_t *rule)
 
 static void side_add(struct table *table, const char *name, const json_t *side)
 {
+	const json_t *shadows = json_object_get(side, "shadows"), *audit = json_object_get(side, "audit");
 	table_cell(table, name);
 	table_cell(table, json_is_object(side) ? text_of(side, "verdict") : "not local");
 	table_cell(table, text_of(side, "reason"));
 	rule_add(table, json_object_get(side, "rule"));
+	if (json_is_object(audit)) {
+		table_cell(table, "  audit");
+		table_cell(table, text_of(audit, "verdict"));
+		table_cell(table, "");
+		rule_add(table, json_object_get(audit, "rule"));
+	}
+	for (size_t at = 0; at < json_array_size(shadows); at++) {
+		const json_t *shadow = json_array_get(shadows, at);
+		table_cell(table, "  shadowed");
+		table_cell(table, text_of(shadow, "action"));
+		table_cell(table, "");
+		rule_add(table, json_object_get(shadow, "rule"));
+	}
+}
+
+static void backend_add(struct table *table, const json_t *backend)
+{
+	static const char *const sides[] = {"egress", "ingress"};
+	const char *workload = text_of(backend, "workload"), *ip = text_of(backend, "ip");
+	char port[16];
+	struct buffer place = {0};
+	snprintf(port, sizeof(port), "%lld", (long long)json_integer_value(json_object_get(backend, "port")));
+	buffer_printf(&place, strchr(ip, ':') ? "[%s]:%s" : "%s:%s", ip, port);
+	for (int at = 0; at < 2; at++) {
+		const json_t *side = json_object_get(backend, sides[at]);
+		if (at && !json_is_object(side))
+			continue;
+		table_cell(table, at ? "" : place.data);
+		table_cell(table, at                                               ? ""
+						  : *workload                                      ? workload
+						  : json_is_true(json_object_get(backend, "node")) ? "this node"
+																		   : "");
+		table_cell(table, sides[at]);
+		table_cell(table, json_is_object(side) ? text_of(side, "verdict") : "not local");
+		rule_add(table, json_object_get(side, "rule"));
+	}
+	buffer_free(&place);
+}
+
+static void backends_show(const json_t *backends, struct buffer *out)
+{
+	struct table table;
+	if (!json_array_size(backends))
+		return;
+	buffer_printf(out, "\nBackends of Service %s:\n", text_of(json_array_get(backends, 0), "service"));
+	table_init(&table, 5);
+	for (size_t at = 0; at < json_array_size(backends); at++)
+		backend_add(&table, json_array_get(backends, at));
+	table_render(&table, "  ", out);
+}
+
+static void past_show(const json_t *past, struct buffer *out)
+{
+	const json_t *rule = json_object_get(past, "rule"), *revision = json_object_get(past, "revision");
+	if (!json_is_object(past))
+		return;
+	buffer_printf(out, "Then: %s, %s", text_of(past, "verdict"), text_of(past, "reason"));
+	if (json_is_integer(revision))
+		buffer_printf(out, ", revision %lld", (long long)json_integer_value(revision));
+	if (json_is_object(rule) && !json_is_true(json_object_get(rule, "exists")))
+		buffer_puts(out, "; that rule is not there any more");
+	else if (json_is_true(json_object_get(rule, "changedSince")))
+		buffer_puts(out, "; its policy has been changed since");
+	buffer_printf(out, "\n%s\n\n", text_of(past, "explanation"));
+}
+
+/* "Allow: shop/web -> 10.0.0.9 TCP/80, revision 7", or "Today: Allow, revision 7" */
+static void head_show(const struct cli *cli, const json_t *answer, struct buffer *out)
+{
+	bool pending = json_is_true(json_object_get(answer, "pending"));
+	const char *verdict = pending ? "Allow or Deny, by the backend" : text_of(answer, "verdict");
+	if (cli->flow)
+		buffer_printf(out, "Today: %s", verdict);
+	else
+		buffer_printf(out, "%s: %s -> %s %s%s%s", verdict, cli->words[0], cli->words[1], cli->protocol,
+			cli->port ? "/" : "", cli->port ? cli->port : "");
+	if (json_is_object(json_object_get(answer, "intercept")))
+		buffer_printf(out, " to proxy %s", text_of(answer, "proxy"));
+	buffer_printf(out, ", revision %lld\n\n", (long long)json_integer_value(json_object_get(answer, "revision")));
 }
 
 static void answer_show(const struct cli *cli, const json_t *answer)
@@ -91,11 +195,8 @@ static void answer_show(const struct cli *cli, const json_t *answer)
 	const json_t *steps = json_object_get(answer, "steps");
 	struct buffer out = {0};
 	struct table table;
-	buffer_printf(&out, "%s: %s -> %s %s%s%s", text_of(answer, "verdict"), cli->words[0], cli->words[1], cli->protocol,
-		cli->port ? "/" : "", cli->port ? cli->port : "");
-	if (json_is_object(intercept))
-		buffer_printf(&out, " to proxy %s", text_of(answer, "proxy"));
-	buffer_printf(&out, ", revision %lld\n\n", (long long)json_integer_value(json_object_get(answer, "revision")));
+	past_show(json_object_get(answer, "past"), &out);
+	head_show(cli, answer, &out);
 	table_init(&table, 4);
 	side_add(&table, "egress", json_object_get(answer, "egress"));
 	side_add(&table, "ingress", json_object_get(answer, "ingress"));
@@ -106,6 +207,7 @@ static void answer_show(const struct cli *cli, const json_t *answer)
 		rule_add(&table, json_object_get(intercept, "rule"));
 	}
 	table_render(&table, "", &out);
+	backends_show(json_object_get(answer, "backends"), &out);
 	buffer_puts(&out, "\n");
 	for (size_t at = 0; at < json_array_size(steps); at++)
 		if (json_is_string(json_array_get(steps, at)))
@@ -114,12 +216,24 @@ static void answer_show(const struct cli *cli, const json_t *answer)
 	buffer_free(&out);
 }
 
+/* The body to ask with; NULL after saying what is wrong. */
+static char *body_make(struct cli *cli)
+{
+	if (cli->flow && (cli->word_count || cli->port || cli->protocol || cli->family || cli->namespace))
+		cli_usage(cli, "a flow record says itself what it is about");
+	else if (cli->flow)
+		return flow_make(cli);
+	else if (cli->word_count != 2)
+		cli_usage(cli, "a source and a destination are wanted");
+	else
+		return question_make(cli);
+	return NULL;
+}
+
 int command_explain(struct cli *cli)
 {
 	json_t *answer = NULL;
-	if (cli->word_count != 2)
-		return cli_usage(cli, "a source and a destination are wanted");
-	auto_free char *question = question_make(cli);
+	auto_free char *question = body_make(cli);
 	if (!question)
 		return CODE_USAGE;
 	int code = cli_call(cli, "POST", "/v1/explain", question, NULL, "", &answer);

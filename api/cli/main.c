@@ -43,15 +43,17 @@ static const struct command commands[] = {
 		"  -n, --namespace NAME    where NAME is, default \"default\"\n" HELP_WRITE HELP_COMMON,
 		"fnoFd", command_delete},
 	{"explain", "say what would become of a connection, and why",
-		"usage: penstock explain SOURCE DESTINATION [--port N] [options]\n\n"
+		"usage: penstock explain SOURCE DESTINATION [--port N] [options]\n"
+		"       penstock explain --flow FILE|- [options]\n\n"
 		"Asks the kernel's live tables. SOURCE and DESTINATION are NAMESPACE/NAME of a Pod or Workload, a NAME, or an\n"
-		"IP address.\n\n"
+		"IP address, also a Service's. With --flow: what was decided then, and what would be today.\n\n"
+		"  --flow FILE         a flow record, as JSON; - is standard input\n"
 		"  --port N                the destination's port; TCP, UDP and SCTP need one\n"
 		"  --protocol NAME         TCP, UDP, SCTP or ICMP, default TCP\n"
 		"  --family NAME           IPv4 or IPv6, default IPv4 when both ends have an address\n"
 		"  -n, --namespace NAME    where a NAME is, default \"default\"\n"
 		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
-		"ptynO", command_explain},
+		"ptynOw", command_explain},
 	{"status", "show what the agent does and how it is",
 		"usage: penstock status [options]\n\n"
 		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
@@ -74,6 +76,7 @@ static const struct option options[] = {
 	{"port", required_argument, NULL, 'p'},
 	{"protocol", required_argument, NULL, 't'},
 	{"family", required_argument, NULL, 'y'},
+	{"flow", required_argument, NULL, 'w'},
 	{"socket", required_argument, NULL, 's'},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'v'},
@@ -148,6 +151,9 @@ static int set_option(struct cli *cli, int option)
 		break;
 	case 'y':
 		cli->family = optarg;
+		break;
+	case 'w':
+		cli->flow = optarg;
 		break;
 	case 's':
 		cli->socket = optarg;

@@ -234,6 +234,24 @@ def test_explain_names_the_rules(cli):
         assert "NetworkPolicy shop/quiet Ingress isolation\n" in text
 
 
+def test_explain_a_flow_record(cli):
+    cli("apply", "-f", "-", input=SHOP)
+    flow = {"source": {"ip": "10.77.9.9"}, "destination": {"ip": "10.77.9.8", "port": 80}, "protocol": "TCP", "direction": "Ingress",
+            "verdict": "Dropped", "reason": "Isolated", "revision": 1,
+            "rule": {"kind": "NetworkPolicy", "namespace": "shop", "name": "gone", "index": -1}}
+    with open(os.path.join(cli.directory, "flow.json"), "w") as file:
+        json.dump(flow, file)
+    said = json.loads(cli("explain", "--flow", "flow.json", "-o", "json").stdout)
+    assert said == cli.agent.api.expect("POST", "/v1/explain", {"flow": flow}).json
+    text = cli("explain", "--flow", "-", input=json.dumps(flow)).stdout
+    lines = text.splitlines()
+    assert lines[0] == "Then: Dropped, Isolated, revision 1; that rule is not there any more"
+    assert "NetworkPolicy shop/gone" in lines[1] and lines[3].startswith("Today: Allow, revision ")
+    done = cli("explain", "--flow", "-", input="{}", code=REFUSED)
+    assert "/flow/source: required" in done.stderr and "/flow/reason: required" in done.stderr
+    assert "standard input: line 1: " in cli("explain", "--flow", "-", input="{", code=USAGE).stderr
+
+
 @pytest.mark.parametrize("words,message", [
     ([], "usage: penstock COMMAND"),
     (["frobnicate"], "there is no command frobnicate"),
@@ -257,6 +275,9 @@ def test_explain_names_the_rules(cli):
     (["explain"], "a source and a destination are wanted"),
     (["explain", "a", "b", "c"], "a source and a destination are wanted"),
     (["explain", "a", "b", "--port", "http"], "http is not a port"),
+    (["explain", "--flow", "absent.json"], "absent.json: No such file"),
+    (["explain", "a", "b", "--flow", "-"], "a flow record says itself what it is about"),
+    (["explain", "--flow", "-", "--port", "1"], "a flow record says itself what it is about"),
     (["explain", "a", "b", "--force"], "explain takes no option --force"),
 ])
 def test_wrong_usage(cli, words, message):

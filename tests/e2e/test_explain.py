@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import re
 import threading
 import time
 
@@ -15,7 +16,7 @@ from evaluator import INTERCEPT, World, _known_peer, policy_types, selects, woul
 from generate import Generator, Member
 from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, OUTSIDE6, REPOSITORY, Lab, Probe
 from netns import run
-from objects import allow_from, allow_to, intercept, namespace, pod, policy, proxy, workload
+from objects import allow_from, allow_to, audited, intercept, namespace, pod, policy, proxy, workload
 from scenes import IN_B, eventually, member, serve
 
 PROXY_PORT = 15001
@@ -273,6 +274,127 @@ def test_pods_too(world):
     assert refused(lab, question("s/old", "s/b")) == ["/source/workload"]
 
 
+# ---- a past refusal ----
+
+def record(source, destination, verdict="Dropped", reason="Isolated", direction="Ingress", rule=None, port=81, **more):
+    """A flow record, as /v1/flows has it."""
+    return {"time": "2026-11-23T10:00:00.000001Z", "event": "Refused", "verdict": verdict, "reason": reason,
+            "direction": direction, "family": "IPv6" if ":" in source else "IPv4", "protocol": "TCP",
+            "source": {"ip": source, "port": 41234}, "destination": {"ip": destination, "port": port, "names": []},
+            "rule": rule, "revision": 1, "packets": 0, **more}
+
+
+def explained(lab, flow):
+    return lab.running.api.expect("POST", "/v1/explain", {"flow": flow}).json
+
+
+def test_a_past_refusal_and_today(world):
+    lab = world
+    rule = rule_of("NetworkPolicy", "s", "b-in", "Ingress", -1)
+    revision = lab.running.api.state()["revision"]
+    flow = record(lab.c.ip4, lab.b.ip4, rule=rule, revision=revision)
+    said = explained(lab, flow)
+    assert said["past"] == {
+        "verdict": "Dropped", "reason": "Isolated", "direction": "Ingress", "revision": revision,
+        "rule": {**rule, "exists": True, "changedSince": False}, "explanation": said["past"]["explanation"]}
+    assert "dropped without an answer" in said["past"]["explanation"] and "NetworkPolicy s/b-in" in said["past"]["explanation"]
+    same = ask(lab.running, lab.c.ip4, lab.b.ip4, 81)
+    assert {k: v for k, v in said.items() if k not in ("past", "steps")} == {k: v for k, v in same.items() if k != "steps"}
+    assert said["steps"][:len(same["steps"]) - 1] == same["steps"][:-1], "what would be today, and behind it what was then"
+    assert f"then Dropped, Isolated by NetworkPolicy s/b-in, which isolates in this direction at revision {revision}; " \
+        "today Deny: ingress Isolated (NetworkPolicy s/b-in" in " ".join(said["steps"])
+
+    lab.running.api.put_object(allow_from("s", "b-in", {"name": "b"}, [{"podSelector": {}}]))
+    said = explained(lab, flow)
+    assert (said["verdict"], said["past"]["rule"]["exists"], said["past"]["rule"]["changedSince"]) == ("Allow", True, True)
+    assert "today Allow: egress Default (no policy), ingress Policy (NetworkPolicy s/b-in, ingress rule 0)" in said["steps"][-2]
+    lab.running.api.delete_object("NetworkPolicy", "s", "b-in")
+    said = explained(lab, flow)
+    assert (said["verdict"], said["past"]["rule"]["exists"], said["past"]["rule"]["changedSince"]) == ("Allow", False, True)
+    assert "then: NetworkPolicy s/b-in is not there any more" in said["steps"]
+
+
+def test_is_it_still_that_rule(world):
+    lab, api = world, world.running.api
+    llm = rule_of("InterceptPolicy", "", "llm", "Egress", 0, "out")
+    far = record(lab.a.ip4, OUTSIDE4, reason="NoListener", direction="Egress", rule=llm, port=80, proxy="gw")
+    for change, there in (({}, True), ({"ruleName": "other"}, False), ({"index": 1}, False), ({"direction": "Ingress"}, False),
+                          ({"direction": None}, True), ({"name": "none"}, False), ({"namespace": None}, True)):
+        said = explained(lab, {**far, "rule": {**llm, **change}})
+        assert said["past"]["rule"]["exists"] is there, change
+        assert said["verdict"] == "Intercept"
+    assert explained(lab, {**far, "revision": None})["past"]["rule"]["changedSince"] is None
+    egress = rule_of("NetworkPolicy", "s", "b-in", "Egress", -1)
+    assert explained(lab, {**far, "rule": egress})["past"]["rule"]["exists"] is False, "it does not isolate in this direction"
+    other = explained(lab, {**far, "source": {"ip": lab.a.ip4, "workload": "s/old"}, "rule": None})
+    assert other["past"]["rule"] is None
+    assert f"then: {lab.a.ip4} was an address of s/old, today it is one of s/a" in other["steps"]
+    api.put_object(audited(IN_B))
+    said = explained(lab, record(lab.c.ip4, lab.b.ip4, rule=rule_of("NetworkPolicy", "s", "b-in", "Ingress", -1),
+                                 revision=10 ** 6))
+    assert (said["verdict"], said["past"]["rule"]["changedSince"]) == ("Allow", False)
+    assert "then: NetworkPolicy s/b-in is in audit mode now, and refuses nothing" in said["steps"]
+
+
+def reasons():
+    with open(os.path.join(REPOSITORY, "bpf", "abi.h")) as file:
+        text = file.read()
+    lists = [text.split(f"#define {name}(X)")[1].split("\n\n")[0] for name in ("PS_REASONS", "PS_VERDICTS")]
+    return [re.findall(r'X\(\w+, *"(\w+)"', one) for one in lists]
+
+
+def test_every_reason_is_explained(world):
+    """None of them leaves the reader with its name alone; those that are not policy's say so."""
+    seen, (all_reasons, verdicts) = set(), reasons()
+    assert {"Spoofed", "Malformed", "NoListener", "TableFull", "NodeFilter", "Limit"} < set(all_reasons)
+    for reason in all_reasons:
+        said = explained(world, record(world.a.ip4, world.b.ip4, reason=reason))
+        text = said["past"]["explanation"]
+        assert f"{reason}: " in text and len(text) > 80 and text.count(".") >= 2, text
+        seen.add(text.split(f"{reason}: ")[1])
+        policy_said = reason in ("Policy", "Isolated", "Default", "Intercept", "NoListener", "Established")
+        assert any("was not policy that refused" in step for step in said["steps"]) is not policy_said, reason
+    assert len(seen) == len(all_reasons)
+    assert len({explained(world, record(world.a.ip4, world.b.ip4, v))["past"]["explanation"] for v in verdicts}) == len(verdicts)
+
+
+def test_records_with_less_in_them(world):
+    lab = world
+    bare = {"source": {"ip": lab.c.ip6}, "destination": {"ip": lab.b.ip6}, "protocol": "UDP", "direction": "Ingress",
+            "verdict": "Dropped", "reason": "Fragment"}
+    said = explained(lab, bare)
+    assert (said["verdict"], said["past"]["rule"], said["past"]["revision"]) == ("Deny", None, None)
+    assert any("the record says no port" in step for step in said["steps"])
+    for protocol in ("ICMP", "ICMPv6"):
+        echo = {**bare, "protocol": protocol, "destination": {"ip": lab.b.ip6, "port": 4711}}
+        assert explained(lab, echo)["verdict"] == "Deny"
+
+
+FLOW_BAD = [
+    ({}, ["/flow/destination", "/flow/direction", "/flow/protocol", "/flow/reason", "/flow/source", "/flow/verdict"]),
+    (7, ["/flow"]), ([], ["/flow"]), (None, ["/flow"]),
+    (record("x", "10.0.0.300", "Lost", "Why", "Up"),
+     ["/flow/destination/ip", "/flow/direction", "/flow/reason", "/flow/source/ip", "/flow/verdict"]),
+    (record("10.0.0.1", "fd00::1"), ["/flow/destination/ip"]),
+    ({**record("10.0.0.1", "10.0.0.2"), "protocol": "tcp", "revision": -1, "proxy": 7, "rule": {"kind": "Pod"}},
+     ["/flow/protocol", "/flow/proxy", "/flow/revision", "/flow/rule/index", "/flow/rule/kind", "/flow/rule/name"]),
+    ({**record("10.0.0.1", "10.0.0.2"), "rule": [], "source": {"ip": "10.0.0.1", "port": "1", "workload": 1},
+      "destination": {"ip": "10.0.0.2", "port": 65536}},
+     ["/flow/destination/port", "/flow/rule", "/flow/source/port", "/flow/source/workload"]),
+    ({**record("10.0.0.1", "10.0.0.2"), "rule": rule_of("NetworkPolicy", 1, 2, 3, -2, 4)},
+     ["/flow/rule/direction", "/flow/rule/index", "/flow/rule/name", "/flow/rule/namespace", "/flow/rule/ruleName"]),
+]
+
+
+@pytest.mark.parametrize("flow, pointers", FLOW_BAD, ids=range(len(FLOW_BAD)))
+def test_every_bad_field_of_a_record_is_named(world, flow, pointers):
+    assert refused(world, {"flow": flow}) == pointers
+
+
+def test_a_record_and_a_question(world):
+    assert refused(world, {"flow": record("10.0.0.1", "10.0.0.2"), "source": {"ip": "10.0.0.1"}, "port": 1}) == ["/port", "/source"]
+
+
 # ---- what is refused ----
 
 def refused(lab, body, status=422):
@@ -352,11 +474,14 @@ def test_the_examples_are_what_it_says(lab_outside):
 
     said = ask(agent, "shop/chat", "203.0.113.9", 443)
     assert without(said) == without(example("explain")) and len(said["steps"]) == len(example("explain")["steps"])
+    past = agent.api.expect("POST", "/v1/explain", example("explain-flow")).json
+    assert without(past) == without(example("explain-past"))
+    assert past["steps"][-4:] == example("explain-past")["steps"][-4:]
     wrong = agent.api.request("POST", "/v1/explain", question("shop/none", "203.0.113.9", 70000))
     assert wrong.status == 422 and wrong.json == example("problem-explain")
     # A request is counted when its answer is on its way.
-    eventually(lambda: all(agent.api.metrics()("penstock_api_requests_total", route="/v1/explain", method="POST", code=c) == 1
-                           for c in ("200", "422")))
+    eventually(lambda: all(agent.api.metrics()("penstock_api_requests_total", route="/v1/explain", method="POST", code=c) == n
+                           for c, n in (("200", 2), ("422", 1))))
 
 
 def test_not_before_the_data_path_enforces(lab):
