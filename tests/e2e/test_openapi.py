@@ -251,7 +251,7 @@ def api(request, tmp_path):
         yield lab.agent().api
 
 
-NOT_ENFORCED = ("Service", "EndpointSlice", "NodeFilter", "CIDRSet")
+NOT_ENFORCED = ("NodeFilter", "CIDRSet")
 
 
 def concrete(path, value):

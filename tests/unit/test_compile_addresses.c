@@ -204,14 +204,14 @@ static size_t networks(struct lab *lab)
 		   compiler_tables(lab->c)->table[TABLE_net6].wanted.count;
 }
 
-/* An entry that says a class and no more. */
+/* An entry that says a class, whether it is a Node's, and no more. */
 static uint32_t network_class(struct lab *lab, const char *ip)
 {
 	const struct ps_addr *value = addr(lab, ip);
 	assert_non_null(value);
 	assert_int_equal(value->endpoint, PS_ENDPOINT_NONE);
 	assert_int_equal(value->profile, PS_PROFILE_NONE);
-	assert_int_equal(value->flags, 0);
+	assert_int_equal(value->flags & ~PS_ADDR_NODE, 0);
 	return value->class_id;
 }
 
@@ -293,6 +293,34 @@ static void a_node_shares_the_address_of_a_network(void **state)
 	lab_close(&lab);
 }
 
+static void assert_node(struct lab *lab, const char *ip, bool node)
+{
+	assert_non_null(addr(lab, ip));
+	assert_int_equal(!!(addr(lab, ip)->flags & PS_ADDR_NODE), node);
+}
+
+static void a_nodes_address_says_so_whoever_has_it(void **state)
+{
+	struct lab lab;
+	lab_open(&lab);
+	lab_put(&lab, NODE_AT("", "10.9.0.1"));
+	assert_node(&lab, "10.9.0.1", true);
+	lab_put(&lab, POD_AT("a", "01-01", "here", "10.9.0.1"));
+	assert_node(&lab, "10.9.0.1", true);
+	assert_true(addr(&lab, "10.9.0.1")->flags & PS_ADDR_LOCAL);
+	lab_put(&lab, NODE_AT("", "10.9.0.2"));
+	assert_node(&lab, "10.9.0.1", false);
+	assert_node(&lab, "10.9.0.2", true);
+	lab_put(&lab, NODE_AT("", "10.9.0.1"));
+	assert_node(&lab, "10.9.0.1", true);
+	lab_delete(&lab, "Node//n");
+	assert_node(&lab, "10.9.0.1", false);
+	lab_delete(&lab, "Pod/s/a");
+	assert_null(addr(&lab, "10.9.0.1"));
+	assert_null(addr(&lab, "10.9.0.2"));
+	lab_close(&lab);
+}
+
 static void everything_gone_leaves_row_0(void **state)
 {
 	struct lab lab;
@@ -324,6 +352,7 @@ int main(void)
 		cmocka_unit_test(a_network_of_one_address_is_an_address),
 		cmocka_unit_test(a_workload_takes_the_address_of_a_network_and_gives_it_back),
 		cmocka_unit_test(a_node_shares_the_address_of_a_network),
+		cmocka_unit_test(a_nodes_address_says_so_whoever_has_it),
 		cmocka_unit_test(everything_gone_leaves_row_0),
 	};
 	return cmocka_run_group_tests_name("compile: addresses", tests, NULL, NULL);

@@ -220,10 +220,37 @@ static void a_node_that_is_named_has_an_entry_whatever_its_classs_number(void **
 		assert_string_equal(outcome(&lab, SERVER, "192.0.2.6", TCP, 1), "Allow");
 		compiler_update(lab.c, back, 2, NULL);
 		assert_string_equal(outcome(&lab, SERVER, "192.0.2.5", TCP, 1), "Allow");
-		assert_null(entry(&lab, "192.0.2.5"));
+		assert_int_equal(entry(&lab, "192.0.2.5")->flags, PS_ADDR_NODE);
 	}
 	for (int i = 0; i < 2; i++)
 		object_put(news[i]);
+	lab_close(&lab);
+}
+
+/* A Service's address is handed over by what rules say of itself, while policy judges its backends. */
+static void a_refusal_says_which_rule_its_address_meets(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, LAB_POLICY("np", "s", "'podSelector':{'matchLabels':{'app':'server'}},'policyTypes':['Egress']"));
+	lab_put(
+		&lab, POLICY("out", "5", "server",
+				  "'egress':[{'action':'Bypass','to':[{'networks':['10.96.0.1/32']}]},{'action':'Intercept','proxy':"
+				  "'gw','to':[{'networks':['10.96.0.0/16']}]}]"));
+	struct ps_verdict verdict = lab_judge(&lab, SERVER, "10.96.0.10", TCP, 80).egress;
+	assert_int_equal(verdict.action, PS_ACTION_DENY);
+	assert_int_equal(verdict.reason, PS_REASON_ISOLATED);
+	assert_string_equal(lab_rule(&lab, verdict.intercept_rule), "InterceptPolicy//out/1");
+	assert_string_equal(compiler_proxy_name(lab.c, verdict.proxy), "gw");
+	verdict = lab_judge(&lab, SERVER, "10.96.0.1", TCP, 80).egress;
+	assert_int_equal(verdict.action, PS_ACTION_DENY);
+	assert_string_equal(lab_rule(&lab, verdict.intercept_rule), "InterceptPolicy//out/0");
+	assert_int_equal(verdict.proxy, PS_PROXY_NONE);
+	verdict = lab_judge(&lab, SERVER, "10.97.0.1", TCP, 80).egress;
+	assert_int_equal(verdict.intercept_rule, PS_RULE_NONE);
+	assert_int_equal(verdict.proxy, PS_PROXY_NONE);
+	verdict = lab_judge(&lab, SERVER, "10.96.0.10", UDP, 80).egress; /* not the proxy's */
+	assert_int_equal(verdict.intercept_rule, PS_RULE_NONE);
 	lab_close(&lab);
 }
 
@@ -390,6 +417,7 @@ int main(void)
 		cmocka_unit_test(peers_are_pods_namespaces_nodes_and_networks),
 		cmocka_unit_test(a_node_that_is_named_has_an_entry_whatever_its_classs_number),
 		cmocka_unit_test(a_port_name_is_the_destinations_in_both_directions),
+		cmocka_unit_test(a_refusal_says_which_rule_its_address_meets),
 		cmocka_unit_test(without_protocols_they_are_the_proxys),
 		cmocka_unit_test(an_absent_proxy_is_one_that_nobody_has),
 		cmocka_unit_test(steered_are_addresses_that_an_ingress_rule_hands_over),

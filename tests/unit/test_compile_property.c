@@ -436,6 +436,7 @@ struct expected {
 	/* of the InterceptPolicy that decides, if one does */
 	const struct object *interceptor;
 	int intercept_index;
+	bool hands;   /* it is no Bypass */
 	bool steered; /* some ingress rule may hand over what comes to the subject */
 };
 
@@ -474,7 +475,7 @@ static bool intercept_before(const struct object *a, const struct object *b)
 	return strcmp(a->name, b->name) < 0;
 }
 
-/* What InterceptPolicies say about a connection that policy allows. */
+/* What InterceptPolicies say; of a connection that policy refuses, which rule it would meet. */
 static void expect_interception(const struct world *world, enum direction direction, const struct judge_query *query,
 	const struct object *subject, const struct object *peer, struct expected *ret)
 {
@@ -489,7 +490,7 @@ static void expect_interception(const struct world *world, enum direction direct
 			const struct rule *rule = &policy->policy->rules[direction][j];
 			bool hands = rule->action == RULE_INTERCEPT;
 			ret->steered |= direction == INGRESS && hands;
-			if (ret->action == PS_ACTION_DENY || (ret->interceptor && !intercept_before(policy, ret->interceptor)) ||
+			if ((ret->interceptor && !intercept_before(policy, ret->interceptor)) ||
 				!rule_fits(world, rule, policy, peer, other, destination, query) ||
 				(hands && !proxy_has(world, rule->proxy, query->protocol)))
 				continue;
@@ -497,7 +498,9 @@ static void expect_interception(const struct world *world, enum direction direct
 			ret->intercept_index = (int)j;
 		}
 	}
-	if (ret->interceptor && ret->interceptor->policy->rules[direction][ret->intercept_index].action == RULE_INTERCEPT)
+	ret->hands =
+		ret->interceptor && ret->interceptor->policy->rules[direction][ret->intercept_index].action == RULE_INTERCEPT;
+	if (ret->action == PS_ACTION_ALLOW && ret->hands)
 		ret->action = PS_ACTION_INTERCEPT;
 }
 
@@ -547,6 +550,7 @@ static void assert_expected(
 	if (taker) {
 		assert_string_equal(taker->name, expected->interceptor->name);
 		assert_int_equal(taker->index, expected->intercept_index);
+		assert_int_equal(verdict->proxy != PS_PROXY_NONE, expected->hands);
 		assert_true(taker->live);
 	}
 	const struct rule_identity *rule = rulebook_find(book, verdict->rule);
