@@ -54,7 +54,7 @@ static __always_inline bool verdict_intercepts(const struct ps_verdict *verdict)
  *  2. else an ingress rule of its destination, when that is local
  * Sets w->proxy and w->intercept_rule. What 2 judged is kept only if it wants it: else it is the last hook's to say.
  */
-static __noinline bool work_intercepts(struct work *w)
+static __noinline bool work_intercepts(struct __sk_buff *skb, struct work *w)
 {
 	struct ps_verdict verdict = w->verdict[PS_EGRESS];
 
@@ -63,7 +63,7 @@ static __noinline bool work_intercepts(struct work *w)
 			return false;
 		if (!w->destination.local || !w->destination.steered)
 			return false;
-		judge(true, PS_INGRESS, false); /* 2 */
+		judge(skb, true, PS_INGRESS, false); /* 2 */
 		verdict = w->verdict[PS_INGRESS];
 		if (!verdict_intercepts(&verdict)) {
 			w->judged &= 1 << PS_EGRESS;
@@ -77,10 +77,10 @@ static __noinline bool work_intercepts(struct work *w)
 }
 
 /* The proxy stands before the last hook: a local destination is asked now. */
-static __always_inline int steer_denied(struct work *w)
+static __always_inline int steer_denied(struct __sk_buff *skb, struct work *w)
 {
 	if (w->destination.local && !(w->judged & 1 << PS_INGRESS))
-		judge(true, PS_INGRESS, false);
+		judge(skb, true, PS_INGRESS, false);
 	return work_denied(w);
 }
 
@@ -100,7 +100,7 @@ static __always_inline int syn_resting(struct work *w, __u32 code, __u32 reason)
  */
 static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 {
-	int denied = steer_denied(w), steered;
+	int denied = steer_denied(skb, w), steered;
 	const struct ps_proxy *proxy;
 
 	if (denied != NOT_DENIED)
@@ -155,7 +155,7 @@ static __noinline int orphan_steer(struct __sk_buff *skb, struct work *w)
 
 	if (steer_socket(skb, SOCKET_ANY) != STEER_TAKEN)
 		return PS_PASS;
-	denied = steer_denied(w);
+	denied = steer_denied(skb, w);
 	if (denied != NOT_DENIED)
 		return judgment_drop(w, denied);
 	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
@@ -165,15 +165,15 @@ static __noinline int orphan_steer(struct __sk_buff *skb, struct work *w)
  * A socket of this node answers, without an entry, what policy would have handed to a proxy: that is the proxy. An
  * entry made of this packet would have the wrong originator; the workload's next packet makes the right one.
  */
-static __noinline bool orphan_answered(struct work *w)
+static __noinline bool orphan_answered(struct __sk_buff *skb, struct work *w)
 {
 	struct ps_verdict egress, ingress;
 	__u8 known = w->known;
 	bool allowed;
 
 	w->known &= ~(WORK_NODE | WORK_LEG); /* which would be the originator otherwise */
-	judge(false, PS_EGRESS, true);
-	judge(false, PS_INGRESS, true);
+	judge(skb, false, PS_EGRESS, true);
+	judge(skb, false, PS_INGRESS, true);
 	w->known = known;
 	egress = w->verdict[PS_EGRESS];
 	ingress = w->verdict[PS_INGRESS];
@@ -198,10 +198,10 @@ static __noinline bool orphan_claimed(struct __sk_buff *skb, struct work *w)
 	if (steer_socket(skb, SOCKET_FULL) != STEER_TAKEN)
 		return false;
 	w->known |= WORK_LEG;
-	if (work_judge(true, true) != NOT_DENIED) {
+	if (work_judge(skb, true, true) != NOT_DENIED) {
 		w->known &= ~WORK_LEG;
 		reverse = false;
-		if (work_judge(true, false) != NOT_DENIED) {
+		if (work_judge(skb, true, false) != NOT_DENIED) {
 			mark_clear(skb);
 			return false;
 		}

@@ -38,7 +38,7 @@ static __always_inline __u32 own_direction(bool from, bool reply)
 /* Each rule that decided, or would have, once; of a refusal only those of the direction that refused. */
 static __noinline void judgment_count(struct work *w, int denied)
 {
-	if (w->judged & 1 << PS_EGRESS && denied != PS_INGRESS) {
+	if (w->judged & 1 << PS_EGRESS && denied != PS_INGRESS && !(w->known & WORK_COUNTED)) {
 		account_rule(w->verdict[PS_EGRESS].rule);
 		account_rule(w->verdict[PS_EGRESS].audit_rule);
 	}
@@ -61,7 +61,7 @@ static __always_inline int work_denied(const struct work *w)
  * this workload; the other one at the last hook, and at the first only when nobody else will (the other end is not
  * local).
  */
-PS_APART int work_judge(bool from, bool reverse)
+PS_APART int work_judge(struct __sk_buff *skb, bool from, bool reverse)
 {
 	__u32 own = own_direction(from, reverse);
 	struct work *w = work_get(from);
@@ -70,9 +70,9 @@ PS_APART int work_judge(bool from, bool reverse)
 		return own;
 	w->judged = 0;
 	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
-	judge(from, own, reverse);
+	judge(skb, from, own, reverse);
 	if (!from || !w->destination.local)
-		judge(from, !own, reverse);
+		judge(skb, from, !own, reverse);
 	return work_denied(w);
 }
 
@@ -115,6 +115,7 @@ static __noinline void conn_judged(struct ps_conn *conn, const struct work *w)
 	if (w->judged & 1 << PS_EGRESS) {
 		conn->rule[PS_EGRESS] = w->verdict[PS_EGRESS].rule;
 		conn->reason[PS_EGRESS] = w->verdict[PS_EGRESS].reason;
+		conn->service = w->service;
 		PS_WRITE_ONCE(conn->judged[PS_EGRESS], judged_word(w->generation, w->bits[PS_EGRESS]));
 	}
 	if (w->judged & 1 << PS_INGRESS) {
@@ -123,6 +124,23 @@ static __noinline void conn_judged(struct ps_conn *conn, const struct work *w)
 		PS_WRITE_ONCE(conn->judged[PS_INGRESS], judged_word(w->generation, w->bits[PS_INGRESS]));
 	}
 	PS_RETURN_ZERO;
+}
+
+/* Of a connection to a Service's address: where it is sent. The address stands before the flag that says so. */
+static __always_inline void conn_translated(struct ps_conn *conn, const struct work *w)
+{
+	if (conn->flags & PS_CONN_REWRITTEN)
+		return;
+	__builtin_memcpy(conn->backend, w->backend.word, sizeof(conn->backend));
+	conn->backend_port = w->backend_port;
+	conn->service = PS_CONN_TRANSLATED;
+}
+
+static __always_inline void conn_backend(const struct ps_conn *conn, struct work *w)
+{
+	w->service = conn->service & PS_CONN_TRANSLATED;
+	__builtin_memcpy(w->backend.word, conn->backend, sizeof(conn->backend));
+	w->backend_port = conn->backend_port;
 }
 
 /* What cannot be seen again at a reply: who the originator was. The address stands before the flag that says so. */
@@ -300,16 +318,18 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	if (conn->flags & PS_CONN_NODE && (from ? reply : w->known & WORK_RELATED || !skb->ingress_ifindex))
 		w->known |= WORK_NODE;
 	parties_find(skb, from);
+	if (from || reply)
+		conn_backend(conn, w);
 	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
 	if (ask_own)
-		judge(from, own, reply);
+		judge(skb, from, own, reply);
 	if (ask_other)
-		judge(from, !own, reply);
+		judge(skb, from, !own, reply);
 	denied = work_denied(w);
 	if (denied != NOT_DENIED && conn->flags & PS_CONN_MIDSTREAM && !(w->known & WORK_ORIGIN)) {
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
 
-		if (work_judge(from, !reply) == NOT_DENIED) {
+		if (work_judge(skb, from, !reply) == NOT_DENIED) {
 			conn_turn(conn);
 			reply = !reply;
 			own = !own;

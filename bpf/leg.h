@@ -27,16 +27,22 @@ static __always_inline void leg_client(const struct ps_leg *leg, bool v4, struct
  */
 static __noinline bool address_is_node(struct __sk_buff *skb, const struct address *address, bool v4)
 {
-	struct bpf_fib_lookup to = {.ifindex = skb->ifindex};
+	struct aside *aside = aside_get();
+	struct bpf_fib_lookup *to;
 
+	if (!aside)
+		return false;
+	to = &aside->route;
+	__builtin_memset(to, 0, sizeof(*to));
+	to->ifindex = skb->ifindex;
 	if (v4) {
-		to.family = FAMILY_IPV4;
-		to.ipv4_dst = address->v4;
+		to->family = FAMILY_IPV4;
+		to->ipv4_dst = address->v4;
 	} else {
-		to.family = FAMILY_IPV6;
-		__builtin_memcpy(to.ipv6_dst, address->word, sizeof(to.ipv6_dst));
+		to->family = FAMILY_IPV6;
+		__builtin_memcpy(to->ipv6_dst, address->word, sizeof(to->ipv6_dst));
 	}
-	return bpf_fib_lookup(skb, &to, sizeof(to), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
+	return bpf_fib_lookup(skb, to, sizeof(*to), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
 static __always_inline bool address_equal(const struct address *a, const struct address *b)

@@ -166,6 +166,15 @@ struct {
 	__type(value, struct ps_conn);
 } ps_new6 SEC(".maps");
 
+/* Written and read by programs: not 0 once a pending connection to a Service was not seen from its first packet, so
+ * that not only first packets are looked at where they leave. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} ps_pending SEC(".maps");
+
 /* The ports of first fragments. Written and read by programs. Full: the least recently used goes, and its later
  * fragments are dropped with reason Fragment. */
 struct {

@@ -9,8 +9,9 @@
  *  4. a packet that belongs to no connection, and ends at a local workload: handed over if an ingress rule says so; or
  *     to a socket that has it although its entry is gone
  *
- * What leaves: only the beginning and the end of connections of this node's own stack are looked at, to know which
- * replies are a proxy's.
+ * What leaves: the beginning and the end of connections of this node's own stack are looked at, to know which replies
+ * are a proxy's. Of what is forwarded, the first packet of a connection to a Service's address, whose backend is known
+ * now.
  */
 #ifndef PENSTOCK_NETWORK_H
 #define PENSTOCK_NETWORK_H
@@ -18,6 +19,7 @@
 #include "bpf/intercept.h"
 #include "bpf/judgment.h"
 #include "bpf/reject.h"
+#include "bpf/translated.h"
 #include "bpf/usual.h"
 
 static __always_inline struct work *network_begin(struct __sk_buff *skb, bool from)
@@ -119,8 +121,8 @@ static __always_inline int network_new(struct __sk_buff *skb, struct work *w, co
 	if (!w->destination.steered)
 		return PS_PASS;
 	parties_find(skb, true);
-	judge(true, PS_EGRESS, false);
-	if (!work_intercepts(w) || work_denied(w) != NOT_DENIED)
+	judge(skb, true, PS_EGRESS, false);
+	if (!work_intercepts(skb, w) || work_denied(w) != NOT_DENIED)
 		return PS_PASS; /* the last hook's to refuse */
 	w->code = PS_VERDICT_FORWARDED;
 	if (new_steer(skb, w) == PS_DROP)
@@ -145,8 +147,8 @@ static __always_inline int network_orphan(struct __sk_buff *skb, struct work *w)
 	if (steer_socket(skb, SOCKET_FULL) != STEER_TAKEN)
 		return PS_PASS;
 	parties_find(skb, true);
-	judge(true, PS_EGRESS, false);
-	if (work_intercepts(w)) {
+	judge(skb, true, PS_EGRESS, false);
+	if (work_intercepts(skb, w)) {
 		if (work_denied(w) != NOT_DENIED) {
 			mark_clear(skb);
 			return PS_PASS;
@@ -237,6 +239,25 @@ static __always_inline int network_opens(
 	return PS_PASS;
 }
 
+/* Forwarded. An answer leaves by the interface's other side, and is its originator's: the way back through NAT finds
+ * him. */
+static __always_inline int network_forwards(struct __sk_buff *skb, bool l3)
+{
+	struct work *w = network_begin(skb, false);
+	int action;
+
+	if (!w || !(w->control & PS_CONTROL_SERVICES))
+		return PS_PASS;
+	w->packet.bytes = l3 || skb->len < sizeof(struct ethhdr) ? skb->len : skb->len - sizeof(struct ethhdr);
+	action = translated_judge(skb, w);
+	if (action != PS_DROP)
+		return PS_PASS;
+	if (deny_with_reject && work_parse(skb, l3, false) == PACKET_JUDGED)
+		action = reject_packet(skb, false, true);
+	account_packet(PS_EGRESS, w->code, w->reason, w->packet.bytes);
+	return action;
+}
+
 PS_APART int network_out(struct __sk_buff *skb)
 {
 	struct ps_conn_live *live;
@@ -244,7 +265,9 @@ PS_APART int network_out(struct __sk_buff *skb)
 	struct work *w;
 	bool l3;
 
-	if (skb->ingress_ifindex || !skb->sk)
+	if (skb->ingress_ifindex)
+		return network_forwards(skb, network_l3(skb));
+	if (!skb->sk)
 		return PS_PASS;
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return PS_PASS;

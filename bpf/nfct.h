@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The source with which a packet entered, when this node has rewritten it since (masquerade): the kernel's connection
- * tracking keeps the tuple of a connection's first packet as it was before any NAT, and each packet carries a pointer
- * to that.
+ * What this node's NAT has made of a packet: the kernel's connection tracking keeps the tuple of a connection's first
+ * packet as it was before any NAT, and that of its answer, and each packet carries a pointer to both.
  *
  * Without CO-RE, whose search for a type of a module (nf_conntrack often is one) needs CAP_SYS_ADMIN: the agent finds
- * the two offsets in the kernel's BTF, and writes them before the load.
+ * the offsets in the kernel's BTF, and writes them before the load.
  */
 #ifndef PENSTOCK_NFCT_H
 #define PENSTOCK_NFCT_H
 
+#include "bpf/leg.h"
 #include "bpf/maps.h"
+#include "bpf/packet.h"
 #include "bpf/work.h"
 
 /* sk_buff._nfct: a pointer to struct nf_conn, and in its lowest bits where in the connection the packet belongs. */
@@ -18,37 +19,89 @@
 #define NFCT_ORIGINAL 0u /* of the originator, in a connection that has been answered */
 #define NFCT_NEW 2u      /* of the originator, in one that has not */
 
-/* The first 20 bytes of struct nf_conntrack_tuple: the agent has seen that they lie so. */
+/* struct nf_conntrack_tuple: the agent has seen that it lies so; if nfct_reply_offset is 0, its source at least. */
 struct nfct_end {
 	__be32 addr[4];
 	__be16 port;
 	__u16 family;
 };
+struct nfct_tuple {
+	struct nfct_end source;
+	__be32 addr[4]; /* of the destination */
+	__be16 port;
+	__u8 protocol;
+	__u8 direction;
+};
+
+static __always_inline void nfct_address(const __be32 *from, bool v4, struct address *ret)
+{
+	ret->word[0] = from[0];
+	ret->word[1] = v4 ? 0 : from[1];
+	ret->word[2] = v4 ? 0 : from[2];
+	ret->word[3] = v4 ? 0 : from[3];
+}
 
 /*
- * The source of the first packet of this packet's connection. False: the kernel does not track this packet, or it is an
- * answer or an error there. At run time the context of a tc program is the sk_buff itself.
+ * Where the kernel keeps the connection of this packet, which its originator sent; only_new: that nobody has answered
+ * yet. 0: the kernel does not track the packet, or it is none of these. At run time the context of a tc program is the
+ * sk_buff itself.
  */
-static __noinline bool nfct_source(struct __sk_buff *skb, bool v4, struct address *ret)
+static __always_inline __u64 nfct_find(struct __sk_buff *skb, bool only_new)
 {
-	struct nfct_end source;
 	__u64 word;
 
 	if (!nfct_offset)
-		return false;
+		return 0;
 	if (bpf_probe_read_kernel(&word, sizeof(word), (const void *)skb + nfct_offset))
-		return false;
-	if ((word & NFCT_INFO_MASK) != NFCT_ORIGINAL && (word & NFCT_INFO_MASK) != NFCT_NEW)
-		return false;
-	word &= ~NFCT_INFO_MASK;
-	if (!word || bpf_probe_read_kernel(&source, sizeof(source), (const void *)(word + nfct_tuple_offset)))
+		return 0;
+	if ((word & NFCT_INFO_MASK) != NFCT_NEW && (only_new || (word & NFCT_INFO_MASK) != NFCT_ORIGINAL))
+		return 0;
+	return word & ~NFCT_INFO_MASK;
+}
+
+/* The source of the first packet of this packet's connection. */
+static __noinline bool nfct_source(struct __sk_buff *skb, bool v4, struct address *ret)
+{
+	__u64 entry = nfct_find(skb, false);
+	struct nfct_end source;
+
+	if (!entry || bpf_probe_read_kernel(&source, sizeof(source), (const void *)(entry + nfct_tuple_offset)))
 		return false;
 	if (source.family != (v4 ? FAMILY_IPV4 : FAMILY_IPV6))
 		return false;
-	ret->word[0] = source.addr[0];
-	ret->word[1] = v4 ? 0 : source.addr[1];
-	ret->word[2] = v4 ? 0 : source.addr[2];
-	ret->word[3] = v4 ? 0 : source.addr[3];
+	nfct_address(source.addr, v4, ret);
+	return true;
+}
+
+/*
+ * A packet that was sent to another address or port than it has now: `p` becomes the packet as it entered (v4,
+ * protocol, addresses, ports, key), backend and port where it goes.
+ */
+static __noinline bool nfct_translation(
+	struct __sk_buff *skb, bool only_new, struct packet *p, struct address *backend, __u16 *port)
+{
+	struct nfct_tuple sent, answer;
+	__u64 entry;
+	bool v4;
+
+	if (!nfct_reply_offset)
+		return false;
+	entry = nfct_find(skb, only_new);
+	if (!entry || bpf_probe_read_kernel(&sent, sizeof(sent), (const void *)(entry + nfct_tuple_offset)) ||
+		bpf_probe_read_kernel(&answer, sizeof(answer), (const void *)(entry + nfct_reply_offset)))
+		return false;
+	v4 = sent.source.family == FAMILY_IPV4;
+	p->v4 = v4;
+	nfct_address(sent.source.addr, v4, &p->source);
+	nfct_address(sent.addr, v4, &p->destination);
+	nfct_address(answer.source.addr, v4, backend);
+	p->source_port = bpf_ntohs(sent.source.port);
+	p->destination_port = bpf_ntohs(sent.port);
+	*port = bpf_ntohs(answer.source.port);
+	if (address_equal(backend, &p->destination) && *port == p->destination_port)
+		return false;
+	p->protocol = sent.protocol;
+	packet_key(p);
 	return true;
 }
 

@@ -20,16 +20,24 @@ PS_APART int to_workload_unusual(struct __sk_buff *skb)
 SEC("tc")
 int from_workload(struct __sk_buff *skb)
 {
-	if (!usual_packet(skb, FROM_WORKLOAD))
-		return from_workload_unusual(skb);
-	return mark_is_set(skb) ? steer_out(skb) : PS_PASS;
+	int action;
+
+	if (usual_packet(skb, FROM_WORKLOAD))
+		return mark_is_set(skb) ? steer_out(skb) : PS_PASS;
+	action = from_workload_unusual(skb);
+	return action == PS_UNCLAIMED ? network_in(skb) : action;
 }
 
 /* Egress of a workload's interface, host side: what the workload receives. The last hook. */
 SEC("tc")
 int to_workload(struct __sk_buff *skb)
 {
-	return usual_packet(skb, TO_WORKLOAD) ? PS_PASS : to_workload_unusual(skb);
+	int action;
+
+	if (usual_packet(skb, TO_WORKLOAD))
+		return PS_PASS;
+	action = to_workload_unusual(skb);
+	return action == PS_UNCLAIMED ? network_out(skb) : action;
 }
 
 /* Ingress of an interface that no workload is behind. */

@@ -2,7 +2,7 @@
 /*
  * What happens to one packet at a workload's interface, in this order:
  *
- *  1. an unclaimed interface that lets everything through is one that no workload is behind
+ *  1. an unclaimed interface that lets everything through is one that no workload is behind (network.h)
  *  2. what is malformed, or a fragment without its first, is dropped
  *  3. what is unjudged passes
  *  4. on an unclaimed interface that denies only the node's own connections pass
@@ -25,9 +25,9 @@
 #include "bpf/intercept.h"
 #include "bpf/judgment.h"
 #include "bpf/maps.h"
-#include "bpf/network.h"
 #include "bpf/packet.h"
 #include "bpf/reject.h"
+#include "bpf/translated.h"
 
 /* ---- 8: a known connection ---- */
 
@@ -83,8 +83,8 @@ static __always_inline int work_new(
 	w->entered = 0;
 	parties_find(skb, from);
 	if (!from && midstream && !lonely && !skb->ingress_ifindex)
-		orphan = orphan_answered(w);
-	denied = work_judge(from, false);
+		orphan = orphan_answered(skb, w);
+	denied = work_judge(skb, from, false);
 	if (from && midstream && !lonely && !old) {
 		const struct ps_verdict egress = w->verdict[PS_EGRESS];
 
@@ -95,7 +95,7 @@ static __always_inline int work_new(
 		/* Either orientation will do, its own first; a refusal is that of its own. */
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
 
-		if (work_judge(from, true) != NOT_DENIED) {
+		if (work_judge(skb, from, true) != NOT_DENIED) {
 			account_rule(verdict.rule);
 			return work_drop(w, verdict.reason);
 		}
@@ -105,7 +105,7 @@ static __always_inline int work_new(
 		return judgment_drop(w, denied);
 	}
 	judgment_pass(w, own_direction(from, reverse));
-	if (from && !reverse && !lonely && work_intercepts(w) &&
+	if (from && !reverse && !lonely && work_intercepts(skb, w) &&
 		(midstream ? orphan_steer(skb, w) : new_steer(skb, w)) == PS_DROP)
 		return PS_DROP;
 	if (from && w->packet.traits & PACKET_ALONE && !lonely)
@@ -115,6 +115,10 @@ static __always_inline int work_new(
 			return PS_PASS;
 		mark_clear(skb);
 	}
+	if (from)
+		pending_late(w);
+	else if (!reverse && !lonely)
+		translated_learn(skb, w);
 	judgment_count(w, NOT_DENIED);
 	if (lonely || orphan)
 		return PS_PASS;
@@ -278,7 +282,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 	w->now = bpf_ktime_get_ns();
 	if (w->endpoint == PS_ENDPOINT_NONE && !(flags & PS_IFACE_DENY)) {
 		account_packet(from ? PS_EGRESS : PS_INGRESS, PS_VERDICT_FORWARDED, PS_REASON_UNCLAIMED, w->packet.bytes);
-		return from ? network_in(skb) : network_out(skb); /* 1 */
+		return PS_UNCLAIMED; /* 1 */
 	}
 	switch (work_parse(skb, flags & PS_IFACE_L3, from)) {
 	case PACKET_MALFORMED:
