@@ -21,7 +21,8 @@ static const char usage[] =
 	"\n"
 	"  --config FILE   default " DEFAULT_CONFIG ", which may be missing\n"
 	"  --check         print the configuration and what this kernel supports, and exit\n"
-	"  --uninstall     remove every program, link, map, rule, route and pin, verify that nothing remains, and exit\n"
+	"  --uninstall     remove every program, link, map, rule, route, nftables table and pin, verify that nothing "
+	"remains, and exit\n"
 	"  --version       print the version, and exit\n"
 	"\n"
 	"SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n";

@@ -136,6 +136,7 @@ struct explain_side {
 struct explain_target { /* where the destination, a Service's address, may be translated to */
 	struct ip ip;
 	uint16_t port;
+	const void *context; /* the caller's */
 	/* the answer: */
 	bool node; /* is an address of this node */
 	struct explain_side egress, ingress;
@@ -182,8 +183,8 @@ bool datapath_fill_next(const struct datapath *datapath, size_t *at, struct map_
 
 /* ---- uninstall ---- */
 
-/* Removes every program, link, map, filter, rule, route and pin of this pin directory and network namespace, verifies
- * that nothing remains. */
+/* Removes every program, link, map, filter, rule, route, nftables table and pin of this pin directory and network
+ * namespace, verifies that nothing remains. */
 int datapath_uninstall(const struct datapath_options *options, struct error *e);
 /* Prints what this kernel supports, a line each ("BTF: yes"); 0, or -ENOTSUP when a needed thing is missing. */
 int datapath_check(
