@@ -27,7 +27,10 @@ ENTRIES = {name: 768 if count == "PS_PORT_BLOCKS" else int(count) for name, coun
 
 ALLOW, DENY, INTERCEPT = 0, 1, 2
 AUDIT, AUDIT_DENY, AUDIT_INTERCEPT, AUDIT_ISOLATED, AUDIT_STEERS = 1, 2, 4, 8, 16
-LOCAL, STEERED, SOURCES, USED = 1, 2, 2, 1
+LOCAL, STEERED, NODES, SOURCES, USED = 1, 2, 4, 2, 1
+BACKEND_NODE, SERVICE_MORE, BACKENDS_MAX = 1, 1, 8
+PENDING, TRANSLATED = 1, 2
+CONTROL_STEERING, CONTROL_SERVICES = 1, 2
 PROXY_USED, PROXY_BYPASS = 1, 2
 IFACE_DENY, IFACE_L3 = 1, 2
 NEW, REPLIED, ESTABLISHED, CLOSING = range(4)
@@ -50,7 +53,9 @@ class Conn:
         self.live = live
         value = value[16:] if live else value
         (egress, ingress, self.opened, self.seen, p0, p1, b0, b1, r0, r1, self.intercept_rule, i0, i1, self.handshake,
-         self.state, self.flags, self.proxy, e, i, self.entered) = struct.unpack_from("=QQQQQQQQIIIIIIBBBBB3xI", value)
+         self.state, self.flags, self.proxy, e, i, self.service, self.backend_port, self.entered) = struct.unpack_from(
+             "=QQQQQQQQIIIIIIBBBBBBHI", value)
+        self.backend = value[-16:]
         self.judged, self.packets, self.bytes = [egress, ingress], [p0, p1], [b0, b1]
         self.rule, self.ifindex, self.reason = [r0, r1], [i0, i1], [REASONS[e], REASONS[i]]
 
@@ -68,7 +73,7 @@ class World:
         """Everything as at first: A and B claimed and local, profiles that allow, no connections."""
         for name in ("ps_conn4", "ps_conn6", "ps_new4", "ps_new6", "ps_fragment", "ps_iface", "ps_rule_hits",
                      "ps_addr4", "ps_addr6", "ps_net4", "ps_net6", "ps_source", "ps_peer_row", "ps_cell", "ps_listener",
-                     "ps_leg", "ps_held"):
+                     "ps_leg", "ps_held", "ps_service4", "ps_service6"):
             self.object.map(name).clear()
         for rule in (RULE_ALLOW, RULE_ISOLATED, RULE_DENY, RULE_INTERCEPT):
             self.object.map("ps_rule_hits").put(struct.pack("=I", rule), bytes(8))
@@ -158,9 +163,20 @@ class World:
     def proxy(self, number, port, flags=0, chosen=0):
         self.array("proxy", number, struct.pack("=HBBI", port, PROXY_USED | flags, 0, chosen))
 
+    def service(self, address, port, protocol, kinds, flags=0, side=None):
+        """kinds: [(class, port[, BACKEND_NODE])]; address None: every node's, of both families."""
+        packed = [bytes(4), bytes(16)] if address is None else [ipaddress.ip_address(address).packed]
+        kinds = [(*kind, 0)[:3] for kind in kinds] + [(0, 0, 0)] * (BACKENDS_MAX - len(kinds))
+        value = struct.pack("=II", sum(map(any, kinds)), flags) + b"".join(struct.pack("=IHH", *kind) for kind in kinds)
+        for s in self.sides(side):
+            for one in packed:
+                self.object.map(f"ps_service{4 if len(one) == 4 else 6}").put(
+                    struct.pack("=I", s) + one + struct.pack("=HBx", port, protocol), value)
+
     def flip(self):
         self.generation += 1
-        self.object.map("ps_control").put(struct.pack("=I", 0), struct.pack("=II", self.generation, 1))  # PS_CONTROL_STEERING
+        self.object.map("ps_control").put(
+            struct.pack("=I", 0), struct.pack("=II", self.generation, CONTROL_STEERING | CONTROL_SERVICES))
 
     @property
     def side(self):
