@@ -85,10 +85,20 @@ static __always_inline void verdict_steer(struct ps_verdict *ret, const struct p
 	}
 }
 
+/* Would a proxy take it, if all backends were allowed? What cannot be handed over then does not go past the proxy. */
+static __always_inline bool verdict_wants(const struct opinions *all)
+{
+	if (all->own.intercept_rule != PS_RULE_NONE)
+		return all->own.proxy != PS_PROXY_NONE;
+	return all->allows && !all->parted && all->allowed.action == PS_ACTION_INTERCEPT;
+}
+
 static __always_inline void service_ask(const struct ps_service *service, struct question *q, struct opinions *ret)
 {
 	ret->allows = ret->refuses = ret->stuck = ret->parted = 0;
-	ret->refused = VERDICT_DEFAULT;
+	ret->allowed = ret->refused = VERDICT_DEFAULT;
+	ret->refused.action = PS_ACTION_DENY; /* where none is known to be refused, but some may be */
+	ret->refused.reason = PS_REASON_POLICY;
 	for (__u32 i = 0; i < PS_BACKENDS_MAX && i < service->count; i++) {
 		q->row.class_id = service->backend[i].class_id;
 		q->port = service->backend[i].port;
@@ -121,7 +131,7 @@ PS_APART int service_judge(struct __sk_buff *skb, bool from, bool reverse)
 	struct opinions *all;
 	const struct address *address;
 	const struct party *responder;
-	bool unsure;
+	bool wanted, nobody, unsure;
 
 	if (!w || !aside || !(w->control & PS_CONTROL_SERVICES))
 		return 0;
@@ -144,24 +154,24 @@ PS_APART int service_judge(struct __sk_buff *skb, bool from, bool reverse)
 	q.row.class_id = responder->class_id;
 	verdict_find(&q, &all->own);
 	service_ask(service, &q, all);
-	unsure = !service->count || service->flags & PS_SERVICE_MORE || (all->allows && all->refuses);
-	if (all->stuck || (all->refuses && !unsure))
+	wanted = verdict_wants(all);
+	nobody = !service->count && !wanted; /* that is known here */
+	unsure = nobody || service->flags & PS_SERVICE_MORE || (all->allows && all->refuses);
+	if (all->stuck || (all->refuses && !unsure) || (unsure && wanted))
 		goto refuse;
 	if (unsure && nfct_reply_offset) {
 		w->service = PS_CONN_PENDING;
 		w->verdict[PS_EGRESS] = VERDICT_DEFAULT;
 		return 1;
 	}
-	if (!service->count)
+	if (nobody)
 		return 0;
-	if (unsure) /* nobody sees what will be chosen */
+	if (unsure) /* and nobody sees what is chosen */
 		goto refuse;
 	verdict_steer(&all->allowed, &all->own, all->parted);
 	w->verdict[PS_EGRESS] = all->allowed;
 	return 1;
 refuse:
-	if (!all->refuses)
-		all->refused.action = PS_ACTION_DENY;
 	w->verdict[PS_EGRESS] = all->refused;
 	return 1;
 }

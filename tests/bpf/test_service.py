@@ -137,6 +137,8 @@ def test_handed_over_by_the_services_address_or_else_by_the_backends(blind, fami
     for action in (INTERCEPT, DENY):
         blind.row(ROW_OWN, action, "POLICY", RULE_DENY, PROXY, RULE_INTERCEPT)
         assert asked() == (False, "DROPPED", "NO_LISTENER"), "policy is about the backends, interception about the address"
+    service(blind, [], port=80, protocol=TCP_)
+    assert asked() == (False, "DROPPED", "NO_LISTENER"), "nobody that policy denies"
     blind.peer_row(PROFILE_A, EGRESS, PLAIN, ROW_DENY)
     service(blind, [(PLAIN, 8080)], port=80, protocol=TCP_)
     assert asked() == (False, "DROPPED", "POLICY"), "never what policy denies"
@@ -164,3 +166,16 @@ def test_what_is_known_to_be_sent_to_one_backend_is_judged_by_that(seen, family)
     seen.cell(ROW_ALLOW, 7, DENY, rule=RULE_DENY)
     seen.flip()
     assert ask(seen, family) == (False, "DROPPED", "POLICY")
+
+
+@FAMILIES
+@pytest.mark.parametrize("by", ("address", "backends"))
+def test_what_cannot_be_handed_over_does_not_go_past_the_proxy(seen, family, by):
+    if by == "address":
+        seen.addr(SERVICE[family], 31)
+        seen.peer_row(PROFILE_A, EGRESS, 31, ROW_INTERCEPT)
+    else:
+        seen.peer_row(PROFILE_A, EGRESS, GOOD, ROW_INTERCEPT)
+    for kinds, flags in ([(GOOD, 1), (BAD, 1)], 0), ([(BAD, 1), (GOOD, 1)], 0), ([(GOOD, 1)], SERVICE_MORE):
+        service(seen, kinds, flags, 80, TCP_)
+        assert ask(seen, family, port=80, transport=TCP, flags="S") == (False, "DROPPED", "POLICY")
