@@ -70,7 +70,7 @@ static void candidate_make(struct intake *in, struct candidate *ret)
 	const struct difference *differences;
 	size_t count = draft_differences(in->draft, &differences);
 	ret->changes = count || draft_quarantine_changed(in->draft);
-	ret->durable = owner_term_moves(in) || in->call->verb == CALL_DELETE_OWNER;
+	ret->durable = owner_moves(in) || in->call->verb == CALL_DELETE_OWNER;
 	ret->differences = count ? mem_dup(differences, count * sizeof(*differences)) : NULL;
 	ret->difference_count = count;
 	uint64_t revision = in->base->revision + ret->changes;

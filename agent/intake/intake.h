@@ -15,7 +15,7 @@ struct candidate {
 	struct difference *differences;
 	size_t difference_count;
 	bool changes;    /* something differs: a new revision */
-	bool durable;    /* nothing differs but what has to be remembered (an owner's term) */
+	bool durable;    /* nothing differs but what has to be remembered (an owner, its term) */
 	uint64_t etag;   /* the revision to answer as ETag */
 	char *set_aside; /* JSON array of what this call put into quarantine, or NULL */
 };

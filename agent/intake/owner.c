@@ -42,13 +42,13 @@ int owner_term(struct intake *in)
 	return 0;
 }
 
-bool owner_term_moves(const struct intake *in)
+bool owner_moves(const struct intake *in)
 {
 	const char *written = owner_written(in->call);
-	if (!in->call->has_term)
-		return false;
-	for (size_t i = 0; i < in->base->owner_count; i++)
-		if (!strcmp(in->base->owners[i].name, written))
-			return !in->base->owners[i].has_term || in->base->owners[i].term != in->call->term;
+	for (size_t i = 0; i < in->base->owner_count; i++) {
+		const struct owner *owner = &in->base->owners[i];
+		if (!strcmp(owner->name, written))
+			return in->call->has_term && (!owner->has_term || owner->term != in->call->term);
+	}
 	return true;
 }

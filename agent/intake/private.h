@@ -28,7 +28,8 @@ struct intake {
 bool owner_allows(struct intake *in, const char *pointer, const struct object_key *key);
 /* An old term is a 409. */
 int owner_term(struct intake *in);
-bool owner_term_moves(const struct intake *in);
+/* A new owner, or another term: has to be remembered although nothing else changes. */
+bool owner_moves(const struct intake *in);
 /* Whose write the call is. */
 const char *owner_written(const struct call *call);
 

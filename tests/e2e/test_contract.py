@@ -290,6 +290,12 @@ def test_a_deleted_owner_is_gone(lab, api):
     assert not {"empty", "full"} & {o["name"] for o in api.expect("GET", "/v1/owners").json["items"]}
 
 
+def test_an_owner_that_wants_nothing_is_remembered(lab, api):
+    put(api, [], owner="empty")
+    lab.running.restart()
+    assert "empty" in {o["name"] for o in api.expect("GET", "/v1/owners").json["items"]}
+
+
 # ---- a lost database ----
 
 def test_an_empty_state_ends_the_wait_after_a_lost_database(lab, api):
