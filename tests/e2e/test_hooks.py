@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from kubeproxy import endpoint_slice, service
 from lab import ALLOW, DENY, UPLINK4, Lab
 from netns import run
 from objects import intercept, policy, proxy
@@ -39,10 +40,10 @@ def rows(agent):
     return {word(one["key"]): tuple(word(one["value"][at:at + 4]) for at in (0, 4, 8)) for one in dump}
 
 
-def links(lab, agent, hook, name):
+def links(lab, agent, hook, name, sides=("ingress", "egress")):
     """Of each side: what stays (the link's id; of a filter that it is the only one), the program's name."""
     found = []
-    for side in ("ingress", "egress"):
+    for side in sides:
         if hook == "clsact":
             shown = json.loads(lab.node.run("tc", "-j", "filter", "show", "dev", name, side).stdout)
             filters = [one["options"] for one in shown if "options" in one]
@@ -52,6 +53,13 @@ def links(lab, agent, hook, name):
                               f"{agent.pins}/links/{lab.node.ifindex(name)}-{side}").stdout)
         found.append((link["id"], json.loads(run("bpftool", "-j", "prog", "show", "id", link["prog_id"]).stdout)["name"]))
     return [stays for stays, _ in found], [program for _, program in found]
+
+
+def entered(lab, agent, hook, name):
+    """Something of ours looks at what enters."""
+    if hook == "clsact":
+        return "from_" in lab.node.run("tc", "filter", "show", "dev", name, "ingress").stdout
+    return os.path.exists(f"{agent.pins}/links/{lab.node.ifindex(name)}-ingress")
 
 
 def test_the_uplink_from_the_first_proxy_on(lab_outside, hook):
@@ -76,6 +84,28 @@ def test_the_uplink_from_the_first_proxy_on(lab_outside, hook):
     agent.restart()
     assert roles(agent) == dict.fromkeys(want, "network")
     assert links(lab, agent, hook, a.interface)[1] == programs
+
+
+def test_the_uplinks_exit_from_the_first_service_on(lab_outside, hook):
+    lab = lab_outside
+    a, agent = lab.pod("a"), lab.agent()
+    objects = [member("a", a), service("web", ["10.96.0.10"], [{"port": 80}]), endpoint_slice("web", [a.ip4], [{"port": 80}])]
+    agent.api.put_state(objects[:1])
+    assert roles(agent) == {a.interface: "workload"}
+    agent.api.put_state(objects)
+    want = {a.interface: "workload", "uplink": "network"}
+    assert roles(agent) == want, "with the write's answer"
+    exits = links(lab, agent, hook, "uplink", ("egress",))
+    assert exits[1] == ["to_network"] and not entered(lab, agent, hook, "uplink")
+    agent.kill9()
+    agent.start()
+    assert roles(agent) == want and links(lab, agent, hook, "uplink", ("egress",)) == exits
+    agent.api.put_state(objects[:1])
+    agent.restart()
+    assert roles(agent) == want, "a connection to a Service that is gone may be there yet"
+    agent.api.put_object(GATEWAY)
+    stays, programs = links(lab, agent, hook, "uplink")
+    assert programs == ["from_network", "to_network"] and stays[1:] == exits[0], "what was there stayed"
 
 
 def test_a_bridge_stands_for_its_ports():
