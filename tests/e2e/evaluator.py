@@ -8,7 +8,9 @@ packet looks at every object again.
 import ipaddress
 from dataclasses import dataclass, replace
 
-ALLOW, DENY, INTERCEPT = "Allow", "Deny", "Intercept"
+from evaluator_services import Services
+
+ALLOW, DENY, INTERCEPT, PENDING = "Allow", "Deny", "Intercept", "Pending"
 POLICY, ISOLATED, DEFAULT = "Policy", "Isolated", "Default"
 
 
@@ -68,6 +70,23 @@ class Verdict:
         return (side.taken[2], direction, side.taken[3]) if side and side.proxy else None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a connection to a Service's address meets where it enters, before it is translated.
+
+    action: Allow, Deny, Intercept, or Pending: where it leaves, the backend that was chosen decides.
+    sides: each backend's egress; rules: of those that may be named as the one that refuses.
+    """
+    action: str
+    sides: dict
+    proxy: str = None
+    taken: tuple = None
+
+    @property
+    def rules(self):
+        return {side.rule for side in self.sides.values() if side.verdict == DENY}
+
+
 def would(enforced, with_audit, in_audit):
     """What policies in audit mode would make of one direction: (action, the rule of theirs that would have decided).
 
@@ -122,8 +141,9 @@ class Endpoint:
 
 
 class World:
-    def __init__(self, objects, node="node-1", local=None, audit=False):
+    def __init__(self, objects, node="node-1", local=None, audit=False, own=()):
         """local: the (namespace, name) that have an interface here; None: every Workload and this node's Pods.
+        own: addresses of this node, besides those that its Node object has.
 
         audit: as if what is in audit mode were enforced too; otherwise it is as if it were not there.
         """
@@ -131,6 +151,8 @@ class World:
         self.namespaces, self.endpoints, self.policies, self.intercepts, self.proxies = {}, [], [], [], {}
         self.cluster = []
         self.nodes = {}  # address: labels
+        self.own = set(own)
+        self.services = Services(objects)
         self.in_audit = {_identity(obj) for obj in objects if audited(obj)}
         for obj in objects:
             kind = obj["kind"]
@@ -145,7 +167,9 @@ class World:
             elif kind == "Node":
                 for entry in (obj.get("status") or {}).get("addresses") or []:
                     if entry["type"] in ("InternalIP", "ExternalIP"):
-                        self.nodes[str(ipaddress.ip_address(entry["address"]))] = obj["metadata"].get("labels") or {}
+                        ip = str(ipaddress.ip_address(entry["address"]))
+                        self.nodes[ip] = obj["metadata"].get("labels") or {}
+                        self.own |= {ip} if obj["metadata"]["name"] == node else set()
             elif kind == "NetworkPolicy":
                 self.policies.append(obj)
             elif kind == "ClusterNetworkPolicy":
@@ -200,6 +224,40 @@ class World:
             ingress = self._direction("Ingress", destination, source, packet.source, destination, packet)
             ingress = self._intercepted(ingress, "Ingress", destination, source, packet.source, destination, packet)
         return Verdict(egress, ingress)
+
+    # ---- a connection to a Service ----
+
+    def backends(self, packet):
+        """The backends of the Service that the packet is sent to, or None."""
+        ip = str(ipaddress.ip_address(packet.destination))
+        return self.services.backends(ip, packet.port, packet.protocol, ip in self.nodes or ip in self.own)
+
+    def ask(self, packet):
+        """Asked, of what a local source begins; None: it is no Service's address, or the source is not local."""
+        source, backends = self.endpoint(packet.source), self.backends(packet)
+        if backends is None or source is None or not source.local:
+            return None
+        sides = {b: self.judge(replace(packet, destination=b.ip, port=b.port)).egress for b in backends}
+        refused = [b for b, side in sides.items() if side.verdict == DENY]
+        own = self._steered(source, packet)
+        if refused and (len(refused) == len(sides) or own.proxy or any(b.ip in self.own for b in refused)):
+            return Asked(DENY, sides)
+        if refused or not sides:
+            return Asked(PENDING, sides)
+        # To be handed over as the Service's address says, or else as all of its backends say.
+        handed = {(side.verdict, side.proxy) for side in sides.values()}
+        if own.taken:
+            return Asked(own.verdict, sides, own.proxy, own.taken)
+        if len(handed) == 1:
+            verdict, proxy = handed.pop()
+            rules = {side.taken for side in sides.values()}
+            return Asked(verdict, sides, proxy, rules.pop() if len(rules) == 1 else None)
+        return Asked(ALLOW, sides)
+
+    def _steered(self, source, packet):
+        """What InterceptPolicies say of the Service's address itself, whatever policy does."""
+        peer = self.endpoint(packet.destination)
+        return self._intercepted(Side(ALLOW, DEFAULT), "Egress", source, peer, packet.destination, peer, packet)
 
     def _direction(self, direction, *words):
         """Admin tier, then NetworkPolicy, then Baseline tier, then allow."""

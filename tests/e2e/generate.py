@@ -15,6 +15,7 @@ NODE_LABELS = {"role": ["gate", "plain"]}
 PORT_NAMES = ["http", "dns", "web", "metrics"]
 PORTS = [1, 53, 80, 81, 443, 8079, 8080, 8081, 9000, 65535]
 PROTOCOLS = ["TCP", "UDP", "SCTP"]
+SERVICE_PORTS = [53, 80, 443, 8000]
 OUTSIDE = ["203.0.113.9", "203.0.113.130", "192.0.2.77", "10.77.200.1", "8.8.8.8", OUTSIDE4, NODE4,
            "2001:db8:9::9", "2001:db8:9::8000", "fd00:77::1:1", "2a00::1", OUTSIDE6, NODE6]
 BLOCKS4 = ["0.0.0.0/0", "10.77.0.0/16", "10.77.1.0/24", "10.77.1.0/28", "10.77.1.8/29", "10.77.1.4/30", "10.77.1.5/32",
@@ -282,6 +283,117 @@ class Generator:
         midstream = protocol == "TCP" and rng.random() < 0.15
         sport = rng.choice(PORTS) if midstream else self.sport
         return Flow(Packet(source[1], other[1], protocol, port), source[0], other[0], sport, midstream)
+
+    # ---- Services ----
+
+    def services(self, members, others=(), count=None):
+        """Services and their slices. members, others: who may be a backend; others are addresses of no member."""
+        rng, items = self.rng, []
+        ends = [ip for member in members for ip in member.ips] + list(others)
+        for number in range(rng.randint(2, 6) if count is None else count):
+            service = self.service(number)
+            items += [service, *self.slices(service, ends)]
+        return items
+
+    def service(self, number):
+        """Its addresses and node ports are its own; which of them it has varies."""
+        rng = self.rng
+        ips = [f"10.96.0.{number + 1}", f"fd00:96::{number + 1:x}"]
+        draw = rng.random()
+        cluster_ips = ips if draw < 0.75 else ips[:1] if draw < 0.83 else ips[1:] if draw < 0.91 else ["None"]
+        ports = []
+        for at, (name, protocol) in enumerate(rng.sample([(n, p) for n in PORT_NAMES for p in PROTOCOLS], rng.randint(1, 3))):
+            port = {"name": name, "protocol": protocol, "port": rng.choice(SERVICE_PORTS), "targetPort": rng.choice(PORTS + [name])}
+            if any((port["protocol"], port["port"]) == (p["protocol"], p["port"]) for p in ports):
+                continue
+            if rng.random() < 0.5 and cluster_ips != ["None"]:
+                port["nodePort"] = 30000 + 10 * number + at
+            ports.append(port)
+        if len({port["name"] for port in ports}) < len(ports):
+            ports = ports[:1]
+        if len(ports) == 1 and rng.random() < 0.5:
+            del ports[0]["name"]
+        if rng.random() < 0.3:
+            ports = [{k: v for k, v in port.items() if (k, v) != ("protocol", "TCP")} for port in ports]
+        spec = {"type": "LoadBalancer", "clusterIP": cluster_ips[0], "clusterIPs": cluster_ips, "ports": ports}
+        if rng.random() < 0.4:
+            spec["externalIPs"] = [f"203.0.113.{40 + number}", f"2001:db8:9::e{number:x}"][:rng.randint(1, 2)]
+        if rng.random() < 0.05:
+            spec |= {"type": "ExternalName", "externalName": "example.com"}
+        status = {"loadBalancer": {}}
+        if rng.random() < 0.4:
+            status["loadBalancer"]["ingress"] = [
+                {"ip": ip, **({"ipMode": rng.choice(["VIP", "Proxy"])} if rng.random() < 0.5 else {})}
+                for ip in (f"198.51.100.{140 + number}", f"2001:db8:51::b{number:x}")] + [{"hostname": "lb.example.com"}]
+        return {"apiVersion": "v1", "kind": "Service", "spec": spec, "status": status,
+                "metadata": {"namespace": rng.choice(NAMESPACES), "name": f"s{number}", "labels": {}}}
+
+    def slices(self, service, ends):
+        """A few a family, not all of whose ports are the Service's; "number" may differ from slice to slice."""
+        rng, made = self.rng, []
+        few = rng.random() < 0.5  # so that backends are often of one kind
+        for family in ("IPv4", "IPv6"):
+            mine = [ip for ip in ends if (":" in ip) == (family == "IPv6")]
+            pool = rng.sample(mine, min(len(mine), rng.randint(1, 2))) if few else mine
+            for at in range(rng.choice([0, 1, 1, 1, 2, 3])):
+                endpoints = [self.endpoint(pool) for _ in range(rng.choice([0, 1, 1, 2, 3, 3, 12 if not few else 2]))]
+                ports = [{**{k: port[k] for k in ("name", "protocol") if k in port}, "port": rng.choice(PORTS)}
+                         for port in service["spec"]["ports"] if rng.random() < 0.9]
+                if rng.random() < 0.1:
+                    ports.append({"name": "other", "protocol": rng.choice(PROTOCOLS), "port": rng.choice(PORTS)})
+                made.append({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
+                             "metadata": {"namespace": service["metadata"]["namespace"],
+                                          "name": f"{service['metadata']['name']}-{family.lower()}-{at}",
+                                          "labels": {"kubernetes.io/service-name": service["metadata"]["name"]}},
+                             "endpoints": endpoints, "ports": ports})
+        if made and rng.random() < 0.1:
+            rng.choice(made)["metadata"]["labels"] = rng.choice([{}, {"kubernetes.io/service-name": "nobody"}])
+        return made
+
+    def endpoint(self, ips):
+        rng = self.rng
+        conditions = {"ready": rng.choice([True, True, True, True, True, True, None, False, False])}
+        if rng.random() < 0.6:
+            conditions["serving"] = conditions["ready"] if rng.random() < 0.6 else rng.choice([True, False, None])
+        if rng.random() < 0.6 or conditions["ready"] is False:
+            conditions["terminating"] = conditions["ready"] is False and rng.random() < 0.7
+        made = {"addresses": rng.sample(ips, min(len(ips), 2 if rng.random() < 0.05 else 1)), "nodeName": NODE_NAME}
+        return made if rng.random() < 0.1 else {**made, "conditions": conditions}
+
+    def churn(self, items, members, others=()):
+        """The Services and slices of `items`, some of them changed, gone, or come."""
+        rng = self.rng
+        ends = [ip for member in members for ip in member.ips] + list(others)
+        kept = [item for item in items if item["kind"] not in ("Service", "EndpointSlice") or rng.random() < 0.9]
+        made = []
+        for item in kept:
+            if item["kind"] == "EndpointSlice" and rng.random() < 0.4:
+                mine = [ip for ip in ends if (":" in ip) == (item["addressType"] == "IPv6")]
+                item = {**item, "endpoints": [self.endpoint(mine) for _ in range(rng.randint(0, 3))]}
+            elif item["kind"] == "Service" and rng.random() < 0.1:
+                item = {**self.service(int(item["metadata"]["name"][1:])), "metadata": item["metadata"]}
+            made.append(item)
+        return made
+
+    def service_packet(self, items, sources, node_ips):
+        """From a member to an address of a Service that there is, or nearly."""
+        rng = self.rng
+        self.sport = 1024 + (self.sport - 1023) % 64000
+        service = rng.choice([item for item in items if item["kind"] == "Service"])
+        port = rng.choice(service["spec"]["ports"])
+        if "nodePort" in port and rng.random() < 0.3:
+            destination, number = rng.choice(list(node_ips)), port["nodePort"]
+        else:
+            spec, balancers = service["spec"], service["status"]["loadBalancer"].get("ingress") or []
+            found = [ip for ip in spec["clusterIPs"] if ip != "None"] * 3 + spec.get("externalIPs", []) + \
+                [entry["ip"] for entry in balancers if "ip" in entry]
+            destination, number = rng.choice(found or list(node_ips)), port["port"]
+        if rng.random() < 0.05:
+            number = rng.choice(SERVICE_PORTS + [port.get("nodePort", 30000)])
+        source = rng.choice(sources)
+        protocol = port.get("protocol", "TCP") if rng.random() < 0.95 else rng.choice(PROTOCOLS)
+        ip = next(ip for ip in source.ips if (":" in ip) == (":" in destination))
+        return Flow(Packet(ip, destination, protocol, number), source, None, self.sport, False)
 
 
 def _within(inner, outer):

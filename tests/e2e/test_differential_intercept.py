@@ -9,9 +9,6 @@ import collections
 import json
 import os
 import random
-import socket
-import struct
-import time
 
 import pytest
 
@@ -21,28 +18,23 @@ from evaluator import Packet, World
 from generate import PORTS, Generator, Member
 from lab import ALLOW, DENY, OUTSIDE4, OUTSIDE6, Lab, Probe
 from objects import intercept, policy, proxy
+from random_scene import PROXIES, RandomScene, family, plain
 
 ROUNDS = int(os.environ.get("PENSTOCK_ROUNDS", "14"))
 CONNECTIONS = int(os.environ.get("PENSTOCK_CONNECTIONS", "120"))
 SEED = int(os.environ.get("PENSTOCK_SEED") or random.SystemRandom().randrange(2 ** 32))
 BEYOND = ["203.0.113.9", "203.0.113.130", "2001:db8:9::9", "2001:db8:9::8000", OUTSIDE4, OUTSIDE6]
-PROXIES = {"gw-deny": 15001, "gw-bypass": 15002}
-# Where a proxy listens, and for which families that is good.
-PLACES = [([], ()), (["127.0.0.1"], (4,)), (["0.0.0.0"], (4,)), (["::1"], (6,)), (["127.0.0.1", "::1"], (4, 6)),
-          (["::"], (4, 6)), (["::"], (4, 6))]
+# What the kernel makes of a RST, of ICMP 3/13 and of ICMPv6 1/1.
+REJECTED = {("TCP", 4): "ECONNREFUSED", ("TCP", 6): "ECONNREFUSED", ("UDP", 4): "EHOSTUNREACH", ("UDP", 6): "EACCES"}
 
 
-def family(ip):
-    return 6 if ":" in ip else 4
-
-
-class Scene:
+class Scene(RandomScene):
     """Four pods, and a host outside with several addresses; everybody serves every port."""
 
-    def __init__(self, lab):
-        self.lab, self.agent = lab, lab.agent(log={"level": "info"})
+    def __init__(self, lab, deny_with="drop"):
+        super().__init__(lab, datapath={"denyWith": deny_with})
+        self.deny_with = deny_with
         lab.outside.ip(*[f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip in BEYOND[:4]])
-        self.members, self.pods = [], []
         for number in range(4):
             pod = lab.pod(f"m{number}")
             self.pods.append(pod)
@@ -53,22 +45,6 @@ class Scene:
             for port in PORTS:
                 lab.prober.listen(host, port)
                 lab.prober.listen(host, port, "UDP")
-        self.places = {name: ([], ()) for name in PROXIES}
-        self.live = []  # of earlier rounds
-        self.serial = self.ports = 0
-
-    def port(self):
-        """No port is taken twice: of a connection that was refused the other end may not see the end."""
-        self.ports += 1
-        return 10000 + self.ports % 55000
-
-    def move_proxies(self, rng):
-        for name, port in PROXIES.items():
-            for ip in self.places[name][0]:
-                self.lab.prober.unlisten(self.lab.node, port, ip=ip)
-            self.places[name] = rng.choice(PLACES)
-            for ip in self.places[name][0]:
-                self.lab.prober.listen(self.lab.node, port, ip=ip, transparent=True)
 
     def draw(self, rng):
         """A probe between two of us; at least one end is a pod."""
@@ -89,82 +65,24 @@ class Scene:
         """(result, the listener's namespace, proxy, whose rule) as the evaluator says."""
         verdict = world.judge(Packet(probe.bind[0], probe.destination, probe.protocol, probe.port))
         direct = ALLOW, probe.label, None, None
+        refused = self.refusal(probe), None, None, None
         if verdict.action == REFUSE:
-            return DENY, None, None, None
+            return refused
         if verdict.action == PASS:
             return direct
         assert probe.protocol == "TCP", "nothing else is intercepted"
-        if family(probe.destination) in self.places.get(verdict.proxy, ([], ()))[1]:
+        if self.listens(verdict.proxy, probe.destination):
             return ALLOW, self.lab.node.name, verdict.proxy, verdict.hit[1]
-        return direct if verdict.proxy == "gw-bypass" else (DENY, None, None, None)
+        return direct if verdict.proxy == "gw-bypass" else refused
 
-    # ---- connections that go on ----
-
-    def open(self, probe, expected):
-        """The connection of a probe that passed, once more."""
-        with probe.source.entered():
-            sock = socket.socket(socket.AF_INET6 if family(probe.destination) == 6 else socket.AF_INET)
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.bind((probe.bind[0], self.port()))
-        sock.connect_ex((probe.destination, probe.port))
-        packet = Packet(probe.bind[0], probe.destination, probe.protocol, probe.port)
-        self.live.append(Live(sock, packet, (expected[1], PROXIES.get(expected[2], probe.port))))
-
-    def exchange(self, wanted):
-        """Sends on every live connection; wanted: which of them should be answered. Returns those that are otherwise."""
-        for live in self.live:
-            live.sent = live.answered = False
-            self.serial += 1
-            live.payload = struct.pack("!QQ", 1 << 40, self.serial)
-        begun = time.monotonic()
-        while time.monotonic() - begun < 5:
-            for live in self.live:
-                live.turn()
-            self.lab.prober._turn(0.01)
-            late = [live for live in self.live if live.answered != (live in wanted)]
-            if not late and (len(wanted) == len(self.live) or time.monotonic() - begun > 0.35):
-                break
-        return [f"{live.packet} of {live.taker}: " + ("answered" if live.answered else "not answered") for live in late] + \
-            [f"{live.packet} of {live.taker}: answered by {self.lab.prober.served[live.payload]}" for live in wanted
-             if live.answered and self.lab.prober.served[live.payload][:2] != live.taker]
-
-    def keep(self, kept):
-        for live in self.live:
-            if live not in kept:
-                live.sock.close()
-        self.live = kept
-
-    def intercepted(self):
-        metrics = self.agent.api.metrics()
-        return {name: int(metrics("penstock_intercepted_connections_total", proxy=name)) for name in PROXIES}
+    def refusal(self, probe):
+        return REJECTED[probe.protocol, family(probe.destination)] if self.deny_with == "reject" else DENY
 
 
-class Live:
-    """An open connection; taker: (namespace, port) of the listener that has it."""
-
-    def __init__(self, sock, packet, taker):
-        self.sock, self.packet, self.taker = sock, packet, taker
-        self.payload, self.sent, self.answered = b"", False, False
-
-    def turn(self):
-        try:
-            if not self.sent:
-                self.sent = self.sock.send(self.payload) == len(self.payload)
-            elif not self.answered:
-                self.answered = self.sock.recv(64) == self.payload
-        except OSError:  # not yet, or no more
-            pass
-
-
-@pytest.fixture(scope="module", params=["routed", "bridge"])
+@pytest.fixture(scope="module", params=["routed", "bridge", "routed, refusing", "bridge, refusing"])
 def scene(request):
-    with Lab(outside=True, bridge=request.param == "bridge") as lab:
-        yield Scene(lab)
-
-
-def plain(ip):
-    return ip.removeprefix("::ffff:")
+    with Lab(outside=True, bridge="bridge" in request.param) as lab:
+        yield Scene(lab, "reject" if "refusing" in request.param else "drop")
 
 
 def complaint(probe, expected):
@@ -236,13 +154,15 @@ def test_real_connections_go_where_the_evaluator_says(scene):
         scene.keep(generator.rng.sample(allowed, min(15, len(allowed))))
         passed = [pair for pair in zip(probes, expected, strict=True) if pair[1][0] == ALLOW and pair[0].protocol == "TCP"]
         for probe, wanted in generator.rng.sample(passed, min(15, len(passed))):
-            scene.open(probe, wanted)
+            scene.open(probe, (wanted[1], PROXIES.get(wanted[2], probe.port)))
         stale = scene.exchange(scene.live)
         assert not stale, f"PENSTOCK_SEED={SEED}, round {number}: just opened:\n" + "\n".join(stale[:5])
     print(dict(outcomes), dict(counts))
+    def refused(version):
+        return sum(count for (result, _, _, of), count in outcomes.items() if result != ALLOW and of == version)
     if ROUNDS >= 14:  # a run in which little happens proves little
         for version in (4, 6):
-            assert min(outcomes[DENY, None, None, version], outcomes[ALLOW, None, None, version]) > 50, outcomes
+            assert min(refused(version), outcomes[ALLOW, None, None, version]) > 50, outcomes
             for direction in ("Egress", "Ingress"):
                 assert sum(outcomes[ALLOW, name, direction, version] for name in PROXIES) > 0, outcomes
         assert min(counts.values()) > 5, counts
@@ -256,7 +176,8 @@ def test_an_attempt_that_nobody_answered_is_handed_over_when_it_is_repeated(scen
     lab.prober.listen(lab.node, 15003, transparent=True)
     for source, own, other in ends:
         api.put_state([*items, policy("n1", "closed", types=["Ingress"])])
-        probe = Probe(source, other, 80, bind=(own, scene.port()), expect=DENY)
+        probe = Probe(source, other, 80, bind=(own, scene.port()))
+        probe.expect = scene.refusal(probe)
         assert lab.prober.probe([probe])[0].ok, probe
         rule = {"action": "Intercept", "proxy": "gw", "from": [{"networks": ["0.0.0.0/0", "::/0"]}]}
         api.put_state([*items, proxy("gw", 15003), intercept("in", {"namespaces": {}}, [], ingress=[rule])])
