@@ -351,15 +351,15 @@ static bool backend_usable(const struct backend *backend, bool ending)
 }
 
 /* Backends of one port of a slice; whether there was any. */
-static bool kinds_add(struct compiler *c, const struct slice_slot *slice, const struct named_port *port, uint8_t family,
-	bool ending, struct ps_service *ret)
+static bool kinds_add(struct compiler *c, const struct slice_slot *slice, const struct named_port *port, bool ending,
+	struct ps_service *ret)
 {
 	const struct endpoint_slice *content = slice->object->slice;
 	bool any = false;
 	c->work.backends += content->backend_count;
 	for (size_t i = 0; i < content->backend_count; i++) {
 		const struct backend_address *address = slice->uses[i].address;
-		if (address->ip.family != family || !backend_usable(&content->backends[i], ending))
+		if (!backend_usable(&content->backends[i], ending))
 			continue;
 		any = true;
 		kind_add(
@@ -369,16 +369,25 @@ static bool kinds_add(struct compiler *c, const struct slice_slot *slice, const 
 	return any;
 }
 
+/* All backends of a slice are of one family. */
+static bool slice_has_family(const struct slice_slot *slice, uint8_t family)
+{
+	const struct endpoint_slice *content = slice->object->slice;
+	return content->backend_count && content->backends[0].ip.family == family;
+}
+
 static bool use_kinds(struct compiler *c, const struct service_use *use, bool ending, struct ps_service *ret)
 {
 	bool any = false;
 	LINKS_EACH(at, &use->service->slices)
 	{
 		const struct slice_slot *slice = OWNER_OF(at, struct slice_slot, in_service);
+		if (!slice_has_family(slice, use->entry->key.family))
+			continue;
 		for (size_t i = 0; i < slice->object->slice->port_count; i++) {
 			const struct named_port *port = &slice->object->slice->ports[i];
 			if (port->protocol == use->port->protocol && !strcmp(port->name, use->port->name))
-				any |= kinds_add(c, slice, port, use->entry->key.family, ending, ret);
+				any |= kinds_add(c, slice, port, ending, ret);
 		}
 	}
 	return any;

@@ -4,6 +4,7 @@
  * in memory, and in entries that the kernel has to be told.
  * compile_bench blocks COUNT [EACH [LENGTH]]: the same for one workload with COUNT networks in policies of EACH rules,
  * one network a rule.
+ * compile_bench services COUNT [EACH [PODS [POLICIES]]]: what COUNT Services with EACH backends cost in a cluster.
  */
 #include <malloc.h>
 #include <string.h>
@@ -192,8 +193,78 @@ static void bench_blocks(unsigned blocks, unsigned each, unsigned length)
 	free(changes);
 }
 
+/* ---- Services ---- */
+
+struct services {
+	unsigned count, each;
+	struct object **objects; /* Services, then a slice each */
+};
+
+static void services_change(const struct services *s, struct compiler *c, bool come)
+{
+	struct change *changes = mem_array(2 * s->count, sizeof(*changes));
+	for (unsigned i = 0; i < 2 * s->count; i++)
+		*(come ? &changes[i].new : &changes[i].old) = s->objects[i];
+	compiler_update(c, changes, 2 * s->count, NULL);
+	free(changes);
+}
+
+static void bench_slices(const struct services *s, const struct cluster_shape *shape, struct compiler *c, double full)
+{
+	struct sample sample = {.before = *compiler_work(c)};
+	for (unsigned i = 0; i < REPEATS; i++) {
+		unsigned number = i / 2 * s->count / REPEATS;
+		struct object *new = cluster_slice(shape, number, s->each, i % 2 ? 0 : 1);
+		double began = now();
+		cluster_change(c, &s->objects[s->count + number], new);
+		sample_add(&sample, c, began);
+	}
+	sample_print("change a slice", &sample, c, full);
+}
+
+static void bench_services(unsigned count, unsigned each, struct cluster_shape shape)
+{
+	struct services s = {count, each, mem_array(2 * count, sizeof(struct object *))};
+	struct cluster cluster = cluster_make(shape);
+	for (unsigned i = 0; i < count; i++) {
+		s.objects[i] = cluster_service(&shape, i);
+		s.objects[count + i] = cluster_slice(&shape, i, each, 0);
+	}
+	struct rulebook *book = rulebook_new(1);
+	struct compiler *c = compiler_new("node-0", book);
+	cluster_compile(&cluster, c);
+	double before = mebibytes(), began = now();
+	services_change(&s, c, true);
+	double full = now() - began;
+	printf("%u Services of %u backends among %u pods: %.1f ms, %.1f MiB\n", count, each, shape.pods, full,
+		mebibytes() - before);
+	pending_clear(c);
+	tables_print(c);
+	bench_slices(&s, &shape, c, full);
+	bench_pods(&cluster, c, false, full);
+	bench_pod_comes(&cluster, c, false, full);
+	bench_policies(&cluster, c, full);
+	began = now();
+	services_change(&s, c, false);
+	printf("all of them go: %.1f ms\n", now() - began);
+	compiler_free(c);
+	rulebook_free(book);
+	for (unsigned i = 0; i < 2 * count; i++)
+		object_put(s.objects[i]);
+	free(s.objects);
+	cluster_free(&cluster);
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 2 && !strcmp(argv[1], "services")) {
+		struct cluster_shape cluster = {.pods = argument(argc, argv, 4, 10000),
+			.policies = argument(argc, argv, 5, 1000),
+			.namespaces = 100,
+			.nodes = 99};
+		bench_services(argument(argc, argv, 2, 0), argument(argc, argv, 3, 20), cluster);
+		return 0;
+	}
 	if (argc > 2 && !strcmp(argv[1], "blocks")) {
 		bench_blocks(argument(argc, argv, 2, 0), argument(argc, argv, 3, 1000), argument(argc, argv, 4, 32));
 		return 0;

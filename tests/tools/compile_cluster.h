@@ -79,6 +79,35 @@ static inline struct object *cluster_policy(const struct cluster_shape *shape, u
 		number, namespace, at, (at + 1) % 10, number % 10, port, number % 10, number % 200, number % 4));
 }
 
+/* ---- Services ---- */
+
+static inline struct object *cluster_service(const struct cluster_shape *shape, unsigned number)
+{
+	return cluster_object(str_format(
+		"{'apiVersion':'v1','kind':'Service','metadata':{'name':'x%u','namespace':'n%u'},'spec':{'clusterIPs':['10.96."
+		"%u.%u','fd00:96::%x'],'ports':[{'name':'http','port':80},{'name':'metrics','port':9090}]}}",
+		number, number % shape->namespaces, number / 256, number % 256, number));
+}
+
+/* `each` pods of one namespace, one after the other; `less` of them have gone. */
+static inline struct object *cluster_slice(
+	const struct cluster_shape *shape, unsigned number, unsigned each, unsigned less)
+{
+	struct buffer b = {0};
+	unsigned namespace = number % shape->namespaces, first = number / shape->namespaces * each;
+	buffer_printf(&b,
+		"{'apiVersion':'discovery.k8s.io/v1','kind':'EndpointSlice','metadata':{'name':'x%u-4','namespace':'n%u',"
+		"'labels':{'kubernetes.io/service-name':'x%u'}},'addressType':'IPv4','endpoints':[",
+		number, namespace, number);
+	for (unsigned i = less; i < each; i++) {
+		unsigned pod = ((first + i) * shape->namespaces + namespace) % shape->pods;
+		buffer_printf(
+			&b, "%s{'addresses':['10.%u.%u.%u']}", i > less ? "," : "", 128 + pod / 65536, pod / 256 % 256, pod % 256);
+	}
+	buffer_puts(&b, "],'ports':[{'name':'http','port':8080},{'name':'metrics','port':9090}]}");
+	return cluster_object(buffer_take(&b));
+}
+
 /* ---- many networks for one workload ---- */
 
 static inline struct object *cluster_blocks_subject(void)

@@ -192,6 +192,60 @@ static void networks_among_many_addresses_compare_each_a_few_times(void **state)
 	object_put(policy);
 }
 
+/* ---- Services ---- */
+
+static uint64_t services_effort(const struct compiler *c)
+{
+	return compiler_work(c)->services + compiler_work(c)->backends;
+}
+
+enum { MANY_SERVICES = 300, BACKENDS = 20 };
+
+static void services_change(struct compiler *c, struct object **objects, bool come)
+{
+	struct change changes[2 * MANY_SERVICES] = {0};
+	for (unsigned i = 0; i < 2 * MANY_SERVICES; i++)
+		*(come ? &changes[i].new : &changes[i].old) = objects[i];
+	compiler_update(c, changes, 2 * MANY_SERVICES, NULL);
+}
+
+/* Two Services at most have a pod; each has 4 entries, 2 of them with its 20 backends. */
+static void one_change_renews_the_services_that_it_concerns(void **state)
+{
+	struct cluster_lab *lab = *state;
+	struct object *objects[2 * MANY_SERVICES];
+	for (unsigned i = 0; i < MANY_SERVICES; i++) {
+		objects[i] = cluster_service(&shape, i);
+		objects[MANY_SERVICES + i] = cluster_slice(&shape, i, BACKENDS, 0);
+	}
+	uint64_t before = services_effort(lab->c);
+	services_change(lab->c, objects, true);
+	assert_in_range(services_effort(lab->c) - before, MANY_SERVICES * BACKENDS, MANY_SERVICES * BACKENDS * 6);
+	assert_int_equal(compiler_tables(lab->c)->table[TABLE_service4].wanted.count, 2 * MANY_SERVICES);
+	assert_int_equal(compiler_tables(lab->c)->table[TABLE_service6].wanted.count, 2 * MANY_SERVICES);
+	for (unsigned i = 0; i < 4; i++) { /* relabelled, and back */
+		before = services_effort(lab->c);
+		cluster_change(lab->c, &lab->cluster.pods[7], cluster_pod(&shape, 7, i % 2 ? 0 : 1));
+		assert_in_range(services_effort(lab->c) - before, 1, 200);
+	}
+	struct object *slice = object_get(objects[MANY_SERVICES + 5]);
+	for (unsigned less = 1; less < 3; less++) {
+		before = services_effort(lab->c);
+		cluster_change(lab->c, &slice, cluster_slice(&shape, 5, BACKENDS, less % 2));
+		assert_in_range(services_effort(lab->c) - before, 1, 200);
+	}
+	object_put(slice);
+	struct change gone = {.old = lab->cluster.pods[9000]}, back = {.new = lab->cluster.pods[9000]};
+	before = services_effort(lab->c);
+	compiler_update(lab->c, &gone, 1, NULL);
+	compiler_update(lab->c, &back, 1, NULL);
+	assert_int_equal(services_effort(lab->c), before); /* nobody's backend */
+	services_change(lab->c, objects, false);
+	assert_int_equal(compiler_tables(lab->c)->table[TABLE_service4].wanted.count, 0);
+	for (unsigned i = 0; i < 2 * MANY_SERVICES; i++)
+		object_put(objects[i]);
+}
+
 /* ---- capacity ---- */
 
 static void what_fits_is_accepted(void **state)
@@ -311,6 +365,7 @@ int main(void)
 		cmocka_unit_test(networks_cost_no_more_the_more_there_are),
 		cmocka_unit_test(one_changed_policy_among_many_networks_costs_its_share),
 		cmocka_unit_test(networks_among_many_addresses_compare_each_a_few_times),
+		cmocka_unit_test(one_change_renews_the_services_that_it_concerns),
 		cmocka_unit_test(what_fits_is_accepted),
 		cmocka_unit_test(too_many_endpoints_are_refused),
 		cmocka_unit_test(too_many_cells_are_refused),
