@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/warn.h"
+
+#include "agent/base/map.h"
+
+/* A local workload without an interface yet is accepted, and said. */
+static void pending_warn(
+	const struct candidate *candidate, const struct compiler *compiler, struct datapath *tried, struct errors *warnings)
+{
+	const struct difference *differences = candidate->differences;
+	const struct endpoint *endpoint;
+	size_t at = 0;
+	struct map names;
+	if (!candidate->difference_count)
+		return;
+	map_init(&names, sizeof(const struct workload *), 0);
+	for (size_t i = 0; i < candidate->difference_count; i++)
+		if (differences[i].new && (differences[i].new->kind == KIND_POD || differences[i].new->kind == KIND_WORKLOAD))
+			map_put(&names, &differences[i].new->workload, NULL);
+	while ((endpoint = compiler_endpoint_next(compiler, &at)))
+		if (map_get(&names, &endpoint->workload) && !(tried ? datapath_locates(tried, endpoint) : endpoint->bound))
+			errors_add(warnings, ERROR_NONE, "", "%s %s/%s has no interface on this node yet: pending",
+				kinds[endpoint->kind].kind, endpoint->namespace, endpoint->name);
+	map_clear(&names);
+}
+
+/* A Pod is taken as kubectl prints it; what of it is not enforced is said. */
+static void bandwidth_warn(const struct candidate *candidate, struct errors *warnings)
+{
+	for (size_t i = 0; i < candidate->difference_count; i++) {
+		const struct object *new = candidate->differences[i].new;
+		if (new &&new->kind == KIND_POD && (new->workload->bandwidth[EGRESS] || new->workload->bandwidth[INGRESS]))
+			errors_add(warnings, ERROR_NONE, "", "Pod %s/%s: bandwidth annotations are not enforced by this build",
+				new->namespace, new->name);
+	}
+}
+
+static bool rules_unknown_peer(const struct policy *policy, enum direction direction)
+{
+	for (size_t i = 0; i < policy->rule_count[direction]; i++)
+		for (size_t j = 0; j < policy->rules[direction][i].peer_count; j++)
+			if (policy->rules[direction][i].peers[j].type == PEER_UNKNOWN)
+				return true;
+	return false;
+}
+
+/* A peer of a newer API version is accepted, and what it does then may surprise. */
+static void unknown_peers_warn(const struct candidate *candidate, struct errors *warnings)
+{
+	static const char *const words[DIRECTIONS] = {"egress", "ingress"};
+	for (size_t i = 0; i < candidate->difference_count; i++) {
+		const struct object *new = candidate->differences[i].new;
+		if (!new || new->kind != KIND_CLUSTER_NETWORK_POLICY)
+			continue;
+		for (enum direction direction = 0; direction < DIRECTIONS; direction++)
+			if (rules_unknown_peer(new->policy, direction))
+				errors_add(warnings, ERROR_NONE, "",
+					"ClusterNetworkPolicy %s: an %s rule has a peer without a field that is known there: it fails "
+					"closed (Accept matches nothing, Deny and Pass deny everything)",
+					new->name, words[direction]);
+	}
+}
+
+void candidate_warn(
+	const struct candidate *candidate, const struct compiler *compiler, struct datapath *tried, struct errors *warnings)
+{
+	pending_warn(candidate, compiler, tried, warnings);
+	bandwidth_warn(candidate, warnings);
+	unknown_peers_warn(candidate, warnings);
+}
