@@ -219,7 +219,8 @@ static void service_judge(struct asking *a, struct explain_answer *answer)
 		opinion_add(&all, &side, service->backend[i].flags);
 	}
 	bool unsure = !service->count || service->flags & PS_SERVICE_MORE || (all.allows && all.refuses);
-	all.refused.verdict.action = PS_ACTION_DENY;
+	if (!all.refuses)
+		all.refused.verdict = (struct ps_verdict){.action = PS_ACTION_DENY, .reason = PS_REASON_DEFAULT};
 	if (all.stuck || (all.refuses && !unsure)) {
 		answer->egress = all.refused;
 	} else if (unsure && a->datapath->loaded.tuples) {

@@ -13,26 +13,31 @@ static bool service_has(const struct service *service, const struct ip *ip)
 	return false;
 }
 
-/* By its own address, or (ip NULL) by its node port. */
-static bool service_find(
+/* A node port is there in the families of the Service's addresses. */
+static bool service_has_family(const struct service *service, uint8_t family)
+{
+	for (size_t i = 0; i < service->ip_count; i++)
+		if (service->ips[i].family == family)
+			return true;
+	return !service->ip_count;
+}
+
+static void uses_find(
 	const struct snapshot *snapshot, const struct ip *ip, uint8_t protocol, uint16_t port, struct backends *ret)
 {
-	size_t at, end;
+	size_t at, end, room = 0;
 	for (snapshot_range(snapshot, KIND_SERVICE, NULL, &at, &end); at < end; at++) {
 		const struct object *object = snapshot->objects[at];
 		const struct service *service = object->service;
-		for (size_t i = 0; service && i < service->port_count; i++) {
+		bool here = ret->node_port ? service_has_family(service, ip->family) : service_has(service, ip);
+		for (size_t i = 0; here && i < service->port_count; i++) {
 			const struct service_port *own = &service->ports[i];
-			if (own->protocol != protocol || (ip ? own->port : own->node_port) != port ||
-				(ip && !service_has(service, ip)))
+			if (own->protocol != protocol || (ret->node_port ? own->node_port : own->port) != port)
 				continue;
-			ret->service = object;
-			ret->port = own;
-			ret->node_port = !ip;
-			return true;
+			ret->uses = list_room(ret->uses, ret->use_count, &room, sizeof(*ret->uses));
+			ret->uses[ret->use_count++] = (struct backends_use){.service = object, .port = own};
 		}
 	}
-	return false;
 }
 
 /* As kube-proxy chooses: who is ready; if nobody is, who serves while it ends. */
@@ -41,23 +46,31 @@ static bool backend_usable(const struct backend *backend, bool terminating)
 	return terminating ? backend->serving && backend->terminating : backend->ready;
 }
 
-static void slice_targets(const struct endpoint_slice *slice, uint8_t family, struct backends *ret, size_t *room)
+static void slice_targets(const struct endpoint_slice *slice, uint8_t family, const struct backends_use *use,
+	struct backends *ret, size_t *room)
 {
 	for (size_t i = 0; i < slice->port_count; i++) {
 		const struct named_port *port = &slice->ports[i];
-		if (strcmp(port->name ? port->name : "", ret->port->name ? ret->port->name : "") != 0 ||
-			port->protocol != ret->port->protocol)
+		if (strcmp(port->name, use->port->name) != 0 || port->protocol != use->port->protocol)
 			continue;
 		for (size_t j = 0; j < slice->backend_count; j++) {
 			const struct backend *backend = &slice->backends[j];
-			if (backend->ip.family != family || !backend_usable(backend, ret->terminating))
+			if (backend->ip.family != family || !backend_usable(backend, use->terminating))
 				continue;
-			if (ret->count == *room) {
-				*room = *room ? 2 * *room : 16;
-				ret->targets = mem_resize(ret->targets, *room, sizeof(*ret->targets));
-			}
-			ret->targets[ret->count++] = (struct explain_target){.ip = backend->ip, .port = port->port};
+			ret->targets = list_room(ret->targets, ret->count, room, sizeof(*ret->targets));
+			ret->targets[ret->count++] = (struct explain_target){.ip = backend->ip, .port = port->port, .context = use};
 		}
+	}
+}
+
+static void use_targets(
+	const struct snapshot *snapshot, uint8_t family, const struct backends_use *use, struct backends *ret, size_t *room)
+{
+	size_t at, end;
+	for (snapshot_range(snapshot, KIND_ENDPOINT_SLICE, use->service->namespace, &at, &end); at < end; at++) {
+		const struct endpoint_slice *slice = snapshot->objects[at]->slice;
+		if (strcmp(slice->service, use->service->name) == 0)
+			slice_targets(slice, family, use, ret, room);
 	}
 }
 
@@ -70,11 +83,14 @@ static int target_order(const void *left, const void *right)
 
 static void targets_find(const struct snapshot *snapshot, uint8_t family, struct backends *ret)
 {
-	size_t room = 0, kept = 0, at, end;
-	for (snapshot_range(snapshot, KIND_ENDPOINT_SLICE, ret->service->namespace, &at, &end); at < end; at++) {
-		const struct endpoint_slice *slice = snapshot->objects[at]->slice;
-		if (slice && strcmp(slice->service, ret->service->name) == 0)
-			slice_targets(slice, family, ret, &room);
+	size_t room = 0, kept = 0;
+	for (size_t i = 0; i < ret->use_count; i++) {
+		size_t before = ret->count;
+		use_targets(snapshot, family, &ret->uses[i], ret, &room);
+		if (ret->count > before)
+			continue;
+		ret->uses[i].terminating = true;
+		use_targets(snapshot, family, &ret->uses[i], ret, &room);
 	}
 	if (ret->count)
 		qsort(ret->targets, ret->count, sizeof(*ret->targets), target_order);
@@ -85,22 +101,20 @@ static void targets_find(const struct snapshot *snapshot, uint8_t family, struct
 	ret->count = kept < BACKENDS_LISTED ? kept : BACKENDS_LISTED;
 }
 
-bool backends_find(
+void backends_find(
 	const struct snapshot *snapshot, const struct ip *ip, uint8_t protocol, uint16_t port, struct backends *ret)
 {
 	*ret = (struct backends){0};
-	if (!service_find(snapshot, ip, protocol, port, ret) && !service_find(snapshot, NULL, protocol, port, ret))
-		return false;
+	uses_find(snapshot, ip, protocol, port, ret);
+	ret->node_port = !ret->use_count && port;
+	if (ret->node_port)
+		uses_find(snapshot, ip, protocol, port, ret);
 	targets_find(snapshot, ip->family, ret);
-	if (!ret->count) {
-		ret->terminating = true;
-		targets_find(snapshot, ip->family, ret);
-	}
-	return true;
 }
 
 void backends_clear(struct backends *backends)
 {
+	free(backends->uses);
 	free(backends->targets);
 	*backends = (struct backends){0};
 }

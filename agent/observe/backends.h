@@ -8,16 +8,20 @@
 
 #define BACKENDS_LISTED 1000
 
-struct backends {
-	const struct object *service;    /* borrowed from the snapshot */
-	const struct service_port *port; /* of it */
-	bool node_port;                  /* found by its node port: its address is any of a node's */
-	bool terminating;                /* nobody is ready: these serve, though they are about to end */
-	struct explain_target *targets;  /* distinct; the first BACKENDS_LISTED by address and port */
-	size_t count, total;
+/* A port of a Service; several may share one address and port. */
+struct backends_use {
+	const struct object *service; /* borrowed from the snapshot */
+	const struct service_port *port;
+	bool terminating; /* nobody is ready: those of its backends serve, though they are about to end */
 };
-/* False: no Service has this address and port. */
-bool backends_find(
+struct backends {
+	struct backends_use *uses; /* count 0: no Service has this address and port */
+	size_t use_count;
+	bool node_port;                 /* found by its node port: its address is any of a node's */
+	struct explain_target *targets; /* distinct, by address and port; context: the use */
+	size_t count, total;            /* of targets, at most BACKENDS_LISTED; of all */
+};
+void backends_find(
 	const struct snapshot *snapshot, const struct ip *ip, uint8_t protocol, uint16_t port, struct backends *ret);
 void backends_clear(struct backends *backends);
 

@@ -18,12 +18,14 @@
 /* ", Pod shop/web", or what else it is; the caller frees. */
 static char *end_text(const struct telling *t, enum explain_end_name end)
 {
-	const struct object *object = t->subjects[end].object, *service = t->backends.service;
+	const struct object *object = t->subjects[end].object;
 	if (end == EXPLAIN_SOURCE && t->answer.node)
 		return str_dup("");
-	if (end == EXPLAIN_DESTINATION && t->answer.service && service)
-		return str_format(", %s port of Service %s/%s%s%s", t->answer.node_port ? "a node" : "a", service->namespace,
-			service->name, *t->backends.port->name ? ", " : "", t->backends.port->name);
+	if (end == EXPLAIN_DESTINATION && t->answer.service && t->backends.use_count) {
+		const struct backends_use *use = &t->backends.uses[0];
+		return str_format(", %s port of Service %s/%s%s%s", t->answer.node_port ? "a node" : "a",
+			use->service->namespace, use->service->name, *use->port->name ? ", " : "", use->port->name);
+	}
 	if (object)
 		return str_format(
 			", %s %s%s%s", kinds[object->kind].kind, object->namespace, *object->namespace ? "/" : "", object->name);
@@ -86,10 +88,9 @@ static bool telling_try(struct telling *t, bool last, struct errors *errors)
 		.protocol = explain_protocol_number(t->request->protocol, t->subjects[EXPLAIN_SOURCE].ip.family),
 		.port = t->request->port,
 	};
-	if (backends_find(t->snapshot, &t->query.destination, t->query.protocol, t->query.port, &t->backends)) {
-		t->query.targets = t->backends.targets;
-		t->query.target_count = t->backends.count;
-	}
+	backends_find(t->snapshot, &t->query.destination, t->query.protocol, t->query.port, &t->backends);
+	t->query.targets = t->backends.targets;
+	t->query.target_count = t->backends.count;
 	if (t->source->ask(t->source->context, &t->query, &t->answer, &e) < 0)
 		errors_add_error(errors, &e);
 	t->same = t->answer.revision == t->snapshot->revision;

@@ -65,7 +65,7 @@ static void rule_read(const json_t *flow, struct explain_past *ret, struct error
 	int number = kind ? kind_by_name(kind) : -1;
 	ret->ruled = true;
 	ret->kind = number < 0 ? KIND_NETWORK_POLICY : (enum kind)number;
-	if (number < 0 || !strstr(kind, "Policy"))
+	if (number < 0 || !(strstr(kind, "Policy") || number == KIND_NODE_FILTER))
 		errors_add(errors, ERROR_INVALID, "/flow/rule/kind", kind ? "\"%.100s\" has no rules" : "required", kind);
 	ret->namespace = text_read(rule, "namespace", "/flow/rule/namespace", false, errors);
 	ret->name = text_read(rule, "name", "/flow/rule/name", true, errors);

@@ -76,11 +76,12 @@ static void target_step(struct telling *t, const struct explain_target *target, 
 
 static void target_render(struct telling *t, const struct explain_target *target, bool told)
 {
-	const struct object *owner = address_owner(t->snapshot, &target->ip), *service = t->backends.service;
+	const struct object *owner = address_owner(t->snapshot, &target->ip);
+	const struct backends_use *use = target->context;
 	bool workload = owner && owner->kind != KIND_NODE;
 	char ip[ADDR_TEXT_MAX];
 	ip_format(&target->ip, ip);
-	auto_free char *name = str_format("%s/%s", service->namespace, service->name);
+	auto_free char *name = str_format("%s/%s", use->service->namespace, use->service->name);
 	auto_free char *who = workload ? str_format("%s/%s", owner->namespace, owner->name) : NULL;
 	buffer_puts(t->out, "{\"service\":");
 	buffer_json_string(t->out, name);
@@ -88,7 +89,7 @@ static void target_render(struct telling *t, const struct explain_target *target
 	buffer_printf(t->out, ",\"port\":%u", target->port);
 	explain_member(t->out, "workload", who);
 	buffer_printf(t->out, ",\"node\":%s,\"ready\":%s,\"egress\":", target->node ? "true" : "false",
-		t->backends.terminating ? "false" : "true");
+		use->terminating ? "false" : "true");
 	explain_side_brief(t, &target->egress);
 	buffer_puts(t->out, ",\"ingress\":");
 	explain_side_brief(t, &target->ingress);

@@ -18,7 +18,7 @@ struct telling {
 	struct explain_subject subjects[EXPLAIN_ENDS];
 	struct explain_query query;
 	struct explain_answer answer;
-	struct backends backends; /* of the Service whose address the destination is; service NULL: of none */
+	struct backends backends;                               /* of the Services whose address the destination is */
 	const struct explain_target *about[PS_DIRECTION_COUNT]; /* of a Service: the backend that the side speaks for */
 	bool pending;                                           /* the backend that is chosen later decides */
 	bool same;                                              /* tables and names are of one revision */
