@@ -58,6 +58,8 @@ class Resolver:
 
     def _datagram(self):
         asked, peer = self.udp.recvfrom(4096)
+        if not asked:  # what shutdown() leaves to read
+            raise OSError("closed")
         self.udp.sendto(answer(asked, self.says), peer)
 
     def _connection(self):

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services, with kube-proxy's own rules: a connection to a Service's address is judged by the backend that it is sent to."""
+import pytest
+
+from cluster import ECHO, UPLINKS, Cluster, seen_as
+from kubeproxy import MODES
+from lab import ALLOW, DENY, OUTSIDE4, OUTSIDE6, Probe
+from objects import allow_from, allow_to, cluster_policy, deny_all, policy
+from resolver import Resolver, resolve
+
+REFUSED = {"ECONNREFUSED", "EHOSTUNREACH", "EACCES"}  # a RST, ICMP 3/13, ICMPv6 1/1
+
+
+@pytest.fixture(scope="module", params=MODES)
+def cluster(request):
+    with Cluster(request.param) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=MODES)
+def refusing(request):
+    with Cluster(request.param, datapath={"denyWith": "reject"}) as made:
+        yield made
+
+
+def pods(*names):
+    """Peers of a NetworkPolicy."""
+    return bool(names) * [{"podSelector": {"matchExpressions": [{"key": "name", "operator": "In", "values": list(names)}]}}]
+
+
+def on(port=ECHO):
+    return [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP")]
+
+
+def out(source, *names, port=ECHO, peers=()):
+    """source may connect to these pods' port, and nowhere else."""
+    return allow_to("s", f"{source}-out", {"name": source}, [*pods(*names), *peers], on(port))
+
+
+def into(target, *names, port=ECHO, peers=()):
+    if not names and not peers:
+        return policy("s", f"{target}-in", {"name": target}, types=["Ingress"])
+    return allow_from("s", f"{target}-in", {"name": target}, [*pods(*names), *peers], on(port))
+
+
+def blocks(*ips):
+    return [{"ipBlock": {"cidr": f"{ip}/{128 if ':' in ip else 32}"}} for ip in ips]
+
+
+# ---- every address ----
+
+def ways(exposed):
+    """(addresses, port, protocols) by which a pod can ask; a node port is one a protocol."""
+    return [*[(ips, port, ("TCP", "UDP")) for ips, port in exposed.all],
+            (UPLINKS, exposed.node_port, ("TCP",)), (UPLINKS, exposed.node_port + 1, ("UDP",))]
+
+
+def test_every_address_leads_to_every_backend(cluster):
+    """Without policy; which also says that kube-proxy's rules here are what the other tests take them for."""
+    web = cluster.expose("every", "b", "r")
+    for backend in ("b", "r"):
+        cluster.give([web], choose=[backend])
+        for ips, port, protocols in ways(web):
+            for source in (cluster.a, cluster.outside):
+                if source is cluster.outside and ips == web.ips:
+                    continue
+                probes = cluster.tries(source, ips, port, protocols, expect=ALLOW)
+                assert {cluster.who(p) for p in probes} == {backend}, (ips, port)
+                masqueraded = {p.local[0] != seen_as(p) for p in probes}
+                assert masqueraded == {ips != web.ips}, "those from outside the cluster are masqueraded"
+    cluster.give([web])
+    assert cluster.answers(cluster.a, web.ips, count=12, expect=ALLOW) == {"b", "r"}
+
+
+@pytest.mark.parametrize("backend, other", [("b", "d"), ("r", "q")], ids=["local", "remote"])
+def test_egress_is_judged_by_the_backend(cluster, backend, other):
+    """By its address, and by its port, which is not the Service's."""
+    web, else_ = cluster.expose(f"egress-{backend}", backend), cluster.expose(f"egress-{other}", other)
+    cluster.give([web, else_], out("a", backend))
+    for ips, port, protocols in ways(web):
+        assert cluster.answers(cluster.a, ips, port, protocols, expect=ALLOW) == {backend}, (ips, port)
+    assert cluster.answers(cluster.c, else_.ips, expect=ALLOW) == {other}, "of c no policy speaks"
+    cluster.reached()
+    denied = [p for ips, port, protocols in ways(else_) for p in cluster.tries(cluster.a, ips, port, protocols, silence=0.2)]
+    assert {cluster.who(p) for p in denied} == {DENY}
+    cluster.give([web, else_], out("a", backend, port=80))
+    assert cluster.answers(cluster.a, web.ips, silence=0.2) == {DENY}, "the Service's port is nobody's"
+    cluster.give([web, else_], out("a", peers=blocks(*web.ips, *web.external), port=80))
+    assert cluster.answers(cluster.a, web.ips + web.external, silence=0.2) == {DENY}, "nor is its address"
+    assert cluster.reached() == set(), "what is denied goes nowhere"
+
+
+def test_ingress_is_judged_by_who_asked(cluster):
+    """Not by the node, whose address the masqueraded ones carry when they come to b."""
+    web = cluster.expose("ingress", "b")
+    cluster.give([web], into("b", "a", peers=blocks(OUTSIDE4, OUTSIDE6)))
+    for ips, port, protocols in ways(web):
+        assert cluster.answers(cluster.a, ips, port, protocols, expect=ALLOW) == {"b"}, (ips, port)
+        if ips != web.ips:
+            assert cluster.answers(cluster.outside, ips, port, protocols, expect=ALLOW) == {"b"}, (ips, port)
+    cluster.reached()
+    denied = [p for ips, port, protocols in ways(web) for p in cluster.tries(cluster.c, ips, port, protocols, silence=0.2)]
+    assert {cluster.who(p) for p in denied} == {DENY}
+    cluster.give([web], into("b", "a", peers=blocks(*UPLINKS)))
+    denied = [p for ips, port, protocols in ways(web)[1:] for p in cluster.tries(cluster.outside, ips, port, protocols, silence=0.2)]
+    assert {cluster.who(p) for p in denied} == {DENY}
+    assert cluster.reached() == set(), "what is denied goes nowhere"
+
+
+# ---- backends that are judged differently ----
+
+MIXED = pytest.mark.parametrize("allowed, denied", [("b", "d"), ("r", "q"), ("b", "q"), ("r", "d")],
+                                ids=["both local", "both remote", "denied remote", "denied local"])
+
+
+@MIXED
+def test_mixed_by_egress(cluster, allowed, denied):
+    """A connection succeeds exactly when kube-proxy has chosen the allowed one; the other is never reached."""
+    web = cluster.expose(f"mixed-{allowed}{denied}", allowed, denied)
+    cluster.give([web], out("a", allowed))
+    for ips in (web.ips, web.external):
+        seen = cluster.judged(cluster.tries(cluster.a, ips, count=8), [allowed])
+        assert seen == {allowed, denied}
+    for one, expected in ((allowed, ALLOW), (denied, DENY)):
+        cluster.resync(choose=[one])
+        for ips, port, protocols in ways(web):
+            found = cluster.tries(cluster.a, ips, port, protocols, expect=expected, silence=0.2)
+            assert {p.result for p in found} == {expected}, (one, ips, port)
+    cluster.resync()
+
+
+def test_mixed_by_ingress(cluster):
+    web = cluster.expose("mixed-in", "b", "d")
+    cluster.give([web], into("b", "a", peers=blocks(OUTSIDE4, OUTSIDE6)), into("d", "c"))
+    for source, ips in ((cluster.a, web.ips), (cluster.a, web.external), (cluster.outside, web.external)):
+        assert cluster.judged(cluster.tries(source, ips, count=8), ["b"]) == {"b", "d"}
+    assert cluster.judged(cluster.tries(cluster.c, web.balancer, count=8), ["d"]) == {"b", "d"}
+
+
+def test_mixed_by_both_sides(cluster):
+    """a may ask b and d, of whom d wants nobody; r it may, q not."""
+    web = cluster.expose("mixed-both", "b", "d", "r", "q")
+    cluster.give([web], out("a", "b", "d", "r"), into("d"))
+    for ips in (web.ips, web.balancer):
+        assert cluster.judged(cluster.tries(cluster.a, ips, count=16), ["b", "r"]) == {"b", "d", "r", "q"}
+
+
+def test_mixed_by_cluster_policy(cluster):
+    """Tiers above and below; and a backend of no pod, by its address."""
+    web = cluster.expose("mixed-tiers", "b", "d", "q")
+    rules = [{"name": "no-d", "action": "Deny", "to": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"name": "d"}}}}]}]
+    late = [{"name": "no-q", "action": "Deny", "to": [{"networks": [f"{ip}/{128 if ':' in ip else 32}" for ip in cluster.there["q"].ips]}]}]
+    cluster.give([web], cluster_policy("first", "Admin", 1, egress=rules), cluster_policy("last", "Baseline", 1, egress=late))
+    assert cluster.judged(cluster.tries(cluster.a, web.ips, count=16), ["b"]) == {"b", "d", "q"}
+
+
+def test_more_kinds_than_fit(cluster):
+    """Each backend is another peer, and each is judged."""
+    web = cluster.expose("many", "b", "d", "e", "r", "q", "dns", "dns2")
+    # Ten classes of addresses by a term for each.
+    terms = [policy("s", f"see-{name}", {"name": "nobody"}, egress=[{"to": pods(name)}], types=["Egress"]) for name in "bderqa"]
+    more = [{"addresses": [f"10.88.9.{n}"], "nodeName": "node-2"} for n in range(4)]
+    web.objects[1]["endpoints"] += [{"conditions": {"ready": True}, **one} for one in more]
+    terms += [policy("s", f"net-{n}", {"name": "nobody"}, egress=[{"to": blocks(f"10.88.9.{n}")}], types=["Egress"]) for n in range(4)]
+    cluster.give([web], *terms, out("a", "b", "r"))
+    for one in ("b", "r", "d", "q"):
+        cluster.resync(choose=[one])
+        expected = ALLOW if one in "br" else DENY
+        assert {p.result for p in cluster.tries(cluster.a, web.ips[:1], expect=expected, silence=0.2)} == {expected}, one
+
+
+@MIXED
+def test_mixed_refusals_are_answered(refusing, allowed, denied):
+    """denyWith: reject. The answer comes from the Service's address: a connected socket would not take another's."""
+    cluster = refusing
+    web = cluster.expose(f"mixed-{allowed}{denied}", allowed, denied)
+    cluster.give([web], out("a", allowed))
+    for ips in (web.ips, web.external):
+        assert cluster.judged(cluster.tries(cluster.a, ips, count=8, silence=3), [allowed], REFUSED) == {allowed, denied}
+
+
+def test_refusals_are_answered(refusing):
+    """By egress, by ingress, masqueraded or not, from a pod and from outside."""
+    cluster = refusing
+    web, other = cluster.expose("no-out", "b", "r"), cluster.expose("no-in", "d")
+    cluster.give([web, other], out("a", "c"), into("d", "e"))
+    for source, exposed in ((cluster.a, web), (cluster.c, other), (cluster.outside, other)):
+        for ips, port, protocols in ways(exposed)[source is cluster.outside:]:
+            assert cluster.answers(source, ips, port, protocols, expect="") <= REFUSED, (source.name, ips, port)
+    assert cluster.reached() == set()
+
+
+# ---- the one that every cluster has ----
+
+def kube_dns(cluster, target):
+    """kube-dns as kubeadm makes it, but for the target port; its metrics are beside it."""
+    ports = [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": target}, {"name": "dns-tcp", "port": 53, "targetPort": target},
+             {"name": "metrics", "port": 9153, "targetPort": ECHO}]
+    targets = [{"name": "dns", "port": target, "protocol": "UDP"}, {"name": "dns-tcp", "port": target}, {"name": "metrics", "port": ECHO}]
+    return cluster.expose("kube-dns", "dns", "dns2", ports=ports, targets=targets, namespace="kube-system",
+                          type="ClusterIP", externalIPs=[], load_balancer=[])
+
+
+@pytest.mark.parametrize("target, allowed", [(53, (53, 53)), (1053, (1053, 1053)), (1053, ("dns", "dns-tcp"))],
+                         ids=["53", "1053", "named"])
+def test_default_deny_plus_dns_to_kube_dns_through_its_service(cluster, target, allowed):
+    servers = {name: cluster.pods[name] if name in cluster.pods else cluster.there[name] for name in ("dns", "dns2")}
+    resolvers = [Resolver(getattr(one, "space", one), ip, target) for one in servers.values() for ip in one.ips]
+    dns, web = kube_dns(cluster, target), cluster.expose("beside-dns", "b")
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+            "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    rules = [deny_all("s"), allow_to("s", "dns", None, [peer], [{"protocol": "UDP", "port": allowed[0]}, {"protocol": "TCP", "port": allowed[1]}])]
+    try:
+        cluster.give([dns, web], *rules)
+        for ip in dns.ips:
+            family = 6 if ":" in ip else 4
+            for protocol in ("UDP", "TCP"):
+                told = {resolve(cluster.a, ip, 53, protocol) for _ in range(16)}
+                assert told == {cluster.address(name, family) for name in servers}, (ip, protocol)
+        for name in servers:
+            cluster.resync(choose=[name])
+            assert {resolve(pod, ip, 53, protocol) for pod in (cluster.a, cluster.c) for ip in dns.ips for protocol in ("UDP", "TCP")} == \
+                set(servers[name].ips)
+        cluster.resync()
+        # Everything else is refused.
+        cluster.reached()
+        elsewhere = [(dns.ips, 9153), (dns.ips, 80), (web.ips, 80), (web.external, 80), (cluster.b.ips, ECHO), ([OUTSIDE4, OUTSIDE6], 80),
+                     (cluster.there["r"].ips, ECHO), (servers["dns"].ips, ECHO), (servers["dns2"].ips, ECHO)]
+        found = [Probe(cluster.a, ip, port, protocol) for ips, port in elsewhere for ip in ips for protocol in ("TCP", "UDP")]
+        assert {str(p) for p in cluster.prober.probe(found) if p.result != DENY} == set()
+        assert cluster.reached() == set()
+        # The policy goes: so does DNS. Another port than theirs is not theirs.
+        for left in ([rules[0]], [rules[0], allow_to("s", "dns", None, [peer], [{"protocol": p, "port": target + 1} for p in ("UDP", "TCP")])]):
+            cluster.give([dns, web], *left)
+            assert {resolve(cluster.a, ip, 53, protocol, timeout=0.2) for ip in dns.ips for protocol in ("UDP", "TCP")} == {"TimeoutError"}
+    finally:
+        for one in resolvers:
+            one.close()
