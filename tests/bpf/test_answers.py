@@ -18,15 +18,10 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from space import Space, family_of, ip, listener, transparent
-from world import (A, B, EGRESS, IFACE_L3, INGRESS, MARK, MARK_MASK, PROFILE_A, PROFILE_B, PROXY, ROW_DENY,
-                   ROW_INTERCEPT, World)
+from world import (A, A4, A6, B, B4, B6, EGRESS, IFACE_L3, IFACE_NETWORK, INGRESS, MARK, MARK_MASK, OF, PER_FAMILY, PROFILE_A,
+                   PROFILE_B, PROXY, ROW_DENY, ROW_INTERCEPT, World)
 
-A4, B4, FAR4, NODE4 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "10.9.9.9"
-A6, B6, FAR6, NODE6 = "fd00::1", "fd00::2", "2001:db8::9", "fd99::9"
-OF = {"a": (A4, A6), "b": (B4, B6), "far": (FAR4, FAR6), "node": (NODE4, NODE6)}
-IFACE_NETWORK = 4
 MARK_ANSWER = 0x40000000
-PER_FAMILY = pytest.mark.parametrize("v", (0, 1), ids=("v4", "v6"))
 HOPS = {EGRESS: 64, INGRESS: 63}  # of what is refused at the last hook the answer is forwarded
 UDP_REFUSED = (errno.EHOSTUNREACH, errno.EACCES)  # what the kernel makes of the two codes
 

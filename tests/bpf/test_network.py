@@ -14,16 +14,11 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 
 from space import Space, cookie, family_of, ip, listener, transparent
-from world import (A, B, CLASS_A, CLASS_B, CLOSING, ESTABLISHED, INGRESS, INTERCEPTED, LEG, LOCAL, MARK, MARK_MASK, NODE,
-                   PROFILE_A, PROFILE_B, PROXY, PROXY_BYPASS, REWRITTEN, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, RULE_INTERCEPT,
-                   STEERED)
+from world import (A, A4, A6, B, B4, CLASS_A, CLASS_B, CLOSING, ESTABLISHED, FAR4, FAR6, IFACE_NETWORK, INGRESS, INTERCEPTED,
+                   LEG, LOCAL, MARK, MARK_MASK, NODE, NODE4, OF, PER_FAMILY, PROFILE_A, PROFILE_B, PROXY, PROXY_BYPASS,
+                   REWRITTEN, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, RULE_INTERCEPT, STEERED)
 
-A4, B4, FAR4, NODE4 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "10.9.9.9"
-A6, B6, FAR6, NODE6 = "fd00::1", "fd00::2", "2001:db8::9", "fd99::9"
-OF = {"a": (A4, A6), "b": (B4, B6), "far": (FAR4, FAR6), "node": (NODE4, NODE6)}
-IFACE_NETWORK = 4
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
-PER_FAMILY = pytest.mark.parametrize("v", (0, 1), ids=("v4", "v6"))
 
 
 @pytest.fixture(scope="module")

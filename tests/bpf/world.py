@@ -9,6 +9,8 @@ import re
 import struct
 from pathlib import Path
 
+import pytest
+
 from kernel import Object
 
 EGRESS, INGRESS = 0, 1
@@ -32,7 +34,7 @@ BACKEND_NODE, SERVICE_MORE, BACKENDS_MAX = 1, 1, 8
 PENDING, TRANSLATED = 1, 2
 CONTROL_STEERING, CONTROL_SERVICES = 1, 2
 PROXY_USED, PROXY_BYPASS = 1, 2
-IFACE_DENY, IFACE_L3 = 1, 2
+IFACE_DENY, IFACE_L3, IFACE_NETWORK = 1, 2, 4
 NEW, REPLIED, ESTABLISHED, CLOSING = range(4)
 ORIGIN_HIGH, NODE, INTERCEPTED, MIDSTREAM, REWRITTEN, LEG = 1, 2, 4, 32, 64, 128
 MARK, MARK_MASK = 0x20000000, 0x60000000
@@ -44,6 +46,12 @@ PROXY, PROXY_BYPASSED = 1, 2
 CLASS_A, CLASS_B, CLASS_NET = 1, 2, 3
 PROFILE_A, PROFILE_B = 1, 2
 A, B = 1, 2  # endpoints
+
+# Where namespaces stand for A, B, somebody beyond the uplink, and this node.
+A4, B4, FAR4, NODE4 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "10.9.9.9"
+A6, B6, FAR6, NODE6 = "fd00::1", "fd00::2", "2001:db8::9", "fd99::9"
+OF = {"a": (A4, A6), "b": (B4, B6), "far": (FAR4, FAR6), "node": (NODE4, NODE6)}
+PER_FAMILY = pytest.mark.parametrize("v", (0, 1), ids=("v4", "v6"))
 
 
 class Conn:
@@ -61,7 +69,7 @@ class Conn:
 
 
 class World:
-    ip = {A: ("10.0.0.1", "fd00::1"), B: ("10.0.0.2", "fd00::2")}
+    ip = {A: (A4, A6), B: (B4, B6)}
 
     def __init__(self, interfaces, **options):
         self.object = Object(**options)
