@@ -68,6 +68,8 @@ int datapath_netlink_fd(const struct datapath *datapath);
  */
 int datapath_interfaces(struct datapath *datapath, const struct compiler *compiler, bool all,
 	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context, struct error *e);
+/* This node's addresses, after that, for compiler_locals. */
+const struct map *datapath_locals(const struct datapath *datapath);
 /* Whether an endpoint, of any compiler, has an interface to be bound to, as far as the news that was read tells. */
 bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint);
 struct interface_status {
@@ -158,6 +160,7 @@ struct explain_answer {
 	struct ps_proxy proxy;       /* the one that would get it, if any */
 	/* The destination is a Service's address: egress is what its kinds of backends have in common, or a refusal. */
 	bool service, node_port;
+	bool wanted; /* a proxy takes it, provided that all backends are allowed */
 	struct ps_service kinds;
 	bool pending; /* they have not: the hook where it leaves decides, by the backend that was chosen */
 };

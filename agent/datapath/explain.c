@@ -188,7 +188,8 @@ static void opinion_add(struct opinions *all, const struct explain_side *side, u
 	}
 	if (!all->allows)
 		all->allowed = *side;
-	else if (first->action != verdict->action || first->proxy != verdict->proxy)
+	else if (first->proxy != verdict->proxy ||
+			 (first->intercept_rule == PS_RULE_NONE) != (verdict->intercept_rule == PS_RULE_NONE))
 		all->parted = true;
 	all->allows = true;
 }
@@ -207,29 +208,47 @@ static void verdict_steer(struct ps_verdict *ret, const struct ps_verdict *own, 
 	}
 }
 
+/* Would a proxy take it, if all backends were allowed? */
+static bool verdict_wants(const struct opinions *all, const struct ps_verdict *own)
+{
+	if (own->intercept_rule != PS_RULE_NONE)
+		return own->proxy != PS_PROXY_NONE;
+	return all->allows && !all->parted && all->allowed.verdict.action == PS_ACTION_INTERCEPT;
+}
+
+static void service_ask(struct asking *a, const struct ps_service *service, uint32_t profile, struct opinions *ret)
+{
+	struct explain_side side = {.local = true, .profile = profile};
+	*ret = (struct opinions){.allowed = side, .refused = side};
+	ret->allowed.verdict.reason = PS_REASON_DEFAULT;
+	ret->refused.verdict.action = PS_ACTION_DENY; /* where none is known to be refused, but some may be */
+	ret->refused.verdict.reason = PS_REASON_POLICY;
+	for (uint32_t i = 0; i < PS_BACKENDS_MAX && i < service->count; i++) {
+		side.class_id = service->backend[i].class_id;
+		verdict_find(a, PS_EGRESS, service->backend[i].port, &side);
+		opinion_add(ret, &side, service->backend[i].flags);
+	}
+}
+
 /* service_judge, of a connection's first packet. */
 static void service_judge(struct asking *a, struct explain_answer *answer)
 {
 	const struct ps_service *service = &answer->kinds;
-	struct explain_side own = answer->egress, side = {.local = true, .profile = own.profile};
-	struct opinions all = {.refused = side};
-	for (uint32_t i = 0; i < PS_BACKENDS_MAX && i < service->count; i++) {
-		side.class_id = service->backend[i].class_id;
-		verdict_find(a, PS_EGRESS, service->backend[i].port, &side);
-		opinion_add(&all, &side, service->backend[i].flags);
-	}
-	bool unsure = !service->count || service->flags & PS_SERVICE_MORE || (all.allows && all.refuses);
-	if (!all.refuses)
-		all.refused.verdict = (struct ps_verdict){.action = PS_ACTION_DENY, .reason = PS_REASON_DEFAULT};
-	if (all.stuck || (all.refuses && !unsure)) {
+	const struct ps_verdict own = answer->egress.verdict;
+	struct opinions all;
+	service_ask(a, service, answer->egress.profile, &all);
+	answer->wanted = verdict_wants(&all, &own);
+	bool nobody = !service->count && !answer->wanted;
+	bool unsure = nobody || service->flags & PS_SERVICE_MORE || (all.allows && all.refuses);
+	if (all.stuck || (all.refuses && !unsure) || (unsure && answer->wanted)) {
 		answer->egress = all.refused;
 	} else if (unsure && a->datapath->loaded.tuples) {
 		answer->pending = true;
 		answer->egress.verdict = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT};
-	} else if (unsure && service->count) {
+	} else if (unsure && !nobody) {
 		answer->egress = all.refused;
-	} else if (service->count) {
-		verdict_steer(&all.allowed.verdict, &own.verdict, all.parted);
+	} else if (!nobody) {
+		verdict_steer(&all.allowed.verdict, &own, all.parted);
 		answer->egress = all.allowed;
 	}
 }

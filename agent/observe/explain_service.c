@@ -115,9 +115,12 @@ static void outcome_step(struct telling *t, size_t refusing)
 			"pending: the backend that this node's translation chooses is judged at its own interface; %zu of %zu "
 			"would be refused",
 			refusing, count);
+	else if (a->action == PS_ACTION_DENY && refusing < count && a->wanted)
+		explain_step(t, "Service: refused for all, because a proxy is to take it, and not every backend is allowed");
 	else if (a->action == PS_ACTION_DENY && refusing < count)
-		explain_step(t, "Service: refused for all, because what is sent to a backend on this node itself, or unseen, "
-						"cannot be refused later");
+		explain_step(t,
+			"Service: refused for all, because it could not be refused later: a backend is this node itself, or what "
+			"becomes of the address cannot be seen on this kernel");
 }
 
 /* ,"pending":…,"backends":[…] */

@@ -143,6 +143,11 @@ def test_interception_by_the_services_address(cluster):
     assert ask(cluster, "s/a", web.ips[0], protocol="UDP")["verdict"] == "Allow", "the proxy takes TCP"
     cluster.give([web], *given, out("a", "d"))
     assert (ask(cluster, "s/a", web.ips[0])["verdict"], ask(cluster, "s/a", web.ips[0])["intercept"]) == ("Deny", None)
+    cluster.give([web], *given, out("a", "b"))
+    mixed = ask(cluster, "s/a", web.ips[0])
+    assert (mixed["verdict"], mixed["pending"], mixed["egress"]["verdict"]) == ("Deny", False, "Deny")
+    assert any("a proxy is to take it, and not every backend is allowed" in step for step in mixed["steps"])
+    assert cluster.answers(cluster.a, web.ips, protocols=["TCP"], expect=DENY) == {"deny"}
     # By the backends, when no rule is about the address.
     rule["to"] = pods_peer("b", "c")
     cluster.give([web], *given)
