@@ -11,6 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lab import Lab  # noqa: E402
 from objects import namespace  # noqa: E402
 from scenes import IN_B, member, serve  # noqa: E402
+from steering import World, egress  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -46,6 +47,32 @@ def pair(lab):
     lab.running = lab.agent()
     lab.running.api.put_state(lab.items)
     return lab
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """The node of a file's tests of interception, its agent, pods and servers."""
+    with World("a", "b", "c") as world:
+        yield world
+
+
+@pytest.fixture
+def world(shared):
+    """What a sends to port 80 of the outside host is to go to the proxy gw on the node."""
+    shared.begin(egress())
+    yield shared
+    if not shared.running.running():
+        shared.running.start()
+    shared.end()
+
+
+@pytest.fixture
+def alone():
+    """The same, of a test that bends the node."""
+    with World("a", "b", "c") as world:
+        world.begin(egress())
+        yield world
+        world.end()
 
 
 @pytest.hookimpl(hookwrapper=True)

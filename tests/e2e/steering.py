@@ -5,6 +5,8 @@ import json
 import os
 import threading
 
+import pytest
+
 from lab import OUTSIDE4, OUTSIDE6, SANITIZER, Lab
 from netns import run
 from objects import intercept, proxy
@@ -13,6 +15,9 @@ from scenes import eventually, member
 from talk import Server, Wire, ask
 
 EVERYTHING = [{"networks": ["0.0.0.0/0", "::/0"]}]
+FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
+SOURCES = pytest.mark.parametrize("source", ["client", "node"])
+OUTSIDE = (OUTSIDE4, OUTSIDE6)
 ASSIGN_FAIL = 3  # enum ps_stat
 SOON = 1.2  # within 1 s of the moment a proxy listens; the rest is for looking
 

@@ -10,10 +10,9 @@ from lab import OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
 from objects import intercept, policy, proxy
 from proxies import PORT, HAProxy, Nginx, Relay, Socat, lacking
 from scenes import eventually
-from steering import SOON, Load, World, to
+from steering import FAMILIES, SOON, Load, World, to
 from talk import Client, ask
 
-FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
 TARGETS = pytest.mark.parametrize("target", ["outside", "b"])
 
 

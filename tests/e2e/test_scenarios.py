@@ -21,37 +21,8 @@ from lab import GATEWAY4, NODE4, NODE6, OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
 from objects import proxy
 from proxies import PORT, Relay
 from scenes import eventually
-from steering import World, answered, come, egress, forget, ingress, refused, to
+from steering import FAMILIES, OUTSIDE, SOURCES, answered, come, egress, forget, ingress, refused, to
 from talk import Client, Server, ask
-
-FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
-SOURCES = pytest.mark.parametrize("source", ["client", "node"])
-OUTSIDE = (OUTSIDE4, OUTSIDE6)
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with World("a", "b", "c") as world:
-        yield world
-
-
-@pytest.fixture
-def world(shared):
-    """What a sends to port 80 of the outside host is to go to the proxy gw on the node."""
-    shared.begin(egress())
-    yield shared
-    if not shared.running.running():
-        shared.running.start()
-    shared.end()
-
-
-@pytest.fixture
-def alone():
-    """The same, of a test that bends the node."""
-    with World("a", "b", "c") as world:
-        world.begin(egress())
-        yield world
-        world.end()
 
 
 # ---- 1 … 9: interception ----

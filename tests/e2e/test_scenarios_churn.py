@@ -7,42 +7,14 @@ import threading
 
 import pytest
 
-from lab import OUTSIDE4, OUTSIDE6
+from lab import OUTSIDE4
 from objects import proxy
 from proxies import PORT, Relay
 from scenes import eventually
-from steering import Load, World, answered, come, egress, forget, ingress, refused, to
+from steering import FAMILIES, OUTSIDE, SOURCES, Load, answered, come, egress, forget, ingress, refused, to
 from talk import TRANSPARENT, Client, Server
 
-FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
-SOURCES = pytest.mark.parametrize("source", ["client", "node"])
-OUTSIDE = (OUTSIDE4, OUTSIDE6)
 TCP_REPAIR = 19  # a socket that is closed in this state says nothing
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with World("a", "b", "c") as world:
-        yield world
-
-
-@pytest.fixture
-def world(shared):
-    """What a sends to port 80 of the outside host is to go to the proxy gw on the node."""
-    shared.begin(egress())
-    yield shared
-    if not shared.running.running():
-        shared.running.start()
-    shared.end()
-
-
-@pytest.fixture
-def alone():
-    """The same, of a test that bends the node."""
-    with World("a", "b", "c") as world:
-        world.begin(egress())
-        yield world
-        world.end()
 
 
 # ---- 22 … 28: failure, restart, churn ----

@@ -4,21 +4,10 @@ import os
 
 import pytest
 
-from lab import OUTSIDE4, OUTSIDE6
 from objects import allow_from, policy, proxy
 from proxies import PORT, Relay
-from steering import World, answered, come, egress, host, ingress, to
+from steering import FAMILIES, OUTSIDE, SOURCES, World, answered, come, egress, host, ingress, to
 from talk import Client, ask
-
-FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
-SOURCES = pytest.mark.parametrize("source", ["client", "node"])
-OUTSIDE = (OUTSIDE4, OUTSIDE6)
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with World("a", "b", "c") as world:
-        yield world
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import pytest
 
 from api import path_of
 from objects import namespace, policy, workload
-from writers import BROKEN, DELETE, FORGET, GOOD, KEYS, OPEN, PATCH, PUT, REPLACE, SHUT, UNREADABLE, Call, History, State, Version
+from writers import BROKEN, DELETE, FORGET, KEYS, OPEN, PATCH, PUT, REPLACE, SHUT, UNREADABLE, Call, History, State, Version
 
 SECONDS = float(os.environ.get("PENSTOCK_WRITERS_SECONDS", "9"))
 PORT, FENCE = 9000, 8999
