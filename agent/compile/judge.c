@@ -102,7 +102,8 @@ static void opinion_add(struct opinions *all, const struct ps_verdict *verdict, 
 	}
 	if (!all->allows)
 		all->allowed = *verdict;
-	else if (all->allowed.action != verdict->action || all->allowed.proxy != verdict->proxy)
+	else if (all->allowed.proxy != verdict->proxy ||
+			 (all->allowed.intercept_rule == PS_RULE_NONE) != (verdict->intercept_rule == PS_RULE_NONE))
 		all->parted = true;
 	all->allows = true;
 }
@@ -120,20 +121,31 @@ static struct ps_verdict opinions_steer(const struct opinions *all, const struct
 	return verdict;
 }
 
+/* Would a proxy take it, if all backends were allowed? What cannot be handed over then does not go past the proxy. */
+static bool opinions_want(const struct opinions *all, const struct ps_verdict *own)
+{
+	if (own->intercept_rule != PS_RULE_NONE)
+		return own->proxy != PS_PROXY_NONE;
+	return all->allows && !all->parted && all->allowed.action == PS_ACTION_INTERCEPT;
+}
+
 /* answer->egress is what the tables say of the Service's own address. Where nf_conntrack can be read. */
 static void service_judge(const struct tables *tables, const struct judge_query *query,
 	const struct ps_service *service, uint32_t profile, struct judge_answer *answer)
 {
-	struct opinions all = {0};
+	struct opinions all = {.allowed = {.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT},
+		/* where none is known to be refused, but some may be */
+		.refused = {.action = PS_ACTION_DENY, .reason = PS_REASON_POLICY}};
 	for (uint32_t i = 0; i < service->count; i++) {
 		const struct ps_backend *kind = &service->backend[i];
 		uint32_t port_class = port_class_of(tables, query->protocol, kind->port);
 		struct ps_verdict verdict = verdict_find(tables, profile, kind->class_id, PS_EGRESS, port_class);
 		opinion_add(&all, &verdict, kind);
 	}
-	bool unsure = !service->count || service->flags & PS_SERVICE_MORE || (all.allows && all.refuses);
+	bool wanted = opinions_want(&all, &answer->egress), nobody = !service->count && !wanted;
+	bool unsure = nobody || service->flags & PS_SERVICE_MORE || (all.allows && all.refuses);
 	answer->service = true;
-	if (all.stuck || (all.refuses && !unsure)) {
+	if (all.stuck || (all.refuses && !unsure) || (unsure && wanted)) {
 		answer->egress = all.refused;
 	} else if (unsure) {
 		answer->pending = true;

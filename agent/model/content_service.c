@@ -17,7 +17,7 @@ static uint16_t number_of(const json_t *object, const char *field)
 	return (uint16_t)json_integer_value(json_object_get(object, field));
 }
 
-/* As kube-proxy: what has no cluster IP by intention is not translated, whatever else it says. */
+/* What has no cluster IP by intention is not translated, whatever else it says. */
 static bool service_is_translated(const json_t *spec)
 {
 	const char *type = string_of(spec, "type"), *own = string_of(spec, "clusterIP");
@@ -34,6 +34,19 @@ static bool service_is_translated(const json_t *spec)
 	return true;
 }
 
+/* As kube-proxy: of a family without cluster IP nothing is translated. */
+static void service_add_address(struct service *service, size_t cluster_ips, const char *text)
+{
+	struct ip ip;
+	if (!text || ip_parse(text, &ip))
+		return;
+	for (size_t i = 0; i < cluster_ips; i++)
+		if (service->ips[i].family == ip.family) {
+			ip_add(&service->ips, &service->ip_count, text);
+			return;
+		}
+}
+
 static void service_read_addresses(struct service *service, const json_t *spec, const json_t *status)
 {
 	size_t i;
@@ -44,15 +57,16 @@ static void service_read_addresses(struct service *service, const json_t *spec, 
 	}
 	if (!service->ip_count)
 		ip_add(&service->ips, &service->ip_count, string_of(spec, "clusterIP"));
+	size_t cluster_ips = service->ip_count;
 	json_array_foreach(json_object_get(spec, "externalIPs"), i, value)
 	{
-		ip_add(&service->ips, &service->ip_count, json_string_value(value));
+		service_add_address(service, cluster_ips, json_string_value(value));
 	}
 	json_array_foreach(json_object_get(json_object_get(status, "loadBalancer"), "ingress"), i, value)
 	{
 		const char *mode = string_of(value, "ipMode");
 		if (!mode || strcmp(mode, "Proxy"))
-			ip_add(&service->ips, &service->ip_count, string_of(value, "ip"));
+			service_add_address(service, cluster_ips, string_of(value, "ip"));
 	}
 }
 
@@ -89,30 +103,28 @@ void service_free(struct service *service)
 	free(service);
 }
 
-/* discovery.k8s.io/v1: ready null is true, serving null is what ready is, terminating null is false. */
+/* As kube-proxy: ready null and serving null are true, terminating null is false. */
 static struct backend backend_read(const json_t *conditions)
 {
-	const json_t *ready = json_object_get(conditions, "ready"), *serving = json_object_get(conditions, "serving");
-	struct backend backend = {.ready = !json_is_false(ready)};
-	backend.serving = serving ? json_is_true(serving) : backend.ready;
-	backend.terminating = json_is_true(json_object_get(conditions, "terminating"));
-	return backend;
+	return (struct backend){
+		.ready = !json_is_false(json_object_get(conditions, "ready")),
+		.serving = !json_is_false(json_object_get(conditions, "serving")),
+		.terminating = json_is_true(json_object_get(conditions, "terminating")),
+	};
 }
 
+/* Addresses beyond an endpoint's first have no meaning. */
 static void slice_read_backends(struct endpoint_slice *slice, const json_t *endpoints)
 {
-	size_t i, j, room = 0;
-	json_t *endpoint, *address;
+	size_t i;
+	json_t *endpoint;
+	slice->backends = mem_array(json_array_size(endpoints), sizeof(*slice->backends));
 	json_array_foreach(endpoints, i, endpoint)
 	{
 		struct backend backend = backend_read(json_object_get(endpoint, "conditions"));
-		json_array_foreach(json_object_get(endpoint, "addresses"), j, address)
-		{
-			if (ip_parse(json_string_value(address), &backend.ip))
-				continue;
-			slice->backends = list_room(slice->backends, slice->backend_count, &room, sizeof(backend));
+		const json_t *first = json_array_get(json_object_get(endpoint, "addresses"), 0);
+		if (!ip_parse(json_string_value(first), &backend.ip))
 			slice->backends[slice->backend_count++] = backend;
-		}
 	}
 }
 

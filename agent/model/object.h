@@ -155,9 +155,9 @@ struct service_port {
 	uint16_t port, node_port; /* 0 = none */
 	uint8_t protocol;
 };
-/* Without addresses: headless, or ExternalName. */
+/* Without addresses: no cluster IP, or ExternalName. */
 struct service {
-	struct ip *ips; /* cluster IPs, external IPs, load balancers' (not of ipMode Proxy) */
+	struct ip *ips; /* cluster IPs; of their families external IPs, load balancers' (not of ipMode Proxy) */
 	size_t ip_count;
 	struct service_port *ports;
 	size_t port_count;
@@ -170,7 +170,7 @@ struct endpoint_slice {
 	char *service;            /* label kubernetes.io/service-name; "" = of none */
 	struct named_port *ports; /* without those that say no port */
 	size_t port_count;
-	struct backend *backends; /* each address; none of addressType FQDN */
+	struct backend *backends; /* each endpoint's first address; none of addressType FQDN */
 	size_t backend_count;
 };
 struct proxy {

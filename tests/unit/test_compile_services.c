@@ -94,6 +94,7 @@ static void assert_kind(
 	"','endpoints':[" endpoints "],'ports':[" ports "]}"
 #define AT(ip) "{'addresses':['" ip "']}"
 #define ENDING(ip) "{'addresses':['" ip "'],'conditions':{'ready':false,'serving':true,'terminating':true}}"
+#define ENDING_NULL(ip) "{'addresses':['" ip "'],'conditions':{'ready':false,'terminating':true}}"
 #define GONE(ip) "{'addresses':['" ip "'],'conditions':{'ready':false}}"
 #define NODE(name, ip)                                                                            \
 	"{'apiVersion':'v1','kind':'Node','metadata':{'name':'" name "'},'status':{'addresses':[{'ty" \
@@ -191,6 +192,8 @@ static void ready_ones_else_those_that_still_serve(void **state)
 	lab_put(&lab, SLICE("x-1", "x", "IPv4", GONE("10.0.0.1") "," ENDING("10.0.0.2"), "{'port':80}"));
 	assert_int_equal(entry(&lab, "10.96.0.1", TCP, 80)->count, 1);
 	assert_kind(&lab, entry(&lab, "10.96.0.1", TCP, 80), 0, "10.0.0.2", 80, 0);
+	lab_put(&lab, SLICE("x-1", "x", "IPv4", GONE("10.0.0.1") "," ENDING_NULL("10.0.0.2"), "{'port':80}"));
+	assert_int_equal(entry(&lab, "10.96.0.1", TCP, 80)->count, 1);
 	lab_put(&lab, SLICE("x-2", "x", "IPv4", AT("10.0.0.1"), "{'port':80}")); /* of all slices */
 	assert_int_equal(entry(&lab, "10.96.0.1", TCP, 80)->count, 1);
 	assert_kind(&lab, entry(&lab, "10.96.0.1", TCP, 80), 0, "10.0.0.1", 80, 0);
@@ -225,6 +228,12 @@ static void which_addresses_and_ports(void **state)
 	lab_put(&lab, SERVICE("x", "'type':'NodePort','clusterIP':'10.96.0.1','ports':[{'port':80,'nodePort':30080}]"));
 	assert_non_null(entry(&lab, "0.0.0.0", TCP, 30080));
 	assert_null(entry(&lab, "::", TCP, 30080)); /* it has no IPv6 */
+	lab_put(
+		&lab, SERVICE("x", "'clusterIP':'fd00:96::1','externalIPs':['192.0.2.5','2001:db8::5'],'ports':[{'port':80}]"));
+	assert_null(entry(&lab, "192.0.2.5", TCP, 80)); /* nor this one IPv4 */
+	assert_int_equal(entries(lab.c), 2);
+	lab_put(&lab, SERVICE("x", "'externalIPs':['192.0.2.5'],'ports':[{'port':80,'nodePort':30080}]"));
+	assert_int_equal(entries(lab.c), 0);
 	lab_close(&lab);
 }
 
@@ -243,7 +252,8 @@ static void two_services_share_an_address_and_port(void **state)
 	assert_int_equal(entry(&lab, "192.0.2.5", TCP, 80)->count, 1);
 	assert_kind(&lab, entry(&lab, "192.0.2.5", TCP, 80), 0, "10.0.0.2", 80, 0);
 	assert_null(entry(&lab, "10.96.0.1", TCP, 80));
-	lab_put(&lab, SERVICE("x", "'externalIPs':['192.0.2.5'],'ports':[{'port':80}]")); /* its slice had stayed */
+	lab_put(&lab, SERVICE("x", "'clusterIP':'10.96.0.1','externalIPs':['192.0.2.5'],'ports':[{'port':80}]"));
+	/* its slice had stayed */
 	assert_int_equal(entry(&lab, "192.0.2.5", TCP, 80)->count, 2);
 	lab_close(&lab);
 }
@@ -332,17 +342,67 @@ static void what_is_judged_is_the_backends(void **state)
 	lab_close(&lab);
 }
 
+static void a_proxy_takes_all_of_it_or_nothing_passes(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, LAB_GLOBAL("TransparentProxy", "gw", "'port':15001"));
+	lab_put(
+		&lab, LAB_GLOBAL("InterceptPolicy", "i",
+				  "'priority':5,'subject':{'pods':{'namespaceSelector':{},'podSelector':{'matchLabels':{'app':'a'}}}},"
+				  "'egress':[{'action':'Intercept','proxy':'gw','to':[{'networks':['10.96.0.1/32','192.0.2.0/25']}]},"
+				  "{'action':'Bypass','to':[{'networks':['192.0.2.129/32']}]}]"));
+	lab_put(&lab, LAB_POLICY("out", "s",
+					  "'podSelector':{'matchLabels':{'app':'a'}},'policyTypes':['Egress'],'egress':[{'to':[{"
+					  "'podSelector':{'matchLabels':{'app':'b'}}},{'ipBlock':{'cidr':'192.0.2.0/24'}}]}]"));
+	lab_put(&lab, SERVICE("x", "'clusterIP':'10.96.0.1','ports':[{'port':80}]"));
+	lab_put(&lab, SERVICE("y", "'clusterIP':'10.96.0.2','ports':[{'port':80}]"));
+	/* no backend: by its own address or not at all */
+	struct judge_answer answer = lab_judge(&lab, "10.0.0.1", "10.96.0.1", TCP, 80);
+	assert_int_equal(answer.action, PS_ACTION_INTERCEPT);
+	assert_string_equal(lab_rule(&lab, answer.egress.intercept_rule), "InterceptPolicy//i/0");
+	assert_true(lab_judge(&lab, "10.0.0.1", "10.96.0.2", TCP, 80).pending);
+	/* all are allowed */
+	lab_put(&lab, SLICE("x-1", "x", "IPv4", AT("10.0.0.2") "," AT("192.0.2.200"), "{'port':80}"));
+	answer = lab_judge(&lab, "10.0.0.1", "10.96.0.1", TCP, 80);
+	assert_int_equal(answer.action, PS_ACTION_INTERCEPT);
+	assert_string_equal(lab_rule(&lab, answer.egress.rule), "NetworkPolicy/s/out/0");
+	/* one of them is not */
+	lab_put(&lab, SLICE("x-1", "x", "IPv4", AT("10.0.0.2") "," AT("8.8.8.8"), "{'port':80}"));
+	answer = lab_judge(&lab, "10.0.0.1", "10.96.0.1", TCP, 80);
+	assert_int_equal(answer.action, PS_ACTION_DENY);
+	assert_false(answer.pending);
+	assert_string_equal(lab_rule(&lab, answer.egress.rule), "NetworkPolicy/s/out/-1");
+	/* by the backends: all to one proxy, or none */
+	lab_put(&lab, SLICE("y-1", "y", "IPv4", AT("192.0.2.1") "," AT("192.0.2.2"), "{'port':80}"));
+	assert_int_equal(lab_judge(&lab, "10.0.0.1", "10.96.0.2", TCP, 80).action, PS_ACTION_INTERCEPT);
+	lab_put(&lab, SLICE("y-1", "y", "IPv4", AT("192.0.2.1") "," AT("192.0.2.200"), "{'port':80}"));
+	answer = lab_judge(&lab, "10.0.0.1", "10.96.0.2", TCP, 80);
+	assert_int_equal(answer.action, PS_ACTION_ALLOW);
+	assert_int_equal(answer.egress.intercept_rule, PS_RULE_NONE);
+	lab_put(&lab, SLICE("y-1", "y", "IPv4", AT("192.0.2.129") "," AT("192.0.2.200"), "{'port':80}"));
+	answer = lab_judge(&lab, "10.0.0.1", "10.96.0.2", TCP, 80);
+	assert_int_equal(answer.action, PS_ACTION_ALLOW);
+	assert_int_equal(answer.egress.intercept_rule, PS_RULE_NONE);
+	lab_put(&lab, SLICE("y-1", "y", "IPv4", AT("192.0.2.129"), "{'port':80}"));
+	answer = lab_judge(&lab, "10.0.0.1", "10.96.0.2", TCP, 80);
+	assert_string_equal(lab_rule(&lab, answer.egress.intercept_rule), "InterceptPolicy//i/1");
+	lab_put(&lab, SLICE("y-1", "y", "IPv4", AT("192.0.2.1") "," AT("8.8.8.8"), "{'port':80}"));
+	assert_int_equal(lab_judge(&lab, "10.0.0.1", "10.96.0.2", TCP, 80).action, PS_ACTION_DENY);
+	lab_close(&lab);
+}
+
 static void what_does_not_fit_is_refused(void **state)
 {
 	struct lab lab;
 	struct error e = {0};
 	unsigned room = (unsigned)table_infos[TABLE_service4].entries;
 	lab_open(&lab);
-	/* 250 external addresses with 250 ports each */
+	/* 250 addresses with 250 ports each */
 	for (unsigned i = 0; i < 2; i++) {
 		struct buffer b = {0};
 		buffer_printf(&b,
-			"{'apiVersion':'v1','kind':'Service','metadata':{'name':'x%u','namespace':'s'},'spec':{'externalIPs':[", i);
+			"{'apiVersion':'v1','kind':'Service','metadata':{'name':'x%u','namespace':'s'},'spec':{'clusterIPs':[", i);
 		for (unsigned j = 0; j < 250; j++)
 			buffer_printf(&b, "%s'192.0.%u.%u'", j ? "," : "", i, j);
 		buffer_puts(&b, "],'ports':[");
@@ -564,7 +624,7 @@ static bool said_by(const struct service *service, uint8_t family, const struct 
 	for (size_t i = 0; i < service->ip_count; i++)
 		if (ip ? ip_equal(&service->ips[i], ip) : service->ips[i].family == family)
 			return true;
-	return !ip && !service->ip_count;
+	return false;
 }
 
 /* `ip` NULL: of a node port. */
@@ -702,6 +762,7 @@ int main(void)
 		cmocka_unit_test(this_nodes_own_come_first),
 		cmocka_unit_test(more_than_fit),
 		cmocka_unit_test(what_is_judged_is_the_backends),
+		cmocka_unit_test(a_proxy_takes_all_of_it_or_nothing_passes),
 		cmocka_unit_test(what_does_not_fit_is_refused),
 		cmocka_unit_test(changes_and_a_fresh_compile_are_what_the_objects_say),
 	};
