@@ -11,9 +11,9 @@ import pytest
 
 from kubeproxy import KubeProxy, endpoint_slice, service
 from lab import NODE_NAME, OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6, Probe
-from objects import node, pod
+from objects import allow_from, allow_to, node, pod, policy
 from steering import World
-from talk import Server, family_of, plain
+from talk import Server, plain
 
 ECHO, TALK = 8080, 8090  # target ports; the Services' own are 80 and 90
 PORTS = [{"name": "web", "port": 80, "targetPort": "echo"}, {"name": "web-udp", "port": 80, "protocol": "UDP", "targetPort": ECHO},
@@ -21,6 +21,41 @@ PORTS = [{"name": "web", "port": 80, "targetPort": "echo"}, {"name": "web-udp", 
 TARGETS = [{"name": "web", "port": ECHO}, {"name": "web-udp", "port": ECHO, "protocol": "UDP"}, {"name": "talk", "port": TALK}]
 CONTAINER = [{"name": "echo", "port": ECHO}, {"name": "echo-udp", "port": ECHO, "protocol": "UDP"}, {"name": "talk", "port": TALK}]
 UPLINKS = [UPLINK4, UPLINK6]
+REFUSED = {"ECONNREFUSED", "EHOSTUNREACH", "EACCES"}  # a RST, ICMP 3/13, ICMPv6 1/1
+
+
+# ---- policies ----
+
+def pods(*names):
+    """Peers of a NetworkPolicy."""
+    return bool(names) * [{"podSelector": {"matchExpressions": [{"key": "name", "operator": "In", "values": list(names)}]}}]
+
+
+def on(port=ECHO):
+    return [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP")]
+
+
+def out(source, *names, port=ECHO, peers=()):
+    """source may connect to these pods' port, and nowhere else."""
+    return allow_to("s", f"{source}-out", {"name": source}, [*pods(*names), *peers], on(port))
+
+
+def into(target, *names, port=ECHO, peers=()):
+    if not names and not peers:
+        return policy("s", f"{target}-in", {"name": target}, types=["Ingress"])
+    return allow_from("s", f"{target}-in", {"name": target}, [*pods(*names), *peers], on(port))
+
+
+def blocks(*ips):
+    return [{"ipBlock": {"cidr": f"{ip}/{128 if ':' in ip else 32}"}} for ip in ips]
+
+
+# ---- Services ----
+
+def ways(exposed):
+    """(addresses, port, protocols) by which a pod can ask; a node port is one a protocol."""
+    return [*[(ips, port, ("TCP", "UDP")) for ips, port in exposed.all],
+            (UPLINKS, exposed.node_port, ("TCP",)), (UPLINKS, exposed.node_port + 1, ("UDP",))]
 
 
 class Remote:
@@ -202,7 +237,7 @@ class Cluster(World):
                 assert self.who(probe) == backend, f"{probe}: sent to {backend}, which is allowed"
             else:
                 assert probe.result in refusal, f"{probe}: sent to {backend}, which is denied"
-        assert reached == seen & set(allowed), f"{reached} were reached of {seen}, allowed are {allowed}"
+        assert reached == seen & set(allowed) - {"node"}, f"{reached} were reached of {seen}, allowed are {allowed}"
         return seen
 
     def close(self):
@@ -211,10 +246,6 @@ class Cluster(World):
         for tap in self.taps.values():
             tap.close()
         super().close()
-
-
-def family_bits(ip):
-    return 128 if family_of(ip) == socket.AF_INET6 else 32
 
 
 def seen_as(probe):

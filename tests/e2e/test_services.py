@@ -2,13 +2,12 @@
 """Services, with kube-proxy's own rules: a connection to a Service's address is judged by the backend that it is sent to."""
 import pytest
 
-from cluster import ECHO, UPLINKS, Cluster, seen_as
+from cluster import ECHO, REFUSED, UPLINKS, Cluster, blocks, into, out, pods, seen_as, ways
 from kubeproxy import MODES
 from lab import ALLOW, DENY, OUTSIDE4, OUTSIDE6, Probe
-from objects import allow_from, allow_to, cluster_policy, deny_all, policy
+from objects import allow_to, cluster_policy, deny_all, policy
 from resolver import Resolver, resolve
 
-REFUSED = {"ECONNREFUSED", "EHOSTUNREACH", "EACCES"}  # a RST, ICMP 3/13, ICMPv6 1/1
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -23,37 +22,7 @@ def refusing(request):
         yield made
 
 
-def pods(*names):
-    """Peers of a NetworkPolicy."""
-    return bool(names) * [{"podSelector": {"matchExpressions": [{"key": "name", "operator": "In", "values": list(names)}]}}]
-
-
-def on(port=ECHO):
-    return [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP")]
-
-
-def out(source, *names, port=ECHO, peers=()):
-    """source may connect to these pods' port, and nowhere else."""
-    return allow_to("s", f"{source}-out", {"name": source}, [*pods(*names), *peers], on(port))
-
-
-def into(target, *names, port=ECHO, peers=()):
-    if not names and not peers:
-        return policy("s", f"{target}-in", {"name": target}, types=["Ingress"])
-    return allow_from("s", f"{target}-in", {"name": target}, [*pods(*names), *peers], on(port))
-
-
-def blocks(*ips):
-    return [{"ipBlock": {"cidr": f"{ip}/{128 if ':' in ip else 32}"}} for ip in ips]
-
-
 # ---- every address ----
-
-def ways(exposed):
-    """(addresses, port, protocols) by which a pod can ask; a node port is one a protocol."""
-    return [*[(ips, port, ("TCP", "UDP")) for ips, port in exposed.all],
-            (UPLINKS, exposed.node_port, ("TCP",)), (UPLINKS, exposed.node_port + 1, ("UDP",))]
-
 
 def test_every_address_leads_to_every_backend(cluster):
     """Without policy; which also says that kube-proxy's rules here are what the other tests take them for."""

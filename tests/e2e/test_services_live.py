@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live connections to Services while their backends, the policies, kube-proxy and the agent change."""
+import contextlib
+import socket
+
+import pytest
+
+from cluster import TALK, UPLINKS, Cluster, blocks, into, out, seen_as, ways
+from kubeproxy import MODES, endpoint_slice, service
+from lab import ALLOW, DENY, Probe
+from objects import allow_to, deny_all
+from scenes import echoed
+from steering import Load
+from talk import Client, ask
+
+UNREADY, ENDING = {"ready": False}, {"ready": False, "serving": True, "terminating": True}
+
+
+@pytest.fixture(scope="module", params=MODES)
+def cluster(request):
+    with Cluster(request.param) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def talking(cluster, exposed, backend, source=None, port=90, addresses=None):
+    """A live TCP connection a family, to that backend."""
+    cluster.resync(choose=[backend])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(source or cluster.a, ip, port)) for ip in addresses or exposed.ips]
+        for client in clients:
+            assert client.hello()["server"] == backend
+            assert client.echo()
+        cluster.resync()
+        yield clients
+
+
+def alive(clients):
+    return [client.echo(timeout=3) for client in clients] == [True] * len(clients)
+
+
+def cut(clients):
+    """Silent, not ended: what was sent comes back when policy lets it."""
+    for client in clients:
+        client.sock.settimeout(0.3)
+        client.sock.sendall(b"late")
+        try:
+            if client.sock.recv(1):
+                return False
+        except TimeoutError:
+            pass
+    return True
+
+
+def caught_up(clients):
+    for client in clients:
+        client.sock.settimeout(5)
+        if client.sock.recv(4, socket.MSG_WAITALL) != b"late":
+            return False
+    return True
+
+
+# ---- backends and policies change ----
+
+@pytest.mark.parametrize("mine, other", [("b", "d"), ("r", "q")], ids=["local", "remote"])
+@pytest.mark.parametrize("way", ["cluster", "external"])
+def test_a_live_connection_is_judged_by_its_own_backend(cluster, mine, other, way):
+    """Not by the list that the Service has today."""
+    name = f"live-{mine}-{way}"
+    both, alone, without = (cluster.expose(name, *backends) for backends in ((mine, other), (mine,), (other,)))
+    allowed = out("a", mine, port=TALK)
+    cluster.give([alone], allowed)
+    with talking(cluster, alone, mine, addresses=alone.ips if way == "cluster" else alone.external) as clients:
+        for service_now in (both, without, alone, both):  # gains a denied one, loses its own, and back
+            cluster.give([service_now], allowed)
+            assert alive(clients), service_now.backends
+        cluster.give([both], out("a", other, port=TALK))
+        assert cut(clients), "its own is denied now, the other is not"
+        cluster.give([both], allowed)
+        assert caught_up(clients) and alive(clients)
+        cluster.give([without], out("a", other, port=TALK))
+        assert cut(clients), "and it is none of the Service's any more"
+        cluster.give([without], out("a", mine, other, port=TALK))
+        assert caught_up(clients) and alive(clients)
+
+
+def test_a_mixed_services_live_connections(cluster):
+    """Born pending; its own backend's policy is what counts, on either side."""
+    web = cluster.expose("live-mixed", "b", "r", "d")
+    cluster.give([web], out("a", "b", "r", port=TALK))
+    with talking(cluster, web, "b") as to_b, talking(cluster, web, "r") as to_r:
+        for policies, b, r in (([out("a", "b", port=TALK)], True, False), ([out("a", "b", "r", port=TALK)], True, True),
+                               ([out("a", "r", port=TALK)], False, True), ([], True, True), ([into("b")], False, True),
+                               ([into("b", "a", port=TALK)], True, True)):
+            cluster.give([web], *policies)
+            for clients, expected in ((to_b, b), (to_r, r)):
+                assert alive(clients) if expected else cut(clients), (policies, clients is to_b)
+                if not expected:
+                    cluster.give([web])
+                    assert caught_up(clients)
+                    cluster.give([web], *policies)
+
+
+def test_datagrams_are_judged_by_their_backend(cluster):
+    """UDP: one socket, one backend in conntrack; policy may go and come back."""
+    web = cluster.expose("live-udp", "b", "r", "d")
+    for backend in ("b", "r"):
+        cluster.give([web], out("a", backend), choose=[backend])
+        for ip in web.ips:
+            with cluster.a.entered():
+                sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
+            with sock:
+                sock.connect((ip, 80))
+                assert echoed(cluster, sock, b"one")
+                cluster.give([web], out("a", "d"))
+                assert not echoed(cluster, sock, b"two", 0.2)
+                cluster.give([web], out("a", backend), choose=[backend])
+                assert echoed(cluster, sock, b"three")
+
+
+def test_backends_that_are_not_ready(cluster):
+    """Who is not ready counts for nothing; who ends counts only when nobody else is there."""
+    policies = [out("a", "b", "r")]
+    def now(**conditions):
+        web = cluster.expose("unready", "b", "d", "q", conditions=conditions)
+        cluster.give([web], *policies)
+        return web
+    web = now(d=UNREADY, q=UNREADY)
+    assert cluster.answers(cluster.a, web.ips, expect=ALLOW, count=8) == {"b"}
+    web = now(d=ENDING, q=UNREADY)
+    assert cluster.answers(cluster.a, web.ips, expect=ALLOW, count=8) == {"b"}
+    web = now(b=ENDING, d=UNREADY, q=UNREADY)
+    assert cluster.answers(cluster.a, web.ips, expect=ALLOW, count=8) == {"b"}
+    web = now(b=ENDING, d=UNREADY, q=ENDING)
+    assert cluster.judged(cluster.tries(cluster.a, web.ips, count=8), ["b"]) == {"b", "q"}
+    web = now(b=ENDING, d=ENDING, q={})
+    assert cluster.answers(cluster.a, web.ips, silence=0.2) == {DENY}
+    web = now(b=UNREADY, d=UNREADY, q=UNREADY)
+    assert cluster.answers(cluster.a, web.ips, expect="") == {"ECONNREFUSED"}
+
+
+def test_ready_then_terminating_under_a_live_connection(cluster):
+    policies = [out("a", "b", port=TALK)]
+    cluster.give([cluster.expose("ends", "b", "d")], *policies)
+    with talking(cluster, cluster.expose("ends", "b", "d"), "b") as clients:
+        for conditions in ({"b": ENDING}, {"b": ENDING, "d": ENDING}, {"b": {"ready": False, "serving": False, "terminating": True}}):
+            cluster.give([cluster.expose("ends", "b", "d", conditions=conditions)], *policies)
+            assert alive(clients), conditions
+        cluster.give([], *policies)
+        assert alive(clients), "the Service is gone; its connection's backend is not"
+        cluster.give([], out("a", "d", port=TALK))
+        assert cut(clients)
+
+
+# ---- kube-proxy's other ways ----
+
+def test_session_affinity(cluster):
+    """A client stays with its backend, be it the one that it may not reach."""
+    web = cluster.expose("sticky", "b", "d", sessionAffinity="ClientIP",
+                         sessionAffinityConfig={"clientIP": {"timeoutSeconds": 600}})
+    cluster.give([web], out("a", "b"))
+    for protocol in ("TCP", "UDP"):
+        for ip in web.ips:
+            first = cluster.answers(cluster.a, [ip], protocols=[protocol])
+            assert first in ({"b"}, {DENY})
+            probes = cluster.tries(cluster.a, [ip], protocols=[protocol], count=8, expect=ALLOW if first == {"b"} else DENY)
+            assert cluster.judged(probes, ["b"]) == ({"b"} if first == {"b"} else {"d"}), (ip, protocol)
+            own = cluster.answers(cluster.c, [ip], protocols=[protocol], expect=ALLOW)
+            assert cluster.answers(cluster.c, [ip], protocols=[protocol], count=8, expect=ALLOW) == own
+
+
+def test_hairpin(cluster):
+    """A pod that asks its own Service is masqueraded on the way back to itself, and is still itself."""
+    web = cluster.expose("hairpin", "a")
+    for policies in ([], [deny_all("s"), out("a", "a"), into("a", "a")]):
+        cluster.give([web], *policies)
+        for ips, port, protocols in ways(web):
+            probes = cluster.tries(cluster.a, ips, port, protocols, expect=ALLOW)
+            assert {cluster.who(p) for p in probes} == {"a"}, (policies, ips, port)
+            assert all(seen_as(p) not in cluster.a.ips for p in probes), "masqueraded"
+    mixed = cluster.expose("hairpin-mixed", "a", "d", "q")
+    cluster.give([mixed], out("a", "a"), into("a", "a"))
+    assert cluster.judged(cluster.tries(cluster.a, mixed.ips, count=12), ["a"]) == {"a", "d", "q"}
+    assert cluster.answers(cluster.c, mixed.ips, count=4) <= {"d", "q", DENY}
+
+
+def test_masquerade_all(cluster):
+    cluster.kube.masquerade_all = True
+    try:
+        web = cluster.expose("masquerade", "b", "d", "r", "q")
+        cluster.give([web], out("a", "b", "d", "r"), into("d", "c"))
+        probes = cluster.tries(cluster.a, web.ips, count=16)
+        assert cluster.judged(probes, ["b", "r"]) == {"b", "d", "r", "q"}
+        assert all(seen_as(p) != p.local[0] for p in probes if p.result == ALLOW)
+        cluster.resync(choose=["d"])
+        assert cluster.answers(cluster.c, web.ips, expect=ALLOW) == {"d"}
+    finally:
+        cluster.kube.masquerade_all = False
+
+
+def test_external_traffic_policy_local(cluster):
+    """From outside only to backends of this node, and not masqueraded."""
+    web = cluster.expose("local-only", "b", "r", externalTrafficPolicy="Local")
+    cluster.give([web], into("b", peers=blocks("198.51.100.9", "2001:db8:51::9")))
+    for ips, port, protocols in ways(web)[1:]:
+        probes = cluster.tries(cluster.outside, ips, port, protocols, count=3, expect=ALLOW)
+        assert {cluster.who(p) for p in probes} == {"b"} and all(seen_as(p) == p.local[0] for p in probes)
+    cluster.resync(choose=["b"])
+    assert cluster.answers(cluster.a, web.external, silence=0.2) == {DENY}
+
+
+def test_without_endpoints(cluster):
+    """kube-proxy's refusal reaches the client, also one that may go nowhere."""
+    empty = cluster.expose("empty")
+    for policies in ([], [out("a", "b")]):
+        cluster.give([empty], *policies)
+        # All at once: a TCP socket that connects does not heed its first ICMPv6 error, and tries again after a second.
+        probes = [Probe(cluster.a, ip, port, protocol, expect="") for ips, port, protocols in ways(empty) for ip in ips
+                  for protocol in protocols]
+        assert {str(p) for p in cluster.prober.probe(probes) if p.result != "ECONNREFUSED"} == set(), policies
+
+
+def test_headless_and_external_name(cluster):
+    """Neither has an address: what a client connects to is the pod itself, or somebody else."""
+    headless = service("headless", ["None"], [{"port": 80, "targetPort": 8080}], type="ClusterIP")
+    alias = service("alias", [], [{"port": 80}], type="ExternalName", externalName="example.org")
+    slices = [endpoint_slice("headless", [cluster.b.ips[n], cluster.there["q"].ips[n]], [{"port": 8080}]) for n in (0, 1)]
+    cluster.give([headless, alias, *slices], out("a", "b"))
+    assert cluster.answers(cluster.a, cluster.b.ips, 8080, expect=ALLOW) == {"b"}
+    assert cluster.answers(cluster.a, cluster.there["q"].ips + cluster.d.ips, 8080, silence=0.2) == {DENY}
+
+
+# ---- the node as backend, and as client ----
+
+def kubernetes(cluster, *backends):
+    return cluster.expose("kubernetes", *backends, ports=[{"name": "https", "port": 443, "targetPort": 6443}],
+                          targets=[{"name": "https", "port": 6443}], namespace="default", type="ClusterIP", externalIPs=[],
+                          load_balancer=[])
+
+
+def test_the_node_is_a_backend(cluster):
+    """default/kubernetes: the API server listens on this node's address, another one on node-2's pod r."""
+    for ip in UPLINKS:
+        cluster.prober.listen(cluster.node, 6443, ip=ip)
+    for ip in cluster.there["r"].ips:
+        cluster.prober.listen(cluster.outside, 6443, ip=ip)
+
+    def towards(*ips):
+        return allow_to("s", "a-out", {"name": "a"}, blocks(*ips), [{"protocol": "TCP", "port": 6443}])
+    far = cluster.there["r"].ips
+
+    def asked(**options):
+        return cluster.tries(cluster.a, api.ips, 443, ("TCP",), **options)
+    api = kubernetes(cluster, "node")
+    for policies in ([], [towards(*UPLINKS)]):
+        cluster.give([api], *policies)
+        assert {cluster.who(p) for p in asked(expect=ALLOW)} == {"node"}
+    cluster.give([api], towards(*far))
+    assert {p.result for p in asked(silence=0.2)} == {DENY}
+    api = kubernetes(cluster, "node", "r")
+    cluster.give([api], towards(*UPLINKS, *far))
+    assert {cluster.who(p) for p in asked(count=8, expect=ALLOW)} == {"node", "r"}
+    cluster.give([api], towards(*UPLINKS))
+    assert cluster.judged(asked(count=8), ["node"]) == {"node", "r"}
+    cluster.give([api], towards(*far))
+    found = {cluster.who(p) for p in asked(count=8)}
+    assert found == {DENY}, "the node behind a mixed Service cannot be told from the rest: all are denied"
+
+
+def test_the_nodes_own_processes(cluster):
+    """They reach this node's pods through Services whatever policy says; no pod does by being masqueraded."""
+    web = cluster.expose("from-node", "b")
+    cluster.give([web], into("b"))
+    for ips, port, protocols in ways(web):
+        assert cluster.answers(cluster.node, ips, port, protocols, expect=ALLOW) == {"b"}, (ips, port)
+        assert cluster.answers(cluster.a, ips, port, protocols, silence=0.2) == {DENY}, (ips, port)
+        if ips != web.ips:
+            assert cluster.answers(cluster.outside, ips, port, protocols, silence=0.2) == {DENY}, (ips, port)
+    cluster.give([web], into("b", "a"))
+    assert cluster.answers(cluster.a, web.external, expect=ALLOW) == {"b"}
+    assert cluster.answers(cluster.c, web.external, silence=0.2) == {DENY}
+
+
+# ---- kube-proxy and the agent come and go ----
+
+def test_kube_proxy_is_reloaded_under_load(cluster):
+    web = cluster.expose("reload", "b", "r")
+    cluster.give([web], out("a", "b", "r", port=TALK))
+    with talking(cluster, web, "b") as to_b, talking(cluster, web, "r") as to_r:
+        load = Load(lambda: ask(cluster.a, web.ips[0], 90)["server"])
+        for choose in (["b"], ["r"], [], ["b"], []):
+            cluster.resync(choose=choose)
+            load.grown(5)
+            assert alive(to_b) and alive(to_r)
+        assert set(load.end()) == {"b", "r"}
+
+
+def test_the_agent_restarts_under_load(cluster):
+    """Nothing is lost while it is away, nothing when it comes back; a mixed Service stays as mixed as it is."""
+    web, mixed = cluster.expose("restart", "b", "r"), cluster.expose("restart-mixed", "b", "d", "q")
+    cluster.give([web, mixed], out("a", "b", "r", port=TALK))
+    with talking(cluster, web, "b") as to_b, talking(cluster, web, "r") as to_r, talking(cluster, mixed, "b") as to_mixed:
+        loads = [Load(lambda ip=ip: ask(cluster.a, ip, 90)["server"], threads=1) for ip in web.ips]
+        for _ in range(2):
+            cluster.running.stop()
+            for load in loads:
+                load.grown(10)
+            assert alive(to_b) and alive(to_r) and alive(to_mixed)
+            for one, expected in (("b", "b"), ("d", "TimeoutError"), ("q", "TimeoutError")):
+                cluster.resync(choose=[one] + ["r"] * (one != "b"))
+                found = {ask(cluster.a, ip, 90, timeout=0.3) if expected != "b" else ask(cluster.a, ip, 90)["server"]
+                         for ip in mixed.ips}
+                assert found == {expected}, one
+            cluster.resync()
+            cluster.running.start()
+            for load in loads:
+                load.grown(10)
+            assert alive(to_b) and alive(to_r) and alive(to_mixed)
+        assert set().union(*(load.end() for load in loads)) == {"b", "r"}
