@@ -309,6 +309,117 @@ static void node_and_proxy(void **state)
 	object_put(object);
 }
 
+static void assert_ips(const struct ip *ips, size_t count, const char *wanted)
+{
+	char all[512] = "", text[ADDR_TEXT_MAX];
+	for (size_t i = 0; i < count; i++) {
+		ip_format(&ips[i], text);
+		snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%s", i ? " " : "", text);
+	}
+	assert_string_equal(all, wanted);
+}
+
+#define SERVICE(rest) "{'apiVersion':'v1','kind':'Service','metadata':{'name':'a','namespace':'s'}," rest "}"
+
+static void service_addresses(void **state)
+{
+	static const struct {
+		const char *text, *ips;
+	} cases[] = {
+		{SERVICE("'spec':{'clusterIP':'10.96.0.1'}"), "10.96.0.1"},
+		{SERVICE("'spec':{'clusterIP':'10.96.0.1','clusterIPs':['10.96.0.1','fd00::1']}"), "10.96.0.1 fd00::1"},
+		{SERVICE("'spec':{'clusterIP':'','externalIPs':['192.0.2.1']}"), ""},
+		{SERVICE("'spec':{'clusterIP':'10.96.0.1','externalIPs':['192.0.2.1','2001:db8::1','10.96.0.1',"
+				 "'::ffff:192.0.2.2']}"),
+			"10.96.0.1 192.0.2.1 192.0.2.2"},
+		{SERVICE("'spec':{'clusterIP':'fd00::1','externalIPs':['192.0.2.1']}"), "fd00::1"},
+		{SERVICE("'spec':{'clusterIP':'10.96.0.1'},'status':{'loadBalancer':{'ingress':[{'ip':'192.0.2.1'},{'ip':"
+				 "'192.0.2.2','ipMode':'Proxy'},{'ip':'192.0.2.3','ipMode':'VIP'},{'hostname':'x'},{'ip':''}]}}"),
+			"10.96.0.1 192.0.2.1 192.0.2.3"},
+		{SERVICE("'spec':{'clusterIP':'None','clusterIPs':['None'],'externalIPs':['192.0.2.1']}"), ""},
+		{SERVICE("'spec':{'type':'ExternalName','clusterIP':'10.96.0.1'}"), ""},
+		{SERVICE("'spec':{}"), ""},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct object *object = object_of(cases[i].text);
+		assert_ips(object->service->ips, object->service->ip_count, cases[i].ips);
+		object_put(object);
+	}
+}
+
+static void service_ports(void **state)
+{
+	struct object *object = object_of(SERVICE("'spec':{'clusterIP':'10.96.0.1','ports':[{'port':80},{'name':'dns',"
+											  "'port':53,'protocol':'UDP','nodePort':30053,'targetPort':'x'}]}"));
+	const struct service *service = object->service;
+	assert_int_equal(service->port_count, 2);
+	assert_string_equal(service->ports[0].name, "");
+	assert_int_equal(service->ports[0].port, 80);
+	assert_int_equal(service->ports[0].node_port, 0);
+	assert_int_equal(service->ports[0].protocol, PROTOCOL_TCP);
+	assert_string_equal(service->ports[1].name, "dns");
+	assert_int_equal(service->ports[1].port, 53);
+	assert_int_equal(service->ports[1].node_port, 30053);
+	assert_int_equal(service->ports[1].protocol, PROTOCOL_UDP);
+	object_put(object);
+}
+
+#define SLICE(type, rest)                                                                                \
+	"{'apiVersion':'discovery.k8s.io/v1','kind':'EndpointSlice','metadata':{'name':'a','namespace':'s'," \
+	"'labels':{'kubernetes.io/service-name':'web'}},'addressType':'" type "'," rest "}"
+
+/* ready, serving, terminating as in "rst", a dash for what is not. */
+static void slice_conditions(void **state)
+{
+	static const struct {
+		const char *conditions, *wanted;
+	} cases[] = {
+		{"", "rs-"},
+		{",'conditions':null", "rs-"},
+		{",'conditions':{}", "rs-"},
+		{",'conditions':{'ready':null,'serving':null,'terminating':null}", "rs-"},
+		{",'conditions':{'ready':false}", "-s-"},
+		{",'conditions':{'ready':false,'serving':false}", "---"},
+		{",'conditions':{'ready':false,'serving':true,'terminating':true}", "-st"},
+		{",'conditions':{'ready':true,'serving':false,'terminating':true}", "r-t"},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		auto_free char *text =
+			str_format(SLICE("IPv4", "'endpoints':[{'addresses':['10.0.0.1','10.0.0.2']%s}]"), cases[i].conditions);
+		struct object *object = object_of(text);
+		assert_int_equal(object->slice->backend_count, 1); /* its first address */
+		const struct backend *backend = &object->slice->backends[0];
+		char got[4] = {backend->ready ? 'r' : '-', backend->serving ? 's' : '-', backend->terminating ? 't' : '-'};
+		assert_string_equal(got, cases[i].wanted);
+		assert_ips(&backend->ip, 1, "10.0.0.1");
+		object_put(object);
+	}
+}
+
+static void slice_of_a_service(void **state)
+{
+	struct object *object = object_of(SLICE("IPv6",
+		"'endpoints':[{'addresses':['fd00::1']}],'ports':[{'name':'dns','port':53,'protocol':'UDP'},{'name':"
+		"'any','port':null},{'port':80}]"));
+	const struct endpoint_slice *slice = object->slice;
+	assert_string_equal(slice->service, "web");
+	assert_int_equal(slice->port_count, 2);
+	assert_string_equal(slice->ports[0].name, "dns");
+	assert_int_equal(slice->ports[0].port, 53);
+	assert_int_equal(slice->ports[0].protocol, PROTOCOL_UDP);
+	assert_string_equal(slice->ports[1].name, "");
+	assert_int_equal(slice->ports[1].port, 80);
+	assert_int_equal(slice->ports[1].protocol, PROTOCOL_TCP);
+	object_put(object);
+	object = object_of(SLICE("FQDN", "'endpoints':[{'addresses':['10.0.0.1']}]"));
+	assert_int_equal(object->slice->backend_count, 0);
+	object_put(object);
+	object = object_of("{'apiVersion':'discovery.k8s.io/v1','kind':'EndpointSlice','metadata':{'name':'a'},"
+					   "'addressType':'IPv4','endpoints':null,'ports':null}");
+	assert_string_equal(object->slice->service, "");
+	object_put(object);
+}
+
 static void namespace_label(void **state)
 {
 	struct object *object = object_of("{'apiVersion':'v1','kind':'Namespace','metadata':{'name':'shop'}}");
@@ -609,8 +720,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(network_policy_peers), cmocka_unit_test(network_policy_ports),
 		cmocka_unit_test(network_policy_types), cmocka_unit_test(cluster_policy), cmocka_unit_test(intercept_policy),
 		cmocka_unit_test(node_filter), cmocka_unit_test(pod), cmocka_unit_test(pod_states), cmocka_unit_test(workload),
-		cmocka_unit_test(node_and_proxy), cmocka_unit_test(namespace_label), cmocka_unit_test(pointers_have_the_prefix),
-		cmocka_unit_test(long_names_are_cut), cmocka_unit_test(errors_are_counted), cmocka_unit_test(partial_isolates),
+		cmocka_unit_test(node_and_proxy), cmocka_unit_test(service_addresses), cmocka_unit_test(service_ports),
+		cmocka_unit_test(slice_conditions), cmocka_unit_test(slice_of_a_service), cmocka_unit_test(namespace_label),
+		cmocka_unit_test(pointers_have_the_prefix), cmocka_unit_test(long_names_are_cut),
+		cmocka_unit_test(errors_are_counted), cmocka_unit_test(partial_isolates),
 		cmocka_unit_test(long_lists_are_cheap), cmocka_unit_test(same_object_same_text),
 		cmocka_unit_test(encode_adds_the_owner), cmocka_unit_test(references), cmocka_unit_test(order),
 		cmocka_unit_test(kinds_by_name), cmocka_unit_test(keys), cmocka_unit_test(conformance)};
