@@ -89,10 +89,26 @@ static void compiler_build(
 	free(changes);
 }
 
+struct bind_note {
+	struct reconciler *reconciler;
+	bool changed;
+};
+
 static void endpoint_bound(void *context, uint32_t endpoint, bool bound)
 {
-	struct reconciler *r = context;
-	compiler_bind(r->compiler, endpoint, bound);
+	struct bind_note *note = context;
+	note->changed = true;
+	compiler_bind(note->reconciler->compiler, endpoint, bound);
+}
+
+/* Which interfaces workloads have by now, and which addresses the node. True: the tables are others. */
+static int interfaces_follow(struct reconciler *r, bool all, bool *changed, struct error *e)
+{
+	struct bind_note note = {.reconciler = r};
+	int result = datapath_interfaces(r->rooms.datapath, r->compiler, all, endpoint_bound, &note, e);
+	if (result == 0)
+		*changed = compiler_locals(r->compiler, datapath_locals(r->rooms.datapath)) || note.changed;
+	return result;
 }
 
 /* The compiler is a cache over the snapshot; when in doubt it is made anew, and the kernel compared. */
@@ -109,7 +125,8 @@ static void compiler_rebuild(struct reconciler *r)
 {
 	struct error e = {0};
 	compiler_anew(r, r->current, NULL);
-	if (r->started && datapath_interfaces(r->rooms.datapath, r->compiler, true, endpoint_bound, r, &e) < 0)
+	bool changed;
+	if (r->started && interfaces_follow(r, true, &changed, &e) < 0)
 		failure_note(r, "interfaces", &e);
 }
 
@@ -151,6 +168,7 @@ static int candidate_apply(
 	struct reconciler *r, const struct candidate *candidate, struct errors *warnings, bool *committed, struct error *e)
 {
 	double began = seconds_now();
+	bool changed;
 	if (r->started)
 		compiler_follow(r, candidate, warnings);
 	else /* what could not be enforced at the start is no ground to build on */
@@ -159,8 +177,7 @@ static int candidate_apply(
 
 	began = seconds_now();
 	if (result == 0)
-		result = stage_done(r, APPLY_INTERFACES, began,
-			datapath_interfaces(r->rooms.datapath, r->compiler, !r->started, endpoint_bound, r, e));
+		result = stage_done(r, APPLY_INTERFACES, began, interfaces_follow(r, !r->started, &changed, e));
 	began = seconds_now();
 	if (result == 0) {
 		result = datapath_rules(r->rooms.datapath, r->book, e);
@@ -407,12 +424,13 @@ void reconcile_calls(struct reconciler *r, struct call **calls, size_t count)
 int reconcile_start(struct reconciler *r)
 {
 	struct error e = {0};
+	bool changed;
 	if (r->waiting_for_state)
 		return 0;
 	double began = seconds_now();
 	int result = compiler_fits(r->compiler, &e);
 	if (result == 0)
-		result = datapath_interfaces(r->rooms.datapath, r->compiler, true, endpoint_bound, r, &e);
+		result = interfaces_follow(r, true, &changed, &e);
 	if (result == 0)
 		result = datapath_rules(r->rooms.datapath, r->book, &e);
 	if (result == 0)
@@ -445,27 +463,15 @@ bool reconcile_listens(const struct reconciler *r)
 	return r->started;
 }
 
-struct bind_note {
-	struct reconciler *reconciler;
-	bool changed;
-};
-
-static void endpoint_bound_noted(void *context, uint32_t endpoint, bool bound)
-{
-	struct bind_note *note = context;
-	note->changed = true;
-	endpoint_bound(note->reconciler, endpoint, bound);
-}
-
 void reconcile_interfaces(struct reconciler *r, bool all)
 {
 	struct error e = {0};
-	struct bind_note note = {.reconciler = r};
+	bool changed = false;
 	if (!r->started)
 		return;
 	double began = seconds_now();
-	int result = datapath_interfaces(r->rooms.datapath, r->compiler, all, endpoint_bound_noted, &note, &e);
-	if (result == 0 && note.changed) {
+	int result = interfaces_follow(r, all, &changed, &e);
+	if (result == 0 && changed) {
 		result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), &e);
 		if (result == 0)
 			result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
@@ -476,7 +482,7 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 		datapath_resync(r->rooms.datapath);
 	}
 	bool hooks = datapath_hooks_changed(r->rooms.datapath);
-	if (result < 0 || note.changed)
+	if (result < 0 || changed)
 		facts_publish(r);
 	else if (all || hooks)
 		status_publish(r); /* how full the connection tables are, and what interfaces are called by now */

@@ -69,6 +69,10 @@ struct change {
 void compiler_update(struct compiler *c, const struct change *changes, size_t count, struct errors *warnings);
 /* The endpoint got or lost its interface. */
 void compiler_bind(struct compiler *c, uint32_t endpoint, bool bound);
+/* The node has these addresses too, whatever its Node object says: a set of keys of 16 bytes of address and 4 that are
+ * the caller's. True: they are others than they were. */
+#define LOCAL_KEY_SIZE 20
+bool compiler_locals(struct compiler *c, const struct map *locals);
 
 struct tables *compiler_tables(struct compiler *c); /* the datapath clears what is pending */
 /* What does not fit: 0, or -ENOSPC with ERROR_NO_SPACE naming the table, what is needed and what there is. */

@@ -128,6 +128,7 @@ struct compiler {
 	struct names services, slices;
 	struct map service_entries; /* struct service_key → struct service_entry * */
 	struct map backends;        /* 16 bytes → struct backend_address * */
+	struct map locals;          /* set: as they were told */
 	struct map own_addresses;   /* 16 bytes → how many say that this node has it */
 	struct link dirty_services, dirty_entries, dirty_backends, loose_backends;
 	bool networks_touched;

@@ -361,7 +361,7 @@ static void address_free(struct compiler *c, struct address *address)
 	struct prefix *prefix = prefix_of(c, &address->ip);
 	address_leave(c, address);
 	address_write(c, &address->ip, NULL);
-	backend_touch(c, &address->ip);
+	backend_touch(c, address->ip.bytes);
 	if (prefix_is_address(prefix))
 		prefix_touch(c, prefix);
 	link_remove(&address->dirty);
@@ -421,7 +421,7 @@ static void address_emit(struct compiler *c, struct address *address)
 			value.flags |= PS_ADDR_NODE;
 	}
 	address_write(c, &address->ip, &value);
-	backend_touch(c, &address->ip);
+	backend_touch(c, address->ip.bytes);
 }
 
 void addresses_emit(struct compiler *c)

@@ -75,9 +75,9 @@ static void backend_address_touch(struct compiler *c, struct backend_address *ad
 		link_add(&c->dirty_backends, &address->dirty);
 }
 
-void backend_touch(struct compiler *c, const struct ip *ip)
+void backend_touch(struct compiler *c, const uint8_t ip[16])
 {
-	struct backend_address **found = c->backends.count ? map_get(&c->backends, ip->bytes) : NULL;
+	struct backend_address **found = c->backends.count ? map_get(&c->backends, ip) : NULL;
 	if (found)
 		backend_address_touch(c, *found);
 }
@@ -126,16 +126,16 @@ static void backend_address_refresh(struct compiler *c, struct backend_address *
 
 /* ---- addresses of this node ---- */
 
-static void own_address_count(struct compiler *c, const struct ip *ip, bool more)
+static void own_address_count(struct compiler *c, const uint8_t ip[16], bool more)
 {
-	unsigned *found = map_get(&c->own_addresses, ip->bytes), count = found ? *found : 0;
+	unsigned *found = map_get(&c->own_addresses, ip), count = found ? *found : 0;
 	if (!more && !count)
 		return;
 	count = more ? count + 1 : count - 1;
 	if (count)
-		map_put(&c->own_addresses, ip->bytes, &count);
+		map_put(&c->own_addresses, ip, &count);
 	else
-		map_delete(&c->own_addresses, ip->bytes);
+		map_delete(&c->own_addresses, ip);
 	backend_touch(c, ip);
 }
 
@@ -145,12 +145,12 @@ static void own_addresses_count(struct compiler *c, const struct object *object,
 	const struct node *node = object->kind == KIND_NODE ? object->node : NULL;
 	const struct workload *workload = object->kind == KIND_POD ? object->workload : NULL;
 	for (size_t i = 0; node && !strcmp(object->name, c->node_name) && i < node->ip_count; i++)
-		own_address_count(c, &node->ips[i], more);
+		own_address_count(c, node->ips[i].bytes, more);
 	if (!workload || !workload->host_network || workload->ended || !*workload->node ||
 		strcmp(workload->node, c->node_name) != 0)
 		return;
 	for (size_t i = 0; i < workload->ip_count; i++)
-		own_address_count(c, &workload->ips[i], more);
+		own_address_count(c, workload->ips[i].bytes, more);
 }
 
 void node_addresses_update(struct compiler *c, const struct object *old, const struct object *new)
@@ -159,6 +159,31 @@ void node_addresses_update(struct compiler *c, const struct object *old, const s
 		own_addresses_count(c, new, true);
 	if (old)
 		own_addresses_count(c, old, false);
+}
+
+bool compiler_locals(struct compiler *c, const struct map *locals)
+{
+	bool changed = false;
+	size_t at = 0;
+	const void *key;
+	void *value;
+	while (map_next(&c->locals, &at, &key, &value)) {
+		if (map_get(locals, key))
+			continue;
+		own_address_count(c, key, false);
+		map_delete(&c->locals, key);
+		changed = true;
+	}
+	for (at = 0; map_next(locals, &at, &key, &value);) {
+		if (map_get(&c->locals, key))
+			continue;
+		own_address_count(c, key, true);
+		map_put(&c->locals, key, NULL);
+		changed = true;
+	}
+	if (changed)
+		services_emit(c);
+	return changed;
 }
 
 /* ---- Services and their entries ---- */
@@ -465,6 +490,7 @@ void services_init(struct compiler *c)
 	map_init(&c->service_entries, sizeof(struct service_key), sizeof(struct service_entry *));
 	map_init(&c->backends, 16, sizeof(struct backend_address *));
 	map_init(&c->own_addresses, 16, sizeof(unsigned));
+	map_init(&c->locals, LOCAL_KEY_SIZE, 0);
 }
 
 void services_free(struct compiler *c)
@@ -489,6 +515,7 @@ void services_free(struct compiler *c)
 	map_clear(&c->service_entries);
 	map_clear(&c->backends);
 	map_clear(&c->own_addresses);
+	map_clear(&c->locals);
 	link_init(&c->dirty_services);
 	link_init(&c->dirty_entries);
 }

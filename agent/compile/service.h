@@ -19,7 +19,7 @@ void slice_update(struct compiler *c, const struct object *either, const struct 
 /* A Node or Pod changed: it may say which addresses this node has. */
 void node_addresses_update(struct compiler *c, const struct object *old, const struct object *new);
 /* The class of this address may have another number. */
-void backend_touch(struct compiler *c, const struct ip *ip);
+void backend_touch(struct compiler *c, const uint8_t ip[16]);
 /* Writes the entries that changed; when classes have their numbers and addresses their entries. */
 void services_emit(struct compiler *c);
 /* Without a word to the tables. */

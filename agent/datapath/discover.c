@@ -35,6 +35,7 @@ void net_init(struct net *net)
 	map_init(&net->by_route, 16, sizeof(struct places));
 	map_init(&net->by_neighbour, 16, sizeof(struct places));
 	map_init(&net->defaults, sizeof(uint32_t), sizeof(uint32_t));
+	map_init(&net->locals, NET_LOCAL_KEY, 0);
 	map_init(&net->touched, sizeof(uint32_t), 0);
 }
 
@@ -47,6 +48,7 @@ static void net_forget_addresses(struct net *net)
 	map_clear(&net->by_route);
 	map_clear(&net->by_neighbour);
 	map_clear(&net->defaults);
+	map_clear(&net->locals);
 }
 
 void net_clear(struct net *net)
@@ -167,6 +169,17 @@ void net_route(struct net *net, const struct net_route *route, bool there)
 	void *link;
 	while (map_next(&net->links, &at, &ifindex, &link))
 		net_touch(net, *(const uint32_t *)ifindex);
+}
+
+void net_local(struct net *net, const struct ip *ip, uint32_t ifindex, bool there)
+{
+	struct neighbour_key key = {.ifindex = ifindex};
+	_Static_assert(sizeof(key) == NET_LOCAL_KEY, "net_local");
+	memcpy(key.ip, ip->bytes, sizeof(key.ip));
+	if (there)
+		map_put(&net->locals, &key, NULL);
+	else
+		map_delete(&net->locals, &key);
 }
 
 void net_neighbour(struct net *net, const struct net_neighbour *neighbour, bool there)

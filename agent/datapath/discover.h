@@ -44,6 +44,7 @@ struct net_station { /* a bridge's forwarding entry */
 	uint8_t mac[6];
 };
 
+#define NET_LOCAL_KEY 20 /* bytes: address, ifindex */
 struct net {
 	struct map links;                  /* ifindex → struct net_link */
 	struct map names;                  /* name → ifindex */
@@ -52,6 +53,7 @@ struct net {
 	struct map neighbours;             /* (ip, ifindex) → mac */
 	struct map stations;               /* (bridge, mac) → port */
 	struct map by_route, by_neighbour; /* ip → where */
+	struct map locals;                 /* set of (ip, ifindex): this node's addresses */
 	struct map defaults;               /* ifindex → how many default routes */
 	struct map touched; /* set of ifindexes: something about the interface changed; the reader clears it */
 	bool changed;       /* anything that can move an endpoint changed; the reader clears it */
@@ -66,6 +68,8 @@ void net_forget(struct net *net);
 void net_link_put(struct net *net, const struct net_link *link);
 void net_link_delete(struct net *net, uint32_t ifindex);
 void net_route(struct net *net, const struct net_route *route, bool there);
+/* The kernel delivers what is sent to this address here. */
+void net_local(struct net *net, const struct ip *ip, uint32_t ifindex, bool there);
 /* Before a route that took the place of others of its destination, table and metric: which, netlink does not tell. */
 void net_route_replaces(struct net *net, const struct net_route *route);
 void net_neighbour(struct net *net, const struct net_neighbour *neighbour, bool there);

@@ -354,6 +354,12 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 	return 0;
 }
 
+const struct map *datapath_locals(const struct datapath *datapath)
+{
+	PS_STATIC_ASSERT(NET_LOCAL_KEY == LOCAL_KEY_SIZE, "datapath_locals");
+	return &datapath->net.locals;
+}
+
 int datapath_netlink_fd(const struct datapath *datapath)
 {
 	return datapath->news;

@@ -139,7 +139,8 @@ static void read_route(const struct nlmsghdr *message, struct net *net)
 	struct net_route route = {.length = rt->rtm_dst_len, .table = rt->rtm_table};
 	bool there = message->nlmsg_type == RTM_NEWROUTE;
 	const struct nlattr *multipath = NULL;
-	if (rt->rtm_type != RTN_UNICAST || rt->rtm_flags & RTM_F_CLONED || rt->rtm_src_len)
+	bool local = rt->rtm_type == RTN_LOCAL && rt->rtm_dst_len == (rt->rtm_family == AF_INET ? 32 : 128);
+	if ((rt->rtm_type != RTN_UNICAST && !local) || rt->rtm_flags & RTM_F_CLONED || rt->rtm_src_len)
 		return;
 	if (rt->rtm_family == AF_INET)
 		route.ip = ip_from_v4(0);
@@ -172,6 +173,10 @@ static void read_route(const struct nlmsghdr *message, struct net *net)
 			multipath = attribute;
 			break;
 		}
+	}
+	if (local) {
+		net_local(net, &route.ip, route.ifindex, there);
+		return;
 	}
 	if (there && message->nlmsg_flags & NLM_F_REPLACE)
 		net_route_replaces(net, &route);

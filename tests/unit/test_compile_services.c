@@ -286,6 +286,35 @@ static void this_nodes_own_come_first(void **state)
 	lab_close(&lab);
 }
 
+/* Nobody has described the node, but it knows its own addresses. */
+static void addresses_that_the_node_says_itself(void **state)
+{
+	static const uint8_t
+		uplink[LOCAL_KEY_SIZE] = {[10] = 0xff, [11] = 0xff, [12] = 192, [13] = 168, [15] = 9, [16] = 2},
+		bridge[LOCAL_KEY_SIZE] = {[10] = 0xff, [11] = 0xff, [12] = 192, [13] = 168, [15] = 9, [16] = 3};
+	struct lab lab;
+	struct map locals;
+	lab_fill(&lab);
+	map_init(&locals, LOCAL_KEY_SIZE, 0);
+	lab_put(&lab, SERVICE("x", "'clusterIP':'10.96.0.1','ports':[{'port':443}]"));
+	lab_put(&lab, SLICE("x-1", "x", "IPv4", AT("192.168.0.9"), "{'port':6443}"));
+	assert_false(compiler_locals(lab.c, &locals));
+	assert_kind(&lab, entry(&lab, "10.96.0.1", TCP, 443), 0, "192.168.0.9", 6443, 0);
+	map_put(&locals, uplink, NULL);
+	map_put(&locals, bridge, NULL);
+	assert_true(compiler_locals(lab.c, &locals));
+	assert_false(compiler_locals(lab.c, &locals));
+	assert_kind(&lab, entry(&lab, "10.96.0.1", TCP, 443), 0, "192.168.0.9", 6443, PS_BACKEND_NODE);
+	map_delete(&locals, uplink);
+	assert_true(compiler_locals(lab.c, &locals)); /* it is on another interface too */
+	assert_kind(&lab, entry(&lab, "10.96.0.1", TCP, 443), 0, "192.168.0.9", 6443, PS_BACKEND_NODE);
+	map_delete(&locals, bridge);
+	assert_true(compiler_locals(lab.c, &locals));
+	assert_kind(&lab, entry(&lab, "10.96.0.1", TCP, 443), 0, "192.168.0.9", 6443, 0);
+	map_clear(&locals);
+	lab_close(&lab);
+}
+
 static void more_than_fit(void **state)
 {
 	struct lab lab;
@@ -760,6 +789,7 @@ int main(void)
 		cmocka_unit_test(which_addresses_and_ports),
 		cmocka_unit_test(two_services_share_an_address_and_port),
 		cmocka_unit_test(this_nodes_own_come_first),
+		cmocka_unit_test(addresses_that_the_node_says_itself),
 		cmocka_unit_test(more_than_fit),
 		cmocka_unit_test(what_is_judged_is_the_backends),
 		cmocka_unit_test(a_proxy_takes_all_of_it_or_nothing_passes),

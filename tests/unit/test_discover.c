@@ -309,6 +309,20 @@ static void test_forget_keeps_births(void **state)
 	assert_int_equal(net_link(&net, 2)->born, born);
 }
 
+static void test_the_nodes_own_addresses(void **state)
+{
+	struct ip ip;
+	ip_parse("192.168.0.9", &ip);
+	net_local(&net, &ip, 2, true);
+	net_local(&net, &ip, 2, true);
+	net_local(&net, &ip, 3, true);
+	assert_int_equal(net.locals.count, 2);
+	net_local(&net, &ip, 2, false);
+	assert_int_equal(net.locals.count, 1);
+	net_forget(&net);
+	assert_int_equal(net.locals.count, 0);
+}
+
 static void test_what_the_network_passes(void **state)
 {
 	static const struct {
@@ -343,6 +357,6 @@ int main(void)
 		TEST(test_told_twice_is_once), TEST(test_never_these), TEST(test_uplinks), TEST(test_neighbour),
 		TEST(test_route_before_neighbour), TEST(test_bridge), TEST(test_gone_and_back),
 		TEST(test_down_takes_routes_along), TEST(test_renamed), TEST(test_forget_keeps_births),
-		TEST(test_what_the_network_passes)};
+		TEST(test_the_nodes_own_addresses), TEST(test_what_the_network_passes)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
