@@ -19,7 +19,7 @@ static bool service_has_family(const struct service *service, uint8_t family)
 	for (size_t i = 0; i < service->ip_count; i++)
 		if (service->ips[i].family == family)
 			return true;
-	return !service->ip_count;
+	return false;
 }
 
 static void uses_find(

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Explain about Services' addresses, against kube-proxy's rules and real packets."""
+import dataclasses
+import json
 import os
 import random
 
 import pytest
 
+import test_explain_packets
 from cluster import ECHO, TALK, UPLINKS, Cluster
+from evaluator import World
+from generate import Generator
 from kubeproxy import MODES
-from lab import ALLOW, DENY, NODE4, OUTSIDE4, OUTSIDE6
+from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
 from objects import allow_from, allow_to, audited, deny_all, intercept, policy
 
 ROUNDS = int(os.environ.get("PENSTOCK_EXPLAIN_ROUNDS", "4"))
@@ -211,3 +216,53 @@ def test_packets_do_what_it_says(cluster):
             except AssertionError as error:
                 raise AssertionError(f"{where}\n{error}") from error
     print(seen)
+
+
+# ---- against the evaluator ----
+
+OWN = (NODE4, NODE6, UPLINK4, UPLINK6)
+BEYOND = ["203.0.113.9", "8.8.8.8", "2001:db8:9::9", "2a00::1"]
+
+
+def judged(world, packet):
+    """(verdict, pending, proxy, {(address, port): (egress, ingress)}), as explain should say them."""
+    asked, sides = world.ask(packet), {}
+    for backend in world.backends(packet):
+        both = world.judge(dataclasses.replace(packet, destination=backend.ip, port=backend.port))
+        sides[backend.ip, backend.port] = [side and ("Deny" if side.verdict == "Deny" else "Allow")
+                                           for side in (both.egress, both.ingress)]
+    refused = [one for one in sides.values() if "Deny" in one]
+    if asked and asked.action in ("Deny", "Intercept"):
+        return asked.action, False, asked.proxy if asked.action == "Intercept" else None, sides
+    if sides and len(refused) == len(sides):
+        return "Deny", False, None, sides
+    return "Allow", bool(refused) or bool(asked and not sides), None, sides
+
+
+def test_it_agrees_with_the_evaluator():
+    print(f"PENSTOCK_SEED={SEED}")
+    generator, seen, many = Generator(SEED), set(), 0
+    with test_explain_packets.Cluster() as lab:
+        local = {(m.namespace, m.name) for m in lab.members if m.interface}
+        for number in range(3 * ROUNDS):
+            items = generator.cluster(lab.members) + [generator.policy(n) for n in range(generator.rng.randint(0, 5))]
+            items += generator.cluster_policies()[:3] + generator.interception()
+            items += generator.services(lab.members, BEYOND)
+            revision = lab.running.api.put_state(items, invalid="quarantine")["revision"]
+            world = World(items, local=local, own=OWN)
+            for _ in range(80):
+                packet = generator.service_packet(items, lab.members, [*OWN, OUTSIDE4, OUTSIDE6]).packet
+                if world.backends(packet) is None:
+                    continue
+                said, wanted = lab.ask(packet), judged(world, packet)
+                sides = {(b["ip"], b["port"]): [side and side["verdict"] for side in (b["egress"], b["ingress"])]
+                         for b in said["backends"]}
+                found = said["verdict"], said["pending"], said["proxy"], sides
+                where = f"PENSTOCK_SEED={SEED}, round {number}: {packet}\nevaluator: {wanted}\nexplain: {said}\n{json.dumps(items)}"
+                if len(sides) > 8 and found[0] != wanted[0]:
+                    many += 1  # kinds that are more than an entry holds
+                    continue
+                assert (said["revision"], found) == (revision, wanted), where
+                seen.add(wanted[:2])
+        print(seen, many)
+        assert seen >= {("Allow", False), ("Deny", False)} and (len(seen) == 4 or ROUNDS < 8)

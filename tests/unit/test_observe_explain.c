@@ -147,8 +147,9 @@ static void expect_step(const json_t *json, const char *part)
 static void nobody_here(void **state)
 {
 	json_t *json = explain(*state, QUESTION, NULL);
-	expect(json, "{\"verdict\":\"Allow\",\"proxy\":null,\"egress\":null,\"ingress\":null,\"intercept\":null,\"pending\":false,"
-				 "\"backends\":[],\"revision\":7}");
+	expect(json,
+		"{\"verdict\":\"Allow\",\"proxy\":null,\"egress\":null,\"ingress\":null,\"intercept\":null,\"pending\":false,"
+		"\"backends\":[],\"revision\":7}");
 	assert_int_equal(kernel.query.protocol, 6);
 	assert_int_equal(kernel.query.port, 443);
 	assert_int_equal(kernel.query.source.family, 4);
