@@ -327,7 +327,6 @@ void explain_past(struct telling *t)
 		buffer_puts(t->out, ",\"revision\":null");
 	explain_member(t->out, "explanation", explanation);
 	buffer_puts(t->out, "}");
-	explain_step(t, "then: %s", explanation);
 	owner_steps(t, past);
 	if (past->ruled)
 		rule_step(t, past, &rule, exists);

@@ -178,7 +178,9 @@ static void side_step(struct telling *t, enum ps_direction direction, const stru
 {
 	const char *word = explain_direction_words[direction];
 	char place[160];
-	if (!side->local) {
+	if (!side->local && direction == PS_INGRESS && t->answer.service && t->backends.count) {
+		explain_step(t, "%s: each backend's own", word);
+	} else if (!side->local) {
 		explain_step(
 			t, "%s: not judged here, the %s is not local", word, direction == PS_EGRESS ? "source" : "destination");
 	} else if (direction == PS_EGRESS && t->pending && t->answer.pending) {

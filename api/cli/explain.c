@@ -101,12 +101,15 @@ static void rule_add(struct table *table, const json_t *rule)
 	table_take(table, &text);
 }
 
-static void side_add(struct table *table, const char *name, const json_t *side)
+/* Of a Service whose backends differ there is no one side. */
+static void side_add(struct table *table, const char *name, const json_t *answer)
 {
+	const json_t *side = json_object_get(answer, name);
+	bool differs = json_is_true(json_object_get(answer, "pending")) && !json_is_object(json_object_get(side, "rule"));
 	const json_t *shadows = json_object_get(side, "shadows"), *audit = json_object_get(side, "audit");
 	table_cell(table, name);
-	table_cell(table, json_is_object(side) ? text_of(side, "verdict") : "not local");
-	table_cell(table, text_of(side, "reason"));
+	table_cell(table, differs ? "by the backend" : json_is_object(side) ? text_of(side, "verdict") : "not local");
+	table_cell(table, differs ? "" : text_of(side, "reason"));
 	rule_add(table, json_object_get(side, "rule"));
 	if (json_is_object(audit)) {
 		table_cell(table, "  audit");
@@ -198,8 +201,8 @@ static void answer_show(const struct cli *cli, const json_t *answer)
 	past_show(json_object_get(answer, "past"), &out);
 	head_show(cli, answer, &out);
 	table_init(&table, 4);
-	side_add(&table, "egress", json_object_get(answer, "egress"));
-	side_add(&table, "ingress", json_object_get(answer, "ingress"));
+	side_add(&table, "egress", answer);
+	side_add(&table, "ingress", answer);
 	if (json_is_object(intercept)) {
 		table_cell(&table, "intercept");
 		table_cell(&table, text_of(intercept, "proxy"));
