@@ -239,25 +239,23 @@ class World:
             return None
         sides = {b: self.judge(replace(packet, destination=b.ip, port=b.port)).egress for b in backends}
         refused = [b for b, side in sides.items() if side.verdict == DENY]
-        own = self._steered(source, packet)
-        if refused and (len(refused) == len(sides) or own.proxy or any(b.ip in self.own for b in refused)):
+        steered = self._steered(source, packet, [side for side in sides.values() if side.verdict != DENY])
+        if refused and (len(refused) == len(sides) or steered.proxy or any(b.ip in self.own for b in refused)):
             return Asked(DENY, sides)
-        if refused or not sides:
+        if refused or not (sides or steered.proxy):
             return Asked(PENDING, sides)
-        # To be handed over as the Service's address says, or else as all of its backends say.
-        handed = {(side.verdict, side.proxy) for side in sides.values()}
-        if own.taken:
-            return Asked(own.verdict, sides, own.proxy, own.taken)
-        if len(handed) == 1:
-            verdict, proxy = handed.pop()
-            rules = {side.taken for side in sides.values()}
-            return Asked(verdict, sides, proxy, rules.pop() if len(rules) == 1 else None)
-        return Asked(ALLOW, sides)
+        return Asked(steered.verdict, sides, steered.proxy, steered.taken)
 
-    def _steered(self, source, packet):
-        """What InterceptPolicies say of the Service's address itself, whatever policy does."""
+    def _steered(self, source, packet, allowed):
+        """What InterceptPolicies say of the Service's address itself, or else all backends that policy allows."""
         peer = self.endpoint(packet.destination)
-        return self._intercepted(Side(ALLOW, DEFAULT), "Egress", source, peer, packet.destination, peer, packet)
+        own = self._intercepted(Side(ALLOW, DEFAULT), "Egress", source, peer, packet.destination, peer, packet)
+        if own.taken or not allowed:
+            return own
+        if len({(side.proxy, side.taken is None) for side in allowed}) > 1:
+            return own
+        rules = {side.taken for side in allowed}
+        return replace(own, verdict=allowed[0].verdict, proxy=allowed[0].proxy, taken=rules.pop() if len(rules) == 1 else None)
 
     def _direction(self, direction, *words):
         """Admin tier, then NetworkPolicy, then Baseline tier, then allow."""
