@@ -477,6 +477,7 @@ PS_STATIC_ASSERT(sizeof(struct ps_key_cell) == 12, "ps_key_cell");
 PS_STATIC_ASSERT(sizeof(struct ps_proxy) == 8, "ps_proxy");
 PS_STATIC_ASSERT(sizeof(struct ps_key_service4) == 12, "ps_key_service4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_service6) == 24, "ps_key_service6");
+PS_STATIC_ASSERT(sizeof(struct ps_backend) == 8, "ps_backend");
 PS_STATIC_ASSERT(sizeof(struct ps_service) == 72, "ps_service");
 PS_STATIC_ASSERT(sizeof(struct ps_control) == 8, "ps_control");
 PS_STATIC_ASSERT(sizeof(struct ps_side) == 8, "ps_side");
