@@ -186,6 +186,12 @@ static __always_inline int network_tcp(struct __sk_buff *skb, struct work *w)
 	return p->traits & PACKET_STARTS ? network_new(skb, w, conn, live) : network_orphan(skb, w);
 }
 
+/* In a frame of its own: what goes on from there needs the stack. */
+static __noinline bool network_usual(struct __sk_buff *skb)
+{
+	return usual_packet(skb, FROM_NETWORK);
+}
+
 PS_APART int network_in(struct __sk_buff *skb)
 {
 	bool l3 = network_l3(skb);
@@ -193,7 +199,7 @@ PS_APART int network_in(struct __sk_buff *skb)
 
 	if (mark_is_set(skb)) /* 1 */
 		return PS_PASS;
-	if (!l3 && usual_packet(skb, FROM_NETWORK))
+	if (!l3 && network_usual(skb))
 		return PS_PASS;
 	w = network_begin(skb, true);
 	if (!w || work_parse(skb, l3, true) != PACKET_JUDGED || w->packet.traits & (PACKET_FIRST | PACKET_LATER))

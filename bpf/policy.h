@@ -17,12 +17,6 @@
 /* VERDICT_DEFAULT is no static const: PS_NO_STATIC_CONST in verifier.h. */
 #define VERDICT_DEFAULT ((struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT})
 
-struct question {
-	struct ps_key_row row;
-	__u16 port; /* destination of the connection's first packet */
-	__u8 protocol;
-};
-
 static __always_inline __u32 port_class(__u32 side, __u8 protocol, __u16 port)
 {
 	const struct ps_port_block *block;

@@ -108,14 +108,12 @@ static __always_inline void service_ask(const struct ps_service *service, struct
 }
 
 /* Where this node sends the connection is known. */
-static __always_inline void service_translated(struct work *w, struct question *q)
+static __always_inline void service_translated(struct work *w, struct aside *aside)
 {
-	struct party backend;
-
-	party_find(&backend, &w->backend, w->packet.v4, w->side);
-	q->row.class_id = backend.class_id;
-	q->port = w->backend_port;
-	verdict_find(q, &w->verdict[PS_EGRESS]);
+	party_find(&aside->backend, &w->backend, w->packet.v4, w->side);
+	aside->question.row.class_id = aside->backend.class_id;
+	aside->question.port = w->backend_port;
+	verdict_find(&aside->question, &w->verdict[PS_EGRESS]);
 }
 
 /*
@@ -126,8 +124,8 @@ PS_APART int service_judge(struct __sk_buff *skb, bool from, bool reverse)
 {
 	struct work *w = work_get(from);
 	const struct ps_service *service;
-	struct question q = {};
 	struct aside *aside = aside_get();
+	struct question *q;
 	struct opinions *all;
 	const struct address *address;
 	const struct party *responder;
@@ -135,25 +133,26 @@ PS_APART int service_judge(struct __sk_buff *skb, bool from, bool reverse)
 
 	if (!w || !aside || !(w->control & PS_CONTROL_SERVICES))
 		return 0;
-	q.row.side = w->side;
-	q.row.direction = PS_EGRESS;
-	q.row.profile = reverse ? w->destination.profile : w->source.profile;
-	q.protocol = w->packet.protocol;
+	q = &aside->question;
+	q->row.side = w->side;
+	q->row.direction = PS_EGRESS;
+	q->row.profile = reverse ? w->destination.profile : w->source.profile;
+	q->protocol = w->packet.protocol;
 	if (w->service & PS_CONN_TRANSLATED) {
-		service_translated(w, &q);
+		service_translated(w, aside);
 		return 1;
 	}
 	w->service = 0;
 	all = &aside->backends;
 	address = reverse ? &w->packet.source : &w->packet.destination;
 	responder = reverse ? &w->source : &w->destination;
-	q.port = reverse ? w->packet.source_port : w->packet.destination_port;
-	service = service_find(skb, w, aside, address, q.port, responder);
+	q->port = reverse ? w->packet.source_port : w->packet.destination_port;
+	service = service_find(skb, w, aside, address, q->port, responder);
 	if (!service)
 		return 0;
-	q.row.class_id = responder->class_id;
-	verdict_find(&q, &all->own);
-	service_ask(service, &q, all);
+	q->row.class_id = responder->class_id;
+	verdict_find(q, &all->own);
+	service_ask(service, q, all);
 	wanted = verdict_wants(all);
 	nobody = !service->count && !wanted; /* that is known here */
 	unsure = nobody || service->flags & PS_SERVICE_MORE || (all->allows && all->refuses);

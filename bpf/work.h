@@ -80,6 +80,13 @@ struct {
 	__type(value, struct work);
 } scratch SEC(".maps");
 
+/* What policy is asked. */
+struct question {
+	struct ps_key_row row;
+	__u16 port; /* destination of the connection's first packet */
+	__u8 protocol;
+};
+
 /* What is needed for a moment, and would be too much on the stack. */
 struct aside {
 	struct packet entered; /* as it was before NAT (translated.h) */
@@ -87,7 +94,9 @@ struct aside {
 		struct ps_key_service4 service4;
 		struct ps_key_service6 service6;
 	};
+	struct question question;
 	struct opinions backends;
+	struct party backend;
 	struct bpf_fib_lookup route;
 };
 struct {
