@@ -141,6 +141,18 @@ def check_abi():
                 yield f"{path}: struct {found.group(1)} has no PS_STATIC_ASSERT of its size"
 
 
+def check_lessons():
+    """Every test that CONTRIBUTING.md names is there."""
+    named = re.findall(r"`(\w+/\w+\.(?:py|c))::(\w+)`", text_of("CONTRIBUTING.md"))
+    if not named:
+        yield "CONTRIBUTING.md: names no test: what the field gets wrong has one each"
+    for path, name in named:
+        if not (ROOT / "tests" / path).is_file():
+            yield f"CONTRIBUTING.md: there is no tests/{path}"
+        elif not re.search(rf"^(?:def|static void) {name}\(", text_of(f"tests/{path}"), re.M):
+            yield f"CONTRIBUTING.md: tests/{path} has no {name}"
+
+
 CHECKS = {name[len("check_"):]: check for name, check in sorted(globals().items()) if name.startswith("check_")}
 
 
