@@ -114,8 +114,8 @@ int datapath_check(
 		"grace periods are waited for by the clock");
 	report(&r, "nftables", nftables_known(), false, "no interception of addresses that kube-proxy translates");
 	if (nftables_known())
-		report(
-			&r, "table inet penstock of nftables", nftables_there(), false, "it comes with the first TransparentProxy");
+		report(&r, "table inet penstock of nftables", nftables_there(), false,
+			"it comes where proxies are, and somebody translates addresses");
 	report(&r, "IPv6", access("/proc/net/if_inet6", F_OK) == 0, false, "IPv4 only");
 	cgroup2(&r);
 	if (r.missing)

@@ -4,6 +4,10 @@
  * address of a Service, and the socket would not be found. So a table of ours maps what carries INTERCEPT to where it
  * goes anyway, one priority before kube-proxy's: a connection's first mapping is the only one.
  *
+ * A chain of NAT switches the kernel's own connection tracking on, a tenth of all that can be intercepted in a second
+ * where nobody else did. So ours comes when somebody could rewrite: there are Services, or a chain of NAT at prerouting
+ * that is not ours. It then stays: connections with a proxy live on it.
+ *
  * Its name is the same for every agent of a network namespace (there is one at a time), so that what another
  * configuration left is found too.
  */
@@ -13,12 +17,13 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <nftables/libnftables.h>
+#include <stdio.h>
 #include <string.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
+#include "agent/datapath/nat.h"
 #include "agent/datapath/private.h"
 
-#define OUR_TABLE "penstock"
 #define CHANGES_SIZE (64u << 10)
 
 /* ---- one question to the kernel ---- */
@@ -105,13 +110,22 @@ static int table_replace(const struct datapath_options *options, struct error *e
 /* ---- what others do to it ---- */
 
 /* Attribute 1 of every message about tables, chains and rules is the table's name. */
+static bool about_ours(const struct nlmsghdr *message)
+{
+	const struct nlattr *attribute;
+	mnl_attr_for_each(attribute, message, sizeof(struct nfgenmsg))
+	{
+		if (mnl_attr_get_type(attribute) == NFTA_TABLE_NAME)
+			return mnl_attr_validate(attribute, MNL_TYPE_NUL_STRING) == 0 &&
+				   strcmp(mnl_attr_get_str(attribute), OUR_TABLE) == 0;
+	}
+	return false;
+}
+
 static int note_change(const struct nlmsghdr *message, void *context)
 {
 	struct nftables *n = context;
-	const struct nlattr *attribute;
-	mnl_attr_for_each(attribute, message, sizeof(struct nfgenmsg)) if (mnl_attr_get_type(attribute) == NFTA_TABLE_NAME)
-		n->touched |=
-		mnl_attr_validate(attribute, MNL_TYPE_NUL_STRING) == 0 && strcmp(mnl_attr_get_str(attribute), OUR_TABLE) == 0;
+	n->touched |= n->needed ? about_ours(message) : nat_told(message);
 	return MNL_CB_OK;
 }
 
@@ -155,12 +169,10 @@ static bool table_same(const struct datapath *d)
 	return d->nftables.listed && nftables_there() && table_list(&now, &e) == 0 && strcmp(now, d->nftables.listed) == 0;
 }
 
-void nftables_set(struct datapath *d)
+static void table_settle(struct datapath *d)
 {
 	struct nftables *n = &d->nftables;
 	struct error e = {0};
-	changes_open(d);
-	n->touched = false;
 	if (table_same(d))
 		return;
 	if (n->listed)
@@ -174,6 +186,41 @@ void nftables_set(struct datapath *d)
 		log_warn(
 			ROOM, "where this node translates addresses of Services, connections to them reach no proxy: %s", e.detail);
 	n->failed = result < 0;
+}
+
+static void need_look(struct datapath *d)
+{
+	char why[NAT_WHY] = "";
+	if (d->services)
+		snprintf(why, sizeof(why), "there are Services");
+	else if (nftables_there())
+		snprintf(why, sizeof(why), "it was there before");
+	else
+		nat_look(why);
+	d->nftables.needed = why[0];
+	if (why[0])
+		log_info(ROOM, "table inet %s of nftables is needed: %s", OUR_TABLE, why);
+}
+
+void nftables_set(struct datapath *d)
+{
+	struct nftables *n = &d->nftables;
+	changes_open(d); /* what comes while we look is told */
+	n->touched = false;
+	if (!n->needed)
+		need_look(d);
+	if (n->needed)
+		table_settle(d);
+}
+
+void nftables_stage(struct datapath *d)
+{
+	const struct nftables *n = &d->nftables;
+	if (n->needed)
+		return;
+	nftables_read(d);
+	if (d->services || n->touched || !n->changes || nat_legacy())
+		nftables_set(d);
 }
 
 void nftables_clear(struct datapath *d)

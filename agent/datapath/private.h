@@ -210,16 +210,21 @@ int routes_count(void);
 
 /* ---- what keeps addresses of Services (nftables.c) ---- */
 
+#define OUR_TABLE "penstock"
 struct nftables {
+	bool needed;                /* somebody translates addresses here, or may; stays so */
 	char *listed;               /* our table as it was listed after we made it; NULL: it is not known to be there */
 	bool failed;                /* and that was said */
 	struct mnl_socket *changes; /* what anybody does to tables, in news; NULL: only looked at with the interfaces */
-	bool touched;               /* ours, by somebody */
+	bool touched;               /* ours, by somebody; or while it is not needed: somebody began to translate */
 };
 bool nftables_known(void); /* by this kernel */
 bool nftables_there(void); /* the table of some agent */
-/* Stands when rules and routes do. Made or mended; where that fails interception goes on without Services. */
+/* Where there are rules and routes. Looks whether it is needed; if so it is made or mended, and from then on stands
+ * until uninstall. Where that fails interception goes on without addresses that are translated. */
 void nftables_set(struct datapath *datapath);
+/* Before a revision goes live: sets it if that is new. */
+void nftables_stage(struct datapath *datapath);
 /* Notes in `touched` what has arrived. */
 void nftables_read(struct datapath *datapath);
 void nftables_clear(struct datapath *datapath); /* only what this process has */

@@ -35,7 +35,6 @@ static int steering_set(struct datapath *d, const struct tables *tables, struct 
 	int result = routes_set(&d->options, e);
 	if (result < 0)
 		return result;
-	nftables_set(d);
 	d->steering = true;
 	interfaces_settle(d);
 	return 0;
@@ -56,8 +55,10 @@ int datapath_stage(struct datapath *datapath, struct tables *tables, struct erro
 	grace_settle(datapath);
 	int result = steering_set(datapath, tables, e);
 	services_set(datapath, tables);
-	if (datapath->steering)
+	if (datapath->steering) {
 		sockets_set(datapath, false);
+		nftables_stage(datapath);
+	}
 	if (result == 0)
 		result = side_catch_up(datapath, tables, !side_live(datapath), e);
 	datapath->staged = result == 0;

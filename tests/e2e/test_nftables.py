@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interception of addresses that kube-proxy translates: the table that keeps them, and what becomes of it."""
+import signal
 import subprocess
 import time
 
@@ -16,6 +17,7 @@ from test_listeners import FOUR, contained
 PROXY_PORT = 15001
 VIP = {4: "10.96.0.10", 6: "fd00:96::a"}
 TABLE = ("list", "table", "inet", "penstock")
+NAT = "table inet foreign { chain c { type nat hook prerouting priority -101; ip daddr 192.0.2.1 dnat ip to 192.0.2.2; }\n}\n"
 
 
 @pytest.fixture(params=[*MODES, "iptables-legacy"])
@@ -26,10 +28,14 @@ def cluster(lab, request):
     lab.kube = KubeProxy(lab.node, request.param)
     if why := lab.kube.lacking():
         pytest.skip(f"kube-proxy's {request.param} mode cannot be had here: {why}")
-    lab.kube.sync([service("web", list(VIP.values()), [{"port": 80, "targetPort": 8080}]),
-                   *[endpoint_slice("web", [ip], [{"port": 8080}]) for ip in lab.b.ips]])
+    lab.kube.sync(web(lab))
     begin(lab)
     return lab
+
+
+def web(lab):
+    return [service("web", list(VIP.values()), [{"port": 80, "targetPort": 8080}]),
+            *[endpoint_slice("web", [ip], [{"port": 8080}]) for ip in lab.b.ips]]
 
 
 def begin(lab, agent=None):
@@ -83,8 +89,7 @@ def node(lab):
     """The same without kube-proxy, and a table of somebody else's."""
     lab.a, lab.b = lab.pod("a"), lab.pod("b")
     begin(lab)
-    lab.node.run("nft", "-f", "-", input="table inet foreign { chain c { type nat hook prerouting priority -101; "
-                 "ip daddr 192.0.2.1 dnat ip to 192.0.2.2; }\n}\n")
+    lab.node.run("nft", "-f", "-", input=NAT)
     lab.running.api.put_state(lab.items + lab.handed)
     return lab
 
@@ -201,6 +206,7 @@ def test_without_nftables_interception_goes_on(lab):
         owner.stdin.close()
         owner.wait()
     eventually(lambda: "owner" not in table(lab))
+    lab.node.run("nft", "-f", "-", input=NAT)
     lab.running.restart()
     assert table(lab).count("dnat") == 2
 
@@ -208,6 +214,7 @@ def test_without_nftables_interception_goes_on(lab):
 def test_net_admin_is_enough(lab):
     lab.a, lab.b = lab.pod("a"), lab.pod("b")
     begin(lab, contained(lab, FOUR))
+    lab.node.run("nft", "-f", "-", input=NAT)
     lab.running.api.put_state(lab.items + lab.handed)
     assert table(lab).count("dnat") == 2
     nft(lab, "delete", "table", "inet", "penstock")
@@ -225,3 +232,105 @@ def test_check_says_whether_it_is_there(node):
     lab.running.stop()
     lab.running.uninstall()
     assert said().startswith("no, ")
+
+
+# ---- only where it is needed ----
+
+@pytest.fixture
+def alone(lab):
+    """With a proxy; nobody translates addresses."""
+    lab.a, lab.b = lab.pod("a"), lab.pod("b")
+    serve(lab, lab.b, ports=(8080,))
+    begin(lab)
+    for harmless in ("table inet filters { chain c { type filter hook prerouting priority 0; }\n}",
+                     "table ip masks { chain c { type nat hook postrouting priority 100; masquerade; }\n"
+                     "chain d { type nat hook output priority -100; }\n}",
+                     "table ip named { chain nat { }\nchain prerouting { }\n}"):
+        lab.node.run("nft", "-f", "-", input=harmless + "\n")
+    lab.running.api.put_state(lab.items + lab.handed)
+    assert answers(lab, lab.a) == PROXY
+    assert "penstock" not in nft(lab, "list", "tables")
+    return lab
+
+
+def reasons(lab):
+    return [line.split("is needed: ", 1)[1] for line in lab.running.log.splitlines() if "is needed: " in line]
+
+
+def stands(lab):
+    return table(lab).count("dnat") == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_comes_with_kube_proxy(alone, mode):
+    lab = alone
+    lab.kube = KubeProxy(lab.node, mode)
+    if why := lab.kube.lacking():
+        pytest.skip(f"kube-proxy's {mode} mode cannot be had here: {why}")
+    lab.kube.sync(web(lab))
+    eventually(lambda: stands(lab), 1)
+    assert answers(lab, lab.a) == PROXY and answers(lab, lab.b) == backend(lab)
+    assert len(reasons(lab)) == 1 and "of nftables translates addresses" in reasons(lab)[0], reasons(lab)
+
+
+@pytest.mark.parametrize("chain", [
+    "table inet penstock-like { chain c { type nat hook prerouting priority dstnat; }\n}",
+    "table ip penstock { chain intercepted { type nat hook prerouting priority -101; }\n}",
+    "table ip6 x { chain c { type nat hook prerouting priority 10; }\n}"])
+def test_it_comes_with_anybodys_chain(alone, chain):
+    lab = alone
+    lab.node.run("nft", "-f", "-", input=chain + "\n")
+    eventually(lambda: stands(lab), 1)
+    nft(lab, "delete", *chain.split()[:3])
+    lab.running.restart()
+    assert stands(lab), "it stays: connections may live on it"
+    assert len(reasons(lab)) == 2 and reasons(lab)[1] == "it was there before"
+    lab.running.stop()
+    lab.running.uninstall()
+    lab.running.start()
+    lab.running.api.put_state(lab.items)
+    lab.running.api.put_state(lab.items + lab.handed)
+    assert answers(lab, lab.a) == PROXY and not stands(lab)
+
+
+def test_it_comes_after_a_storm_of_changes(alone):
+    """More at once than the agent's socket has room for."""
+    lab = alone
+    lines = ["add table ip other", *[f"add chain ip other c{n}" for n in range(3000)],
+             *[f"add rule ip other c{n} ip saddr 192.0.2.1 counter accept" for n in range(3000)],
+             "add chain ip other nat { type nat hook prerouting priority 0; }", ""]
+    lab.running.process.send_signal(signal.SIGSTOP)
+    lab.node.run("nft", "-f", "-", input="\n".join(lines))
+    lab.running.process.send_signal(signal.SIGCONT)
+    eventually(lambda: stands(lab), 1)
+
+
+def test_it_comes_with_services(alone):
+    """Before the revision is live, whoever is to translate them."""
+    lab = alone
+    lab.running.api.put_state(lab.items + lab.handed + web(lab))
+    assert stands(lab) and answers(lab, lab.a) == PROXY
+    assert reasons(lab) == ["there are Services"]
+    lab.running.api.put_state(lab.items + lab.handed)
+    assert stands(lab)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_it_comes_with_the_next_write_after_iptables_legacy(alone, family):
+    lab = alone
+    if why := KubeProxy(lab.node, "iptables-legacy").lacking():
+        pytest.skip(f"no iptables-legacy here: {why}")
+    lab.node.run("ip6tables-legacy" if family == 6 else "iptables-legacy", "-t", "nat", "-S")
+    gw = {**lab.handed[0], "spec": {**lab.handed[0]["spec"], "onUnavailable": "Bypass"}}
+    lab.running.api.put_state([*lab.items, gw, lab.handed[1]])
+    assert stands(lab) and reasons(lab) == ["iptables-legacy translates addresses"]
+
+
+def test_it_comes_with_the_regular_look_after_iptables_legacy(alone):
+    lab = alone
+    lab.kube = KubeProxy(lab.node, "iptables-legacy")
+    if why := lab.kube.lacking():
+        pytest.skip(f"no iptables-legacy here: {why}")
+    lab.kube.sync(web(lab))
+    eventually(lambda: stands(lab), 32)
+    assert answers(lab, lab.a) == PROXY
