@@ -444,12 +444,17 @@ def test_bent_bodies(world):
     rng, seen = random.Random(SEED), set()
     words = ["s/a", "s/b", "/", "a/b/c", "10.0.0.1", "::", "::ffff:1.2.3.4", "TCP", "IPv6", "", "é", "x" * 3000, 0, -1, 1.5,
              65536, 2 ** 70, True, None, [], {}, {"workload": "s/a"}, {"ip": "fd00::1"}, {"ip": "1.1.1.1"}, [[]] * 60]
-    fields = ["source", "destination", "protocol", "port", "family", "ip", "workload", "~1/", ""]
-    for _ in range(400):
+    fields = ["source", "destination", "protocol", "port", "family", "ip", "workload", "~1/", "", "flow", "direction", "verdict",
+              "reason", "rule", "revision", "kind", "namespace", "name", "index", "ruleName", "proxy"]
+    for _ in range(600):
         body = question("s/a", rng.choice(["s/b", OUTSIDE4, OUTSIDE6]), rng.choice([1, 80, 65535]))
+        if rng.random() < 0.4:
+            flow = record(world.a.ip4, world.b.ip4, rule=rule_of("NetworkPolicy", "s", "b-in", "Ingress", 0))
+            body = {"flow": flow, **flow} if rng.random() < 0.1 else {"flow": flow}
         for _ in range(rng.randint(0, 3)):
-            place = rng.choice([body, body.get("source"), body.get("destination")])
-            if isinstance(place, dict):
+            inner = body["flow"] if isinstance(body.get("flow"), dict) else body
+            place = rng.choice([body, inner, inner.get("source"), inner.get("destination"), inner.get("rule")])
+            if isinstance(place, dict):  # a flow that is no object any more has no inside
                 place[rng.choice(fields)] = copy.deepcopy(rng.choice(words))
         text = bytearray(json.dumps(body).encode())
         for _ in range(rng.choice([0, 0, 0, 1, 2])):
@@ -477,11 +482,14 @@ def test_the_examples_are_what_it_says(lab_outside):
     past = agent.api.expect("POST", "/v1/explain", example("explain-flow")).json
     assert without(past) == without(example("explain-past"))
     assert past["steps"][-4:] == example("explain-past")["steps"][-4:]
+    agent.api.expect("PATCH", "/v1/state", {"apply": [example("service"), example("endpointslice")]})
+    service = agent.api.expect("POST", "/v1/explain", example("explain-request-service")).json
+    assert without(service) == without(example("explain-service"))
     wrong = agent.api.request("POST", "/v1/explain", question("shop/none", "203.0.113.9", 70000))
     assert wrong.status == 422 and wrong.json == example("problem-explain")
     # A request is counted when its answer is on its way.
     eventually(lambda: all(agent.api.metrics()("penstock_api_requests_total", route="/v1/explain", method="POST", code=c) == n
-                           for c, n in (("200", 2), ("422", 1))))
+                           for c, n in (("200", 3), ("422", 1))))
 
 
 def test_not_before_the_data_path_enforces(lab):
