@@ -18,6 +18,12 @@
 #define NFCT_INFO_MASK 7ull
 #define NFCT_ORIGINAL 0u /* of the originator, in a connection that has been answered */
 #define NFCT_NEW 2u      /* of the originator, in one that has not */
+#define NFCT_ANSWER 3u   /* of the other end */
+
+/* Which packets are meant, by bits. */
+#define NFCT_FIRST (1u << NFCT_NEW)
+#define NFCT_ORIGINATORS (1u << NFCT_NEW | 1u << NFCT_ORIGINAL)
+#define NFCT_ANSWERS (1u << NFCT_ANSWER)
 
 /* struct nf_conntrack_tuple: the agent has seen that it lies so; if nfct_reply_offset is 0, its source at least. */
 struct nfct_end {
@@ -42,11 +48,10 @@ static __always_inline void nfct_address(const __be32 *from, bool v4, struct add
 }
 
 /*
- * Where the kernel keeps the connection of this packet, which its originator sent; only_new: that nobody has answered
- * yet. 0: the kernel does not track the packet, or it is none of these. At run time the context of a tc program is the
- * sk_buff itself.
+ * Where the kernel keeps the connection of this packet. 0: it does not track the packet, or that is none that is meant.
+ * At run time the context of a tc program is the sk_buff itself.
  */
-static __always_inline __u64 nfct_find(struct __sk_buff *skb, bool only_new)
+static __always_inline __u64 nfct_find(struct __sk_buff *skb, __u32 meant)
 {
 	__u64 word;
 
@@ -54,7 +59,7 @@ static __always_inline __u64 nfct_find(struct __sk_buff *skb, bool only_new)
 		return 0;
 	if (bpf_probe_read_kernel(&word, sizeof(word), (const void *)skb + nfct_offset))
 		return 0;
-	if ((word & NFCT_INFO_MASK) != NFCT_NEW && (only_new || (word & NFCT_INFO_MASK) != NFCT_ORIGINAL))
+	if (!(meant & 1u << (word & NFCT_INFO_MASK)))
 		return 0;
 	return word & ~NFCT_INFO_MASK;
 }
@@ -62,7 +67,7 @@ static __always_inline __u64 nfct_find(struct __sk_buff *skb, bool only_new)
 /* The source of the first packet of this packet's connection. */
 static __noinline bool nfct_source(struct __sk_buff *skb, bool v4, struct address *ret)
 {
-	__u64 entry = nfct_find(skb, false);
+	__u64 entry = nfct_find(skb, NFCT_ORIGINATORS);
 	struct nfct_end source;
 
 	if (!entry || bpf_probe_read_kernel(&source, sizeof(source), (const void *)(entry + nfct_tuple_offset)))
@@ -74,11 +79,11 @@ static __noinline bool nfct_source(struct __sk_buff *skb, bool v4, struct addres
 }
 
 /*
- * A packet that was sent to another address or port than it has now: `p` becomes the packet as it entered (v4,
- * protocol, addresses, ports, key), backend and port where it goes.
+ * A connection that was sent to another address or port than it goes to: `p` becomes its first packet as that entered
+ * (v4, protocol, addresses, ports, key), backend and port where it goes.
  */
 static __noinline bool nfct_translation(
-	struct __sk_buff *skb, bool only_new, struct packet *p, struct address *backend, __u16 *port)
+	struct __sk_buff *skb, __u32 meant, struct packet *p, struct address *backend, __u16 *port)
 {
 	struct nfct_tuple sent, answer;
 	__u64 entry;
@@ -86,7 +91,7 @@ static __noinline bool nfct_translation(
 
 	if (!nfct_reply_offset)
 		return false;
-	entry = nfct_find(skb, only_new);
+	entry = nfct_find(skb, meant);
 	if (!entry || bpf_probe_read_kernel(&sent, sizeof(sent), (const void *)(entry + nfct_tuple_offset)) ||
 		bpf_probe_read_kernel(&answer, sizeof(answer), (const void *)(entry + nfct_reply_offset)))
 		return false;

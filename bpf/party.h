@@ -133,6 +133,29 @@ static __noinline bool party_entered(struct party *party, struct work *w, __u32 
 	return true;
 }
 
+/*
+ * Its source was rewritten after it had entered there: which of the workload's addresses it was, if the kernel tells,
+ * for they may be of different classes.
+ */
+static __noinline void party_rewritten(struct __sk_buff *skb, struct work *w)
+{
+	__u32 ifindex = w->entered;
+	const struct ps_iface *iface = bpf_map_lookup_elem(&ps_iface, &ifindex);
+	struct aside *aside = aside_get();
+
+	origin_find(skb, w);
+	if (!iface || !aside || !(w->known & WORK_ORIGIN))
+		PS_RETURN_ZERO;
+	party_find(&aside->party, &w->origin, w->packet.v4, w->side);
+	if (aside->party.endpoint == iface_endpoint(iface, w->side)) {
+		w->source.class_id = aside->party.class_id;
+		w->entered = 0;
+	} else {
+		w->known &= ~WORK_ORIGIN;
+	}
+	PS_RETURN_ZERO;
+}
+
 /* The originator that `origin` names. Of the other family than the packet, it is a client whose proxy went over from
  * one to the other (leg.h). */
 static __noinline void party_origin(struct party *party, struct work *w)
@@ -194,8 +217,11 @@ PS_APART int parties_find(struct __sk_buff *skb, bool from)
 	if (w->known & WORK_RELATED) {
 		party_remembered(&w->source, w, &w->packet.source);
 	} else if (skb->ingress_ifindex) {
-		if (party_entered(&w->source, w, skb->ingress_ifindex, &w->packet.source)) /* 2 */
+		if (party_entered(&w->source, w, skb->ingress_ifindex, &w->packet.source)) { /* 2 */
+			if (w->entered)
+				party_rewritten(skb, w);
 			return 0;
+		}
 		origin_find(skb, w); /* 3, else 4 */
 		if (w->known & WORK_ORIGIN)
 			party_origin(&w->source, w);

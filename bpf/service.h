@@ -110,8 +110,8 @@ static __always_inline void service_ask(const struct ps_service *service, struct
 /* Where this node sends the connection is known. */
 static __always_inline void service_translated(struct work *w, struct aside *aside)
 {
-	party_find(&aside->backend, &w->backend, w->packet.v4, w->side);
-	aside->question.row.class_id = aside->backend.class_id;
+	party_find(&aside->party, &w->backend, w->packet.v4, w->side);
+	aside->question.row.class_id = aside->party.class_id;
 	aside->question.port = w->backend_port;
 	verdict_find(&aside->question, &w->verdict[PS_EGRESS]);
 }

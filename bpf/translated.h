@@ -34,7 +34,8 @@ static __always_inline struct ps_conn *translated_find(struct __sk_buff *skb, st
 	struct ps_conn_live *live;
 	struct ps_conn *conn;
 
-	if (!aside || !nfct_translation(skb, !translated_late(), &aside->entered, &w->backend, &w->backend_port))
+	if (!aside || !nfct_translation(skb, translated_late() ? NFCT_ORIGINATORS : NFCT_FIRST, &aside->entered,
+					  &w->backend, &w->backend_port))
 		return NULL;
 	conn = conn_find(&aside->entered, &live, w->now);
 	return conn && !conn_reply(conn, aside->entered.high) ? conn : NULL;
@@ -53,6 +54,18 @@ static __noinline void translated_learn(struct __sk_buff *skb, struct work *w)
 	if (!(conn->service & PS_CONN_PENDING))
 		w->known |= WORK_COUNTED;
 	conn_translated(conn, w);
+	PS_RETURN_ZERO;
+}
+
+/* This node itself answers: its own packet shows that it was chosen, and no hook saw the one that went there. */
+static __noinline void translated_answered(struct __sk_buff *skb, struct work *w, struct ps_conn *conn)
+{
+	struct aside *aside = aside_get();
+
+	if (!(w->control & PS_CONTROL_SERVICES) || skb->ingress_ifindex || conn->service & PS_CONN_TRANSLATED)
+		PS_RETURN_ZERO;
+	if (aside && nfct_translation(skb, NFCT_ANSWERS, &aside->entered, &w->backend, &w->backend_port))
+		conn_translated(conn, w);
 	PS_RETURN_ZERO;
 }
 

@@ -96,7 +96,7 @@ struct aside {
 	};
 	struct question question;
 	struct opinions backends;
-	struct party backend;
+	struct party party;
 	struct bpf_fib_lookup route;
 };
 struct {

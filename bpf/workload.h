@@ -58,7 +58,9 @@ static __always_inline int work_known(
 		return PS_PASS;
 	} else if (from) {
 		mark_clear(skb);
-	} else if (!reply && w->packet.traits & PACKET_STARTS) {
+	} else if (reply) {
+		translated_answered(skb, w, conn);
+	} else if (w->packet.traits & PACKET_STARTS) {
 		conn_leg(skb, w, conn);
 	}
 	conn_count(conn, reply, from, w->packet.bytes, w->now);

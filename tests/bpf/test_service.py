@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A connection to a Service's address at the first hook, before anybody's NAT: what all backends say, or pending."""
 
+import contextlib
 import ipaddress
 
 import pytest
@@ -8,6 +9,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from space import ip
 from world import (A, ALLOW, BACKEND_NODE, CLASS_B, DENY, EGRESS, INTERCEPT, NODES, PENDING, PROFILE_A, PROXY, ROW_ALLOW,
                    ROW_DENY, ROW_INTERCEPT, RULE_ALLOW, RULE_DENY, RULE_INTERCEPT, SERVICE_MORE, TRANSLATED)
 
@@ -36,6 +38,16 @@ def prepared(world):
     world.peer_row(PROFILE_A, EGRESS, GOOD, ROW_ALLOW)
     world.peer_row(PROFILE_A, EGRESS, BAD, ROW_DENY)
     return world
+
+
+@contextlib.contextmanager
+def routed(address):
+    """Elsewhere: what has no route counts as the node's, and goes nowhere."""
+    for options in (["link", "set", "bpf-x", "up"], ["link", "set", "bpf-u", "up"],
+                    ["route", "add", f"{address}/{128 if ':' in address else 32}", "dev", "bpf-u"]):
+        ip(*options)
+    yield
+    ip("link", "set", "bpf-u", "down")
 
 
 def service(world, kinds, flags=0, port=53, protocol=UDP_):
@@ -105,7 +117,8 @@ def test_no_hook_follows_on_the_way_to_the_node_itself(seen, family):
 @FAMILIES
 def test_node_port(seen, family):
     seen.service(None, 30053, UDP_, [(BAD, 53)])
-    assert ask(seen, family, NODE[family], 30053)[0], "whose address is it?"
+    with routed(NODE[family]):
+        assert ask(seen, family, NODE[family], 30053)[0], "somebody else's"
     seen.object.map(f"ps_new{family}").clear()
     seen.addr(NODE[family], 0, flags=NODES)
     assert not ask(seen, family, NODE[family], 30053)[0]
