@@ -247,7 +247,7 @@ def test_it_agrees_with_the_evaluator():
         for number in range(3 * ROUNDS):
             items = generator.cluster(lab.members) + [generator.policy(n) for n in range(generator.rng.randint(0, 5))]
             items += generator.cluster_policies()[:3] + generator.interception()
-            items += generator.services(lab.members, BEYOND)
+            items += generator.services(lab.members, BEYOND + list(OWN[2:]))
             revision = lab.running.api.put_state(items, invalid="quarantine")["revision"]
             world = World(items, local=local, own=OWN)
             for _ in range(80):
