@@ -15,16 +15,38 @@ from scenes import echoed, eventually, heard, member, results, serve
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 2, 14, 23, 24
 
 
-@pytest.fixture
-def trio(lab_outside):
-    """a, b and c without policy, an outside host, and an agent."""
-    lab = lab_outside
+def three(lab):
+    """a, b and c, an outside host, and an agent."""
     lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
+    lab.running = lab.agent()
+    return lab
+
+
+def begin(lab):
+    """Nobody has a policy."""
     serve(lab, lab.a, lab.b, lab.outside)
     lab.items = [member(n, p, interface=p.interface) for n, p in lab.pods.items()]
-    lab.running = lab.agent()
     lab.running.api.put_state(lab.items)
     return lab
+
+
+@pytest.fixture(scope="module")
+def shared_trio():
+    with Lab(outside=True) as lab:
+        yield three(lab)
+
+
+@pytest.fixture
+def trio(shared_trio):
+    yield begin(shared_trio)
+    shared_trio.node.run("nft", "delete", "table", "inet", "lab", check=False)
+    shared_trio.prober.close_listeners()
+
+
+@pytest.fixture
+def own_trio(lab_outside):
+    """The same, of a test that bends the node."""
+    return begin(three(lab_outside))
 
 
 def put(lab, *policies):
@@ -86,9 +108,9 @@ def test_ping_follows_rules_that_name_no_port(trio):
 # ---- ICMP errors ----
 
 @pytest.fixture
-def far(trio):
+def far(own_trio):
     """A host behind the outside one, whose link to it takes 1300 bytes."""
-    lab = trio
+    lab = own_trio
     far = lab.namespace("far")
     for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
         lab.outside.sysctl(key, 1)
@@ -102,8 +124,8 @@ def far(trio):
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_packet_too_big_reaches_an_isolated_pod(trio, far, family):
-    lab = trio
+def test_packet_too_big_reaches_an_isolated_pod(own_trio, far, family):
+    lab = own_trio
     put(lab, policy("s", "a-in", {"name": "a"}, types=["Ingress"]),
         allow_to("s", "a-out", {"name": "a"}, [{"ipBlock": {"cidr": "192.0.2.0/24"}}, {"ipBlock": {"cidr": "2001:db8:2::/64"}}],
                  [{"protocol": "UDP", "port": 80}]))
@@ -236,8 +258,8 @@ def test_a_false_source_is_dropped_and_counted(trio, family):
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_packet_from_outside_that_claims_to_be_the_node(trio, family):
-    lab = trio
+def test_a_packet_from_outside_that_claims_to_be_the_node(own_trio, family):
+    lab = own_trio
     # Without this the kernel itself drops such an IPv4 packet, and nothing would be tested.
     lab.node.sysctl("net.ipv4.conf.uplink.accept_local", 1)
     lab.node.sysctl("net.ipv4.conf.uplink.rp_filter", 0)
@@ -344,9 +366,9 @@ def test_a_live_masqueraded_connection_is_judged_anew_as_itself(trio, family, wh
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_port_of_masquerade_that_is_given_to_somebody_else(trio, family):
+def test_a_port_of_masquerade_that_is_given_to_somebody_else(own_trio, family):
     """The kernel forgets a flow sooner than we do: the next one with its port is not that flow."""
-    lab = trio
+    lab = own_trio
     masquerade(lab, "uplink")
     lab.node.sysctl("net.netfilter.nf_conntrack_udp_timeout", 1)
     lab.node.sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", 1)
@@ -388,8 +410,8 @@ def test_pods_on_one_bridge():
         assert results(lab, lab.node, b, expect=ALLOW) == [ALLOW] * 4
 
 
-def test_a_vlan_sub_interface(trio):
-    lab = trio
+def test_a_vlan_sub_interface(own_trio):
+    lab = own_trio
     made = lab.node.ip(f"link add link {lab.b.interface} name {lab.b.interface}.5 type vlan id 5", check=False)
     if made.returncode != 0:
         pytest.skip("this kernel has no VLAN devices; tagged frames are in the differential test")
