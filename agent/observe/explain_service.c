@@ -74,6 +74,19 @@ static void target_step(struct telling *t, const struct explain_target *target, 
 	buffer_free(&text);
 }
 
+/* Ingress rules of an InterceptPolicy are asked where a connection enters, and there it has the Service's address. */
+static void target_direct_step(struct telling *t, const struct explain_target *target)
+{
+	char ip[ADDR_TEXT_MAX];
+	if (t->answer.action != PS_ACTION_ALLOW || !target->ingress.local ||
+		target->ingress.verdict.action != PS_ACTION_INTERCEPT)
+		return;
+	auto_free char *rule = rule_text(t, target->ingress.verdict.intercept_rule);
+	ip_format(&target->ip, ip);
+	explain_step(
+		t, "backend %s: not handed over by %s, which is not asked about what comes by a Service's address", ip, rule);
+}
+
 static void target_render(struct telling *t, const struct explain_target *target, bool told)
 {
 	const struct object *owner = address_owner(t->snapshot, &target->ip);
@@ -94,8 +107,10 @@ static void target_render(struct telling *t, const struct explain_target *target
 	buffer_puts(t->out, ",\"ingress\":");
 	explain_side_brief(t, &target->ingress);
 	buffer_puts(t->out, "}");
-	if (told)
-		target_step(t, target, workload ? owner : NULL);
+	if (!told)
+		return;
+	target_step(t, target, workload ? owner : NULL);
+	target_direct_step(t, target);
 }
 
 static void outcome_step(struct telling *t, size_t refusing)

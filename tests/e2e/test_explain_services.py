@@ -162,6 +162,16 @@ def test_interception_by_the_services_address(cluster):
     assert ask(cluster, "s/a", web.ips[0])["verdict"] == "Allow", "not all of them"
 
 
+def test_ingress_rules_of_a_backend(cluster):
+    web = cluster.expose("web", "b")
+    door = {"name": "door", "action": "Intercept", "proxy": "gw", "from": [{"networks": ["0.0.0.0/0", "::/0"]}]}
+    cluster.give([web], intercept("llm", {"name": "b"}, [], ingress=[door]))
+    said = ask(cluster, "s/a", web.ips[0])
+    assert (said["verdict"], said["intercept"]) == ("Allow", None)
+    assert any("not handed over by InterceptPolicy llm, ingress rule 0 (door)" in step for step in said["steps"])
+    assert ask(cluster, "s/a", cluster.b.ip4, ECHO)["verdict"] == "Intercept"
+
+
 def pods_peer(*names):
     return [{"pods": {"namespaceSelector": {}, "podSelector": pods(*names)[0]["podSelector"]}}]
 
