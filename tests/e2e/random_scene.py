@@ -5,11 +5,15 @@ import struct
 import time
 
 from evaluator import Packet
+from lab import DENY
 
 PROXIES = {"gw-deny": 15001, "gw-bypass": 15002}
 # Where a proxy listens, and for which families that is good.
 PLACES = [([], ()), (["127.0.0.1"], (4,)), (["0.0.0.0"], (4,)), (["::1"], (6,)), (["127.0.0.1", "::1"], (4, 6)),
           (["::"], (4, 6)), (["::"], (4, 6))]
+
+# What the kernel makes of a RST, of ICMP 3/13 and of ICMPv6 1/1.
+REJECTED = {("TCP", 4): "ECONNREFUSED", ("TCP", 6): "ECONNREFUSED", ("UDP", 4): "EHOSTUNREACH", ("UDP", 6): "EACCES"}
 
 
 def family(ip):
@@ -21,8 +25,9 @@ def plain(ip):
 
 
 class RandomScene:
-    def __init__(self, lab, **config):
-        self.lab, self.agent = lab, lab.agent(log={"level": "info"}, **config)
+    def __init__(self, lab, deny_with="drop"):
+        self.lab, self.agent = lab, lab.agent(log={"level": "info"}, datapath={"denyWith": deny_with})
+        self.deny_with = deny_with
         self.members, self.pods = [], []
         self.places = {name: ([], ()) for name in PROXIES}
         self.live = []  # of earlier rounds
@@ -43,6 +48,10 @@ class RandomScene:
 
     def listens(self, proxy, ip):
         return family(ip) in self.places.get(proxy, ([], ()))[1]
+
+    def refusal(self, probe):
+        """What whoever is denied sees."""
+        return REJECTED[probe.protocol, family(probe.destination)] if self.deny_with == "reject" else DENY
 
     def intercepted(self):
         metrics = self.agent.api.metrics()

@@ -24,16 +24,13 @@ ROUNDS = int(os.environ.get("PENSTOCK_ROUNDS", "14"))
 CONNECTIONS = int(os.environ.get("PENSTOCK_CONNECTIONS", "120"))
 SEED = int(os.environ.get("PENSTOCK_SEED") or random.SystemRandom().randrange(2 ** 32))
 BEYOND = ["203.0.113.9", "203.0.113.130", "2001:db8:9::9", "2001:db8:9::8000", OUTSIDE4, OUTSIDE6]
-# What the kernel makes of a RST, of ICMP 3/13 and of ICMPv6 1/1.
-REJECTED = {("TCP", 4): "ECONNREFUSED", ("TCP", 6): "ECONNREFUSED", ("UDP", 4): "EHOSTUNREACH", ("UDP", 6): "EACCES"}
 
 
 class Scene(RandomScene):
     """Four pods, and a host outside with several addresses; everybody serves every port."""
 
     def __init__(self, lab, deny_with="drop"):
-        super().__init__(lab, datapath={"denyWith": deny_with})
-        self.deny_with = deny_with
+        super().__init__(lab, deny_with)
         lab.outside.ip(*[f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip in BEYOND[:4]])
         for number in range(4):
             pod = lab.pod(f"m{number}")
@@ -74,9 +71,6 @@ class Scene(RandomScene):
         if self.listens(verdict.proxy, probe.destination):
             return ALLOW, self.lab.node.name, verdict.proxy, verdict.hit[1]
         return direct if verdict.proxy == "gw-bypass" else refused
-
-    def refusal(self, probe):
-        return REJECTED[probe.protocol, family(probe.destination)] if self.deny_with == "reject" else DENY
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge", "routed, refusing", "bridge, refusing"])
