@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lab import ALLOW, DENY, OUTSIDE4, Probe
+from lab import ALLOW, DENY, OUTSIDE4, Lab, Probe
 from objects import allow_to, intercept, policy, proxy
 from scenes import echoed, eventually, member, serve
 
@@ -20,18 +20,42 @@ def rule(action="Intercept", to=None, port=80, **more):
     return made
 
 
-@pytest.fixture
-def handed(lab_outside):
-    """What a sends to the outside host's port 80 goes to a proxy on the node."""
-    lab = lab_outside
+def three(lab):
+    """a and b, an outside host, and an agent."""
     lab.a, lab.b = lab.pod("a"), lab.pod("b")
-    serve(lab, lab.b, lab.outside, ports=(80, 81))
     lab.running = lab.agent()
     lab.items = [member(n, p, interface=p.interface) for n, p in lab.pods.items()]
     lab.interception = [proxy("gw", PROXY_PORT), intercept("llm", {"name": "a"}, [rule()])]
-    lab.running.api.put_state(lab.items + lab.interception)
     lab.listen = lambda: lab.prober.listen(lab.node, PROXY_PORT, ip="0.0.0.0", transparent=True)
     return lab
+
+
+def begin(lab):
+    """What a sends to the outside host's port 80 goes to a proxy on the node, where nobody listens yet."""
+    serve(lab, lab.b, lab.outside, ports=(80, 81))
+    lab.running.api.put_state(lab.items + lab.interception)
+    eventually(lambda: not any(p["listeners"] for p in lab.running.api.status()["proxies"]))
+    lab.before = 0
+    lab.before = counted(lab)
+    return lab
+
+
+@pytest.fixture(scope="module")
+def shared_node():
+    with Lab(outside=True) as lab:
+        yield three(lab)
+
+
+@pytest.fixture
+def handed(shared_node):
+    yield begin(shared_node)
+    shared_node.prober.close_listeners()
+
+
+@pytest.fixture
+def own_handed(lab_outside):
+    """The same, of a test that bends the node."""
+    return begin(three(lab_outside))
 
 
 def tried(lab, source, destination=OUTSIDE4, port=80, expect=ALLOW, **options):
@@ -40,7 +64,8 @@ def tried(lab, source, destination=OUTSIDE4, port=80, expect=ALLOW, **options):
 
 
 def counted(lab, **labels):
-    return lab.running.api.metrics()("penstock_intercepted_connections_total", proxy="gw", **labels)
+    """Connections that were handed over in this test."""
+    return lab.running.api.metrics()("penstock_intercepted_connections_total", proxy="gw", **labels) - lab.before
 
 
 def test_the_proxy_sees_both_addresses(handed):
@@ -162,8 +187,8 @@ def test_interception_outlives_the_agent(handed):
 
 @pytest.mark.parametrize("settings", [{"all.rp_filter": 1, "default.rp_filter": 1}, {"all.rp_filter": 2},
                                       {"all.src_valid_mark": 1, "all.rp_filter": 1}], ids=str)
-def test_reverse_path_filters_do_not_eat_it(handed, settings):
-    lab = handed
+def test_reverse_path_filters_do_not_eat_it(own_handed, settings):
+    lab = own_handed
     lab.listen()
     for key, value in settings.items():
         lab.node.sysctl(f"net.ipv4.conf.{key}", value)

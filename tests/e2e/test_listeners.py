@@ -22,13 +22,20 @@ PORT = 15001
 SOON = 1.0
 
 
-@pytest.fixture
-def node():
+@pytest.fixture(scope="module")
+def shared_node():
     with Lab(outside=True) as lab:
         prepare(lab)
         lab.running = lab.agent(metrics={"listen": ""})
-        lab.running.api.put_state(lab.items)
         yield lab
+
+
+@pytest.fixture
+def node(shared_node):
+    """Nobody listens yet."""
+    shared_node.running.api.put_state(shared_node.items)
+    eventually(lambda: not listeners(shared_node))
+    return shared_node
 
 
 def prepare(lab):
@@ -69,8 +76,7 @@ def ended():
     yield
     for lab in Lab.live:
         for process in getattr(lab.namespaces[0], "processes", []):
-            if process.poll() is None:
-                end(process)
+            end(process)  # also of one that is gone: its workers read the same standard input
 
 
 def ask(lab, destination=OUTSIDE4, timeout=2.0):
@@ -378,8 +384,8 @@ def test_what_was_adopted_outlives_the_agent(node, process):
         assert ask(lab) == running.pid
         one, = listeners(lab)
         assert one["state"] == "Adopted" and one["pid"] == running.pid
-        time.sleep(2.5)
-        assert ask(lab) == running.pid, "its row stays"
+    time.sleep(2.5)
+    assert ask(lab) == running.pid, "its row stays"
     # One that ends, and one that begins, while no agent runs.
     lab.running.stop()
     end(running)
