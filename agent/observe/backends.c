@@ -101,6 +101,46 @@ static void targets_find(const struct snapshot *snapshot, uint8_t family, struct
 	ret->count = kept < BACKENDS_LISTED ? kept : BACKENDS_LISTED;
 }
 
+/* The first target of this address, as an index; count: there is none. */
+static size_t target_search(const struct backends *backends, const struct ip *ip)
+{
+	size_t first = 0, end = backends->count;
+	while (first < end) {
+		size_t middle = first + (end - first) / 2;
+		if (ip_compare(&backends->targets[middle].ip, ip) < 0)
+			first = middle + 1;
+		else
+			end = middle;
+	}
+	return first < backends->count && ip_equal(&backends->targets[first].ip, ip) ? first : backends->count;
+}
+
+/* As address_owner says it, in one walk: of many backends each would be a walk of its own. */
+static void object_owns(struct backends *backends, const struct object *object)
+{
+	const struct workload *workload = object->workload;
+	for (size_t i = 0; !workload->host_network && !workload->ended && i < workload->ip_count; i++) {
+		const struct ip *ip = &workload->ips[i];
+		for (size_t at = target_search(backends, ip); at < backends->count && ip_equal(&backends->targets[at].ip, ip);
+			 at++) {
+			const struct object *owner = backends->owners[at];
+			if (!owner || (owner->kind == object->kind && object->created > owner->created))
+				backends->owners[at] = object;
+		}
+	}
+}
+
+static void owners_find(const struct snapshot *snapshot, struct backends *ret)
+{
+	static const enum kind by_rank[] = {KIND_WORKLOAD, KIND_POD};
+	ret->owners = mem_array(ret->count, sizeof(*ret->owners));
+	for (int i = 0; ret->count && i < 2; i++) {
+		size_t at, end;
+		for (snapshot_range(snapshot, by_rank[i], NULL, &at, &end); at < end; at++)
+			object_owns(ret, snapshot->objects[at]);
+	}
+}
+
 void backends_find(
 	const struct snapshot *snapshot, const struct ip *ip, uint8_t protocol, uint16_t port, struct backends *ret)
 {
@@ -110,11 +150,13 @@ void backends_find(
 	if (ret->node_port)
 		uses_find(snapshot, ip, protocol, port, ret);
 	targets_find(snapshot, ip->family, ret);
+	owners_find(snapshot, ret);
 }
 
 void backends_clear(struct backends *backends)
 {
 	free(backends->uses);
 	free(backends->targets);
+	free(backends->owners);
 	*backends = (struct backends){0};
 }

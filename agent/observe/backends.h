@@ -20,6 +20,7 @@ struct backends {
 	bool node_port;                 /* found by its node port: its address is any of a node's */
 	struct explain_target *targets; /* distinct, by address and port; context: the use */
 	size_t count, total;            /* of targets, at most BACKENDS_LISTED; of all */
+	const struct object **owners;   /* of each target: the Pod or Workload that has its address, or NULL */
 };
 void backends_find(
 	const struct snapshot *snapshot, const struct ip *ip, uint8_t protocol, uint16_t port, struct backends *ret);

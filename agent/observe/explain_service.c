@@ -87,15 +87,15 @@ static void target_direct_step(struct telling *t, const struct explain_target *t
 		t, "backend %s: not handed over by %s, which is not asked about what comes by a Service's address", ip, rule);
 }
 
-static void target_render(struct telling *t, const struct explain_target *target, bool told)
+static void target_render(struct telling *t, size_t at)
 {
-	const struct object *owner = address_owner(t->snapshot, &target->ip);
+	const struct explain_target *target = &t->backends.targets[at];
+	const struct object *owner = t->backends.owners[at];
 	const struct backends_use *use = target->context;
-	bool workload = owner && owner->kind != KIND_NODE;
 	char ip[ADDR_TEXT_MAX];
 	ip_format(&target->ip, ip);
 	auto_free char *name = str_format("%s/%s", use->service->namespace, use->service->name);
-	auto_free char *who = workload ? str_format("%s/%s", owner->namespace, owner->name) : NULL;
+	auto_free char *who = owner ? str_format("%s/%s", owner->namespace, owner->name) : NULL;
 	buffer_puts(t->out, "{\"service\":");
 	buffer_json_string(t->out, name);
 	explain_member(t->out, "ip", ip);
@@ -107,9 +107,9 @@ static void target_render(struct telling *t, const struct explain_target *target
 	buffer_puts(t->out, ",\"ingress\":");
 	explain_side_brief(t, &target->ingress);
 	buffer_puts(t->out, "}");
-	if (!told)
+	if (at >= BACKENDS_TOLD)
 		return;
-	target_step(t, target, workload ? owner : NULL);
+	target_step(t, target, owner);
 	target_direct_step(t, target);
 }
 
@@ -145,7 +145,7 @@ void explain_backends(struct telling *t)
 	buffer_printf(t->out, ",\"pending\":%s,\"backends\":[", t->pending ? "true" : "false");
 	for (size_t i = 0; t->answer.service && i < t->backends.count; i++) {
 		buffer_puts(t->out, i ? "," : "");
-		target_render(t, &t->backends.targets[i], i < BACKENDS_TOLD);
+		target_render(t, i);
 		refusing += target_refuses(&t->backends.targets[i]);
 	}
 	buffer_puts(t->out, "]");

@@ -186,8 +186,9 @@ static void expect_backends(const char *const *objects, const char *address, uin
 	for (size_t i = 0; i < backends.count; i++) {
 		const struct backends_use *use = backends.targets[i].context;
 		ip_format(&backends.targets[i].ip, one);
-		buffer_printf(
-			&text, " %s %s:%u%s", use->service->name, one, backends.targets[i].port, use->terminating ? "!" : "");
+		buffer_printf(&text, " %s %s:%u%s%s%s", use->service->name, one, backends.targets[i].port,
+			use->terminating ? "!" : "", backends.owners[i] ? "=" : "",
+			backends.owners[i] ? backends.owners[i]->name : "");
 	}
 	assert_string_equal(text.data, wanted);
 	buffer_free(&text);
@@ -205,6 +206,9 @@ static void backends_of_a_service(void **state)
 		SLICE("b", "web", READY("10.0.0.2") "," READY("10.0.0.3")), SLICE("c", "other", READY("10.0.0.9")));
 	BACKENDS("198.51.100.1", 30080, "1 node: web 10.0.0.3:8080", SERVICE("web", 80, 30080),
 		SLICE("a", "web", READY("10.0.0.3")));
+	BACKENDS("10.96.0.1", 80, "1: web 10.0.0.1:8080 web 10.0.0.2:8080=chat web 10.0.0.3:8080=bare",
+		SERVICE("web", 80, 30080), NODE, CHAT, API, WORKLOAD,
+		SLICE("a", "web", READY("10.0.0.3") "," READY("10.0.0.2") "," READY("10.0.0.1")));
 	BACKENDS("10.96.0.1", 81, "0:", SERVICE("web", 80, 30080), SLICE("a", "web", READY("10.0.0.3")));
 	BACKENDS("10.96.0.1", 80, "1: web 10.0.0.4:8080!", SERVICE("web", 80, 30080),
 		SLICE("a", "web", ENDING("10.0.0.4") "," GONE("10.0.0.5")));
