@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6, Lab, Probe
+from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6, Lab
 from netns import run
 from objects import allow_to, intercept, policy, proxy
 from scenes import IN_B, echoed, member, results, serve
@@ -16,9 +16,8 @@ from test_intercept import PROXY_PORT, rule, tried
 REFUSED = ["ECONNREFUSED", "EHOSTUNREACH", "ECONNREFUSED", "EACCES"]
 
 
-@pytest.fixture(params=["routed", "bridged", "bridged with br_netfilter"])
-def refusing(request):
-    """a may reach b's port 80; c and the outside host may not."""
+@pytest.fixture(scope="module", params=["routed", "bridged", "bridged with br_netfilter"])
+def shared_node(request):
     with Lab(bridge=request.param != "routed", outside=True) as lab:
         for family in ("iptables", "ip6tables") if request.param != "routed" else ():
             try:
@@ -27,11 +26,21 @@ def refusing(request):
                 if "br_netfilter" in request.param:
                     pytest.skip("this kernel has no br_netfilter")
         lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
-        serve(lab, lab.b, lab.outside, ports=(80, 81))
         lab.running = lab.agent(datapath={"denyWith": "reject"})
         lab.items = [member(n, p, interface=p.interface) for n, p in lab.pods.items()]
-        lab.running.api.put_state(lab.items + [IN_B])
         yield lab
+
+
+@pytest.fixture
+def refusing(shared_node):
+    """a may reach b's port 80; c and the outside host may not."""
+    lab = shared_node
+    serve(lab, lab.b, lab.outside, ports=(80, 81))
+    lab.running.api.put_state(lab.items + [IN_B])
+    lab.before = lab.running.api.metrics()
+    yield lab
+    lab.node.run("nft", "delete", "table", "inet", "lab", check=False)
+    lab.prober.close_listeners()
 
 
 def outside(lab):
@@ -40,7 +49,9 @@ def outside(lab):
 
 
 def counts(lab, verdict="Rejected", **labels):
-    return lab.running.api.metrics()("penstock_packets_total", verdict=verdict, **labels)
+    """Since the test began."""
+    return lab.running.api.metrics()("penstock_packets_total", verdict=verdict, **labels) - \
+        lab.before("penstock_packets_total", verdict=verdict, **labels)
 
 
 def test_ingress_is_refused_at_once(refusing):
