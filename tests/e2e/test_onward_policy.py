@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lab import ALLOW, DENY, Probe
+from lab import ALLOW, DENY, Lab, Probe
 from objects import allow_from, intercept, namespace, proxy
 from scenes import eventually, member, serve
 
@@ -140,18 +140,25 @@ def running(lab, kind, server=None):
         log.close()
 
 
+@pytest.fixture(scope="module")
+def shared_node():
+    with Lab(outside=True) as lab:
+        lab.a, lab.b, lab.s = (lab.pod(name) for name in "abs")
+        serve(lab, lab.s)
+        lab.running = lab.agent()
+        yield lab
+
+
 @pytest.fixture
-def onward(lab_outside):
+def onward(shared_node):
     """What a and b send to a far address is a proxy's, which sends it to s."""
-    lab = lab_outside
-    lab.a, lab.b, lab.s = (lab.pod(name) for name in "abs")
-    serve(lab, lab.s)
-    lab.running = lab.agent()
+    lab = shared_node
     rule = {"name": "all", "action": "Intercept", "proxy": "gw", "to": [{"networks": [f"{FAR}/32", f"{FAR6}/128"]}]}
     lab.running.api.put_state(
         [namespace("s")] + [member(n, p, interface=p.interface) for n, p in lab.pods.items()] +
         [allow_from("s", "s-in", {"name": "s"}, FROM_B), proxy("gw", PORT)] +
         [intercept(name, {"name": name}, [rule]) for name in "ab"])
+    eventually(lambda: not lab.running.api.status()["proxies"][0]["listeners"])
     return lab
 
 
