@@ -351,6 +351,21 @@ def test_the_generator_repeats_itself_and_varies():
 
 
 @pytest.mark.pure
+def test_services_vary():
+    members = [Member("n0", f"m{n}", [f"10.77.1.{n + 1}", f"fd00:77::f{n:x}"], False, f"pv{n}") for n in range(6)]
+
+    def draw(seed):
+        generator = Generator(seed)
+        items = generator.services(members, ["10.77.0.1"])
+        return items + generator.churn(items, members)
+    assert draw(7) == draw(7) != draw(8)
+    text = json.dumps([draw(seed) for seed in range(20)])
+    for word in ('"None"', "ExternalName", "externalIPs", '"ipMode": "Proxy"', "nodePort", "SCTP", '"terminating": true', '"ready": null',
+                 '"serving": false', '"serving": null', "nobody", '"10.77.0.1"', "-ipv4-2", '"endpoints": []'):
+        assert word in text, word
+
+
+@pytest.mark.pure
 def test_both_answers_are_drawn():
     generator, actions = Generator(3), {ALLOW: 0, DENY: 0, INTERCEPT: 0}
     members = [Member(f"n{n % 4}", f"m{n}", [f"10.77.1.{n + 1}", f"fd00:77::f{n:x}"], n % 2 == 0, f"pv{n}")

@@ -351,7 +351,7 @@ def draw_town(generator, town, number):
     else:
         items += steering(generator, number % 4 == 1) if number % 2 else []
         items += [generator.policy(n) for n in range(rng.randint(0, 6))] + generator.cluster_policies()[:2]
-    return items + generator.services(town.everybody, beyond if mixed or rng.random() < 0.4 else town.ends)
+    return items + generator.services(town.everybody, beyond if mixed or rng.random() < 0.4 else town.ends, 8 if mixed else None)
 
 
 @pytest.fixture(scope="module", params=["drop", "reject"])
@@ -408,8 +408,9 @@ def test_real_connections_to_services(town):
         assert not stale, f"{where}: just opened:\n" + "\n".join(stale[:5])
     print({" ".join(key) if isinstance(key, tuple) else key: count for key, count in counts.items()})
     if REAL_ROUNDS >= 14:  # a run in which little happens proves little
-        for key in ((PENDING, ANSWERED), (PENDING, REFUSED), (INTERCEPT, "intercepted"), (DENY, REFUSED), (ALLOW, ANSWERED)):
+        for key in ((INTERCEPT, "intercepted"), (DENY, REFUSED), (ALLOW, ANSWERED)):
             assert counts[key] > 0, (key, counts)
+        assert counts[PENDING, ANSWERED] + counts[PENDING, REFUSED] > 5, counts
         assert min(counts["live, kept"], counts["live, refused"]) > 0, counts
 
 

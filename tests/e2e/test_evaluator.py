@@ -3,8 +3,8 @@
 import pytest
 
 import conformance
-from evaluator import ALLOW, DEFAULT, DENY, INTERCEPT, ISOLATED, POLICY, Packet, World, selects
-from objects import intercept, namespace, node, pod, policy, proxy, workload
+from evaluator import ALLOW, DEFAULT, DENY, INTERCEPT, ISOLATED, PENDING, POLICY, Packet, World, selects
+from objects import audited, cluster_policy, intercept, namespace, node, pod, policy, proxy, workload
 
 pytestmark = pytest.mark.pure
 CASES = conformance.load_cases()
@@ -167,5 +167,117 @@ def test_priorities_tie_by_name_and_nodes_are_peers():
     assert handed(one("x", 5, "gw"), gate, packet=Packet(A, "192.0.2.5", "UDP", 80)) == (None, None)
 
 
+# ---- tiers ----
+
+def tiers(*policies, packet=None):
+    return world(*policies).judge(packet or Packet(A, B, "TCP", 80)).ingress
+
+
+def tier(name, action, priority=10, which="Admin", peers=None, **rule):
+    return cluster_policy(name, which, priority, ingress=[{"action": action, "from": peers or [{"namespaces": {}}], **rule}])
+
+
+def test_tiers_come_before_and_after_networkpolicies():
+    shut, opened = policy("shop", "shut", types=["Ingress"]), policy("shop", "open", ingress=[{}])
+    assert tiers(tier("a", "Accept"), shut).verdict == ALLOW and tiers(tier("a", "Deny"), opened).verdict == DENY
+    assert tiers(tier("b", "Accept", which="Baseline"), shut).verdict == DENY
+    assert tiers(tier("b", "Deny", which="Baseline"), opened).verdict == ALLOW
+    assert tiers(tier("b", "Deny", which="Baseline")).rule == ("ClusterNetworkPolicy", "", "b", 0)
+    assert tiers(tier("a", "Pass", 1), tier("b", "Deny", 2)).verdict == ALLOW
+    assert tiers(tier("a", "Pass", 1), tier("b", "Deny", 2, "Baseline")).verdict == DENY
+    assert tiers(tier("y", "Accept"), tier("x", "Deny")).verdict == DENY, "a tie is by name"
+    assert tiers(audited(tier("a", "Deny"))).verdict == ALLOW
+
+
+def test_a_peer_of_a_version_to_come_fails_closed():
+    later = [{"namespaces": {}}, {"later": {}}]
+    assert [tiers(tier("a", action, peers=later)).verdict for action in ("Accept", "Deny", "Pass")] == [ALLOW, DENY, DENY]
+    assert tiers(tier("a", "Accept", peers=later), policy("shop", "shut", types=["Ingress"])).verdict == DENY
+
+
+def test_named_ports_of_tiers_are_the_destinations():
+    named = tier("a", "Deny", protocols=[{"destinationNamedPort": "http"}])
+    found = [tiers(named, packet=Packet(A, B, protocol, port)).verdict
+             for protocol, port in (("TCP", 8080), ("UDP", 53), ("TCP", 53), ("SCTP", 8080))]
+    assert found == [DENY, DENY, ALLOW, ALLOW]
+    assert tiers(tier("a", "Deny", protocols=[{"sctp": {}}]), packet=Packet(A, B, "SCTP", 9)).verdict == DENY
+
+
 def test_reasons_are_the_contracts():
     assert {POLICY, ISOLATED, DEFAULT} == {"Policy", "Isolated", "Default"}
+
+
+# ---- Services ----
+
+IP, PORT_OF_NODE = "10.96.0.1", 30080
+NODE = "192.0.2.10"
+
+
+def service(endpoints, slice_ports=({"name": "web", "port": 8080},), **spec):
+    """A Service of namespace shop, and one slice of it; endpoints: (address, conditions)."""
+    return [{"kind": "Service", "metadata": {"namespace": "shop", "name": "s"},
+             "spec": {"clusterIPs": [IP], "ports": [{"name": "web", "port": 80, "nodePort": PORT_OF_NODE}], **spec}},
+            {"kind": "EndpointSlice", "addressType": "IPv4",
+             "metadata": {"namespace": "shop", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+             "endpoints": [{"addresses": [ip], "conditions": conditions} for ip, conditions in endpoints], "ports": list(slice_ports)}]
+
+
+def backends(*endpoints, to=IP, port=80, protocol="TCP", **more):
+    made = world(*service(endpoints, **more), node("node-1", [NODE]))
+    found = made.backends(Packet(A, to, protocol, port))
+    return None if found is None else [(b.ip, b.port) for b in found]
+
+
+def test_ready_is_the_default_and_those_that_end_stand_in():
+    ending = {"ready": False, "serving": True, "terminating": True}
+    assert backends((A, {}), (B, {"ready": None}), (C, {"ready": False})) == [(A, 8080), (B, 8080)]
+    assert backends((A, {}), (B, ending)) == [(A, 8080)]
+    assert backends((A, {"ready": False}), (B, ending), (C, {"ready": False, "terminating": True})) == [(B, 8080), (C, 8080)]
+    assert backends((A, {"ready": False, "serving": False, "terminating": True}), (B, {"ready": False, "serving": True})) == []
+    assert backends((A, {}), (A, {})) == [(A, 8080)]
+
+
+def test_ports_are_joined_by_name_and_protocol():
+    assert backends((A, {}), slice_ports=[{"name": "web", "protocol": "UDP", "port": 1}, {"name": "x", "port": 2}]) == []
+    assert backends((A, {}), slice_ports=[{"name": "web", "port": 1}, {"name": "web"}]) == [(A, 1)]
+
+
+def test_a_services_addresses_are_those_that_are_translated():
+    assert backends((A, {}), port=81) is None and backends((A, {}), protocol="UDP") is None
+    assert backends((A, {}), to=NODE, port=PORT_OF_NODE) == [(A, 8080)]
+    assert backends((A, {}), to="192.0.2.11", port=PORT_OF_NODE) is None
+    assert backends((A, {}), to="203.0.113.1", externalIPs=["203.0.113.1"]) == [(A, 8080)]
+    headless = {"clusterIPs": ["None"], "externalIPs": ["203.0.113.1"]}
+    assert backends((A, {}), to="203.0.113.1", **headless) is None
+    assert backends((A, {}), to=NODE, port=PORT_OF_NODE, **headless) is None
+    assert backends((A, {}), type="ExternalName") is None
+
+
+def asked(endpoints, *more):
+    return world(*service([(ip, {}) for ip in endpoints]), node("node-1", [NODE]), *more).ask(Packet(A, IP, "TCP", 80))
+
+
+def only_to(*ips):
+    return policy("shop", "out", {"app": "a"}, egress=[{"to": [{"ipBlock": {"cidr": f"{ip}/32"}} for ip in ips]}], types=["Egress"])
+
+
+def test_backends_decide_together_or_one_by_one():
+    assert asked([B, C]).action == ALLOW and asked([B, C], only_to(B, C)).action == ALLOW
+    assert asked([B, C], only_to(A)).action == DENY and asked([B, C], only_to(B)).action == PENDING
+    assert asked([]).action == PENDING
+    assert asked([B, NODE], only_to(B)).action == DENY, "no hook follows that could refuse"
+    assert asked([B, NODE], only_to(NODE)).action == PENDING
+
+
+def test_interception_asks_the_services_address_first():
+    def rule(to, action="Intercept"):
+        return {"action": action, "to": [{"networks": [f"{ip}/32" for ip in to]}], **({"proxy": "gw"} if action == "Intercept" else {})}
+
+    def steered(*rules, policies=()):
+        found = asked([B, C], proxy("gw", 15001), intercept("i", {"app": "a"}, list(rules)), *policies)
+        return found.action, found.proxy
+    assert steered(rule([IP])) == steered(rule([B, C])) == (INTERCEPT, "gw")
+    assert steered(rule([B])) == (ALLOW, None)
+    assert steered(rule([IP], "Bypass"), rule([B, C])) == (ALLOW, None)
+    assert steered(rule([IP]), policies=[only_to(B)]) == steered(rule([B]), policies=[only_to(B)]) == (DENY, None)
+    assert steered(rule([IP], "Bypass"), policies=[only_to(B)]) == (PENDING, None)
