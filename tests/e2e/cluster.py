@@ -16,10 +16,14 @@ from steering import World
 from talk import Server, plain
 
 ECHO, TALK = 8080, 8090  # target ports; the Services' own are 80 and 90
-PORTS = [{"name": "web", "port": 80, "targetPort": "echo"}, {"name": "web-udp", "port": 80, "protocol": "UDP", "targetPort": ECHO},
+PORTS = [{"name": "web", "port": 80, "targetPort": "echo"},
+         {"name": "web-udp", "port": 80, "protocol": "UDP", "targetPort": ECHO},
          {"name": "talk", "port": 90, "targetPort": TALK}]
-TARGETS = [{"name": "web", "port": ECHO}, {"name": "web-udp", "port": ECHO, "protocol": "UDP"}, {"name": "talk", "port": TALK}]
-CONTAINER = [{"name": "echo", "port": ECHO}, {"name": "echo-udp", "port": ECHO, "protocol": "UDP"}, {"name": "talk", "port": TALK}]
+TARGETS = [{"name": "web", "port": ECHO}, {"name": "web-udp", "port": ECHO, "protocol": "UDP"},
+           {"name": "talk", "port": TALK}]
+CONTAINER = [{"name": "echo", "port": ECHO}, {"name": "echo-udp", "port": ECHO, "protocol": "UDP"},
+             {"name": "talk", "port": TALK}]
+DNS_PORTS = [{"name": "dns", "port": 1053, "protocol": "UDP"}, {"name": "dns-tcp", "port": 1053}]
 UPLINKS = [UPLINK4, UPLINK6]
 REFUSED = {"ECONNREFUSED", "EHOSTUNREACH", "EACCES"}  # a RST, ICMP 3/13, ICMPv6 1/1
 
@@ -28,11 +32,12 @@ REFUSED = {"ECONNREFUSED", "EHOSTUNREACH", "EACCES"}  # a RST, ICMP 3/13, ICMPv6
 
 def pods(*names):
     """Peers of a NetworkPolicy."""
-    return bool(names) * [{"podSelector": {"matchExpressions": [{"key": "name", "operator": "In", "values": list(names)}]}}]
+    return [{"podSelector": {"matchLabels": {"name": name}}} for name in names]
 
 
-def on(port=ECHO):
-    return [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP")]
+def on(port):
+    ports = port if isinstance(port, tuple) else (port,)
+    return [{"protocol": protocol, "port": number} for protocol in ("TCP", "UDP") for number in ports]
 
 
 def out(source, *names, port=ECHO, peers=()):
@@ -127,9 +132,17 @@ class Cluster(World):
     """Pods a … e are this node's, r and q the other's; dns (here) and dns2 (there) are kube-dns."""
     HERE, THERE = "abcde", {"r": 2, "q": 3, "dns2": 53}
 
-    def __init__(self, mode, **config):
+    def __init__(self, mode, bridge=False, netfilter=False, **config):
+        """bridge: the pods are ports of one, as with flannel; netfilter: with br_netfilter on, as kubeadm wants it."""
         self.numbers, self.there, self.taps, self.talkers = {}, {}, {}, []
-        super().__init__(*self.HERE, "dns", **config)
+        super().__init__(*self.HERE, "dns", bridge=bridge, **config)
+        for family in ("iptables", "ip6tables") if bridge else ():
+            try:
+                self.node.sysctl(f"net.bridge.bridge-nf-call-{family}", int(netfilter))
+            except FileNotFoundError:
+                if netfilter:
+                    self.close()
+                    pytest.skip("this kernel has no br_netfilter")
         self.kube = KubeProxy(self.node, mode, NODE_NAME, UPLINKS)
         if why := self.kube.lacking():
             self.close()
@@ -154,9 +167,9 @@ class Cluster(World):
     @property
     def items(self):
         def made(name, ips, node_name):
-            dns = name.startswith("dns")
-            ports = [{"name": "dns", "port": 1053, "protocol": "UDP"}, {"name": "dns-tcp", "port": 1053}] if dns else CONTAINER
-            return pod("kube-system" if dns else "s", name, ips, node_name, {"k8s-app": "kube-dns"} if dns else {"name": name}, ports)
+            if name.startswith("dns"):
+                return pod("kube-system", name, ips, node_name, {"k8s-app": "kube-dns"}, DNS_PORTS)
+            return pod("s", name, ips, node_name, {"name": name}, CONTAINER)
         return [node(NODE_NAME, UPLINKS), node("node-2", [OUTSIDE4, OUTSIDE6]),
                 *[made(name, one.ips, NODE_NAME) for name, one in self.pods.items()],
                 *[made(name, one.ips, "node-2") for name, one in self.there.items()]]
@@ -188,8 +201,15 @@ class Cluster(World):
     def tries(self, source, ips, port=80, protocols=("TCP", "UDP"), expect=None, count=1, silence=0.4):
         """Attempts at once, each from a port of its own."""
         self.reached()
-        probes = [Probe(source, ip, port, protocol, expect=expect) for _ in range(count) for ip in ips for protocol in protocols]
-        return self.prober.probe(probes, silence)
+        return self.prober.probe([Probe(source, ip, port, protocol, expect=expect) for _ in range(count) for ip in ips
+                                  for protocol in protocols], silence)
+
+    def every_way(self, source, exposed, expect=None, silence=0.2):
+        """One attempt by each address of a Service, all at once; from outside not by its cluster IP."""
+        self.reached()
+        found = [Probe(source, ip, port, protocol, expect=expect) for ips, port, protocols in ways(exposed)
+                 if source is not self.outside or ips != exposed.ips for ip in ips for protocol in protocols]
+        return self.prober.probe(found, silence)
 
     def who(self, probe):
         """The backend that answered, or what went wrong."""
@@ -202,15 +222,19 @@ class Cluster(World):
     def answers(self, *args, **options):
         return {self.who(probe) for probe in self.tries(*args, **options)}
 
+    def met(self, *args, **options):
+        """The same, of every way."""
+        return {self.who(probe) for probe in self.every_way(*args, **options)}
+
     def named(self, ip):
         for name, one in [*self.there.items(), *self.pods.items()]:
             if ip in one.ips:
                 return name
         return "node" if ip in UPLINKS else ip
 
-    def reached(self):
-        """The pods that a first packet has reached since it was last asked, from whomever."""
-        return {self.named(destination) for tap in self.taps.values() for *_, destination, _ in tap.read()}
+    def reached(self, without=()):
+        """The pods that a first packet has reached since it was last asked, from whomever; but for those ports."""
+        return {self.named(ip) for tap in self.taps.values() for *_, ip, port in tap.read() if port not in without}
 
     def chosen(self):
         """What kube-proxy decided: {(protocol, source, port, destination, port): backend}, from the node's conntrack."""
@@ -221,14 +245,15 @@ class Cluster(World):
                 values = {key: [v for k, v in fields if k == key] for key in ("src", "dst", "sport", "dport")}
                 if len(values["sport"]) < 2:
                     continue
-                ips = [str(ipaddress.ip_address(ip)) for ip in values["src"] + values["dst"]]
-                found[line.split()[2].upper(), ips[0], int(values["sport"][0]), ips[2], int(values["dport"][0])] = self.named(ips[1])
+                source, backend, destination, _ = (str(ipaddress.ip_address(ip)) for ip in values["src"] + values["dst"])
+                asked = (source, int(values["sport"][0]), destination, int(values["dport"][0]))
+                found[line.split()[2].upper(), *asked] = self.named(backend)
         return found
 
     def judged(self, probes, allowed, refusal=("deny",)):
         """Every attempt succeeded or failed as the backend says that kube-proxy chose for it; which were chosen. A RST ends
         an entry of the node's conntrack: then only that it was refused is known, and who was not reached."""
-        chosen, reached, seen = self.chosen(), self.reached(), set()
+        chosen, reached, seen = self.chosen(), self.reached([TALK]), set()
         for probe in probes:
             backend = chosen.get((probe.protocol, *probe.local, probe.destination, probe.port))
             assert backend or probe.result == "ECONNREFUSED", f"{probe}: not in the node's conntrack: {chosen}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kube-proxy's rules, from the same Services and EndpointSlices that the agent is given: its iptables mode and its nftables mode.
+"""kube-proxy's rules, of its iptables mode and its nftables mode, from the objects that the agent is given.
 
     kube = KubeProxy(lab.node, "iptables")
     kube.sync([service("web", ["10.96.0.5"], [{"port": 80}]), endpoint_slice("web", ["10.77.1.2"], [{"port": 8080}])])
@@ -93,13 +93,14 @@ def choose_backends(made, slices, port, node, choose):
     """Ready ones; without any, those that still serve while they end. `choose`: as if the dice fell always there."""
     found = {"ready": [], "serving": []}
     for one in slices:
-        for number in [p["port"] for p in one["ports"] if p["name"] == port.get("name", "") and p["protocol"] == port["protocol"]]:
+        wanted = (port.get("name", ""), port["protocol"])
+        for number in [p["port"] for p in one["ports"] if (p["name"], p["protocol"]) == wanted]:
             for endpoint in one["endpoints"]:
                 conditions = endpoint["conditions"]
                 entry = (endpoint["addresses"][0], number, endpoint.get("nodeName") == node)
                 if conditions.get("ready") is not False:
                     found["ready"].append(entry)
-                elif conditions.get("serving") and conditions.get("terminating"):
+                elif conditions.get("serving") is not False and conditions.get("terminating"):
                     found["serving"].append(entry)
     usable = sorted(set(found["ready"] or found["serving"]))
     usable = [entry for entry in usable if entry[0] in choose] or usable
@@ -216,7 +217,8 @@ def nftables_rules(ports, family, masquerade_all, node_ips):
         for backend in port.backends:
             keep = []
             if port.affinity:
-                sets.append(f"set affinity-{label(backend)} {{ type {kind}; flags dynamic, timeout; timeout {port.affinity}s; }}")
+                sets.append(f"set affinity-{label(backend)} {{ type {kind}; flags dynamic, timeout; "
+                            f"timeout {port.affinity}s; }}")
                 keep = [f"update @affinity-{label(backend)} {{ {ip} saddr }}"]
             chain(f"endpoint-{label(backend)}", f"{ip} saddr {backend[0]} jump mark-for-masquerade", *keep,
                   f"meta l4proto {port.protocol} dnat to {joined(*backend)}")
@@ -248,7 +250,8 @@ def nftables_rules(ports, family, masquerade_all, node_ips):
         f"chain nodeport-endpoints-check {{ {ip} daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports; }}",
         f"chain cluster-ips-check {{ {ip} daddr @cluster-ips reject; {ip} daddr {SERVICE_NETWORKS[family]} drop; }}",
         f"chain mark-for-masquerade {{ meta mark set meta mark or {MARK}; }}",
-        f"chain masquerading {{ meta mark and {MARK} == 0 return; meta mark set meta mark xor {MARK}; masquerade fully-random; }}",
+        f"chain masquerading {{ meta mark and {MARK} == 0 return; meta mark set meta mark xor {MARK};",
+        "masquerade fully-random; }",
         *chains,
         "chain services {", f"{ip} daddr . meta l4proto . th dport vmap @service-ips",
         f"{ip} daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports", "}",
@@ -269,8 +272,8 @@ class KubeProxy:
     """mode: "iptables" (by nf_tables, as Debian and most images have it), "iptables-legacy" or "nftables"."""
 
     def __init__(self, space, mode, node="node-1", node_ips=(), masquerade_all=False):
-        self.space, self.mode, self.node, self.node_ips, self.masquerade_all = space, mode, node, node_ips, masquerade_all
-        self.objects = []
+        self.space, self.mode, self.node, self.node_ips = space, mode, node, node_ips
+        self.masquerade_all, self.objects = masquerade_all, []
 
     def sync(self, objects=None, choose=()):
         """Exactly these, in one transaction a family; what is established lives on. choose: addresses of backends; where
@@ -293,13 +296,15 @@ class KubeProxy:
             done = run(*self.space.command(*command), input=text, check=False)
             return f"{' '.join(command)}: {done.stderr.strip()}" if done.returncode else None
         if self.mode == "nftables":
-            return fails(["nft", "-f", "-"], "table ip pt-try { set s { type ipv4_addr; flags dynamic, timeout; timeout 9s; }\n"
+            return fails(["nft", "-f", "-"],
+                         "table ip pt-try { set s { type ipv4_addr; flags dynamic, timeout; timeout 9s; }\n"
                          "chain c { type nat hook postrouting priority 100; meta mark 1 masquerade fully-random; }\n"
                          "chain d { fib saddr type local numgen random mod 2 vmap { 0 : drop, 1 : drop }; }\n}\n"
                          "delete table ip pt-try\n")
         tool = "iptables-legacy-restore" if "legacy" in self.mode else "iptables-nft-restore"
         for rule in ("-m statistic --mode random --probability 0.5", "-m recent --name pt --rcheck --seconds 5 --reap",
                      "-m addrtype --dst-type LOCAL", "-m mark --mark 1/1", "-j MARK --xor-mark 1"):
-            if why := fails([tool, "--test"], f"*nat\n-A PREROUTING {rule}\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n"):
+            rules = f"*nat\n-A PREROUTING {rule}\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n"
+            if why := fails([tool, "--test"], rules):
                 return why
         return None

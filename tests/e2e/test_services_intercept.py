@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interception by a Service's address, with kube-proxy's rules: the proxy sees the client and the Service's address, and what it opens itself
-is translated by kube-proxy as ever."""
+"""Interception by a Service's address, with kube-proxy's rules: the proxy sees the client and the Service's address, and
+what it opens itself is translated by kube-proxy as ever."""
 import pytest
 
-from cluster import TALK, Cluster, blocks, into, out
+from cluster import TALK, Cluster, blocks, into, out, pods
 from kubeproxy import MODES
 from lab import OUTSIDE4, OUTSIDE6
 from objects import intercept
@@ -32,8 +32,7 @@ def cluster(node):
 
 def by_backends(*names, port=TALK):
     """Peers that are the pods behind the Service; the port is theirs."""
-    peer = {"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": "name", "operator": "In", "values": list(names)}]}}
-    return made("to", [{"pods": peer}], "Intercept", port, "gw")
+    return made("to", [{"pods": {"namespaceSelector": {}, **peer}} for peer in pods(*names)], "Intercept", port, "gw")
 
 
 def steered(*rules):
