@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live connections to Services while their backends, the policies, kube-proxy and the agent change."""
 import contextlib
+import select
 import socket
 
 import pytest
 
-from cluster import ECHO, TALK, UPLINKS, Cluster, blocks, into, out, seen_as
+from cluster import ECHO, TALK, UPLINKS, Cluster, blocks, into, on, out, seen_as
 from kubeproxy import MODES, endpoint_slice, service
 from lab import ALLOW, DENY
 from objects import allow_to, deny_all
 from scenes import echoed
 from steering import Load
-from talk import Client, ask
+from talk import Client, Server, ask
 
 UNREADY, ENDING = {"ready": False}, {"ready": False, "serving": True, "terminating": True}
 
@@ -42,14 +43,8 @@ def alive(clients):
 def cut(clients):
     """Silent, not ended: what was sent comes back when policy lets it."""
     for client in clients:
-        client.sock.settimeout(0.3)
         client.sock.sendall(b"late")
-        try:
-            if client.sock.recv(1):
-                return False
-        except TimeoutError:
-            pass
-    return True
+    return select.select([client.sock for client in clients], [], [], 0.25)[0] == []
 
 
 def caught_up(clients):
@@ -62,8 +57,7 @@ def caught_up(clients):
 
 # ---- backends and policies change ----
 
-@pytest.mark.parametrize("mine, other", [("b", "d"), ("r", "q")], ids=["local", "remote"])
-@pytest.mark.parametrize("way", ["cluster", "external"])
+@pytest.mark.parametrize("mine, other, way", [("b", "d", "cluster"), ("r", "q", "cluster"), ("b", "d", "external")])
 def test_a_live_connection_is_judged_by_its_own_backend(cluster, mine, other, way):
     """Not by the list that the Service has today."""
     name = f"live-{mine}-{way}"
@@ -262,6 +256,24 @@ def test_the_node_is_a_backend(cluster):
     cluster.give([api], towards(*far))
     found = {cluster.who(p) for p in asked(count=8)}
     assert found == {DENY}, "the node behind a mixed Service cannot be told from the rest: all are denied"
+
+
+def test_a_live_connection_to_the_node(cluster):
+    """No hook where it leaves; its backend is known all the same, and judged whatever the list is today."""
+    cluster.talkers.append(Server(cluster.node, TALK, "node"))
+    web = {names: cluster.expose("live-node", *names.split()) for names in ("node", "node r", "r", "")}
+
+    def towards(*names):
+        return allow_to("s", "a-out", {"name": "a"}, blocks(*[cluster.address(name, f) for name in names for f in (4, 6)]), on(TALK))
+    cluster.give([web["node"]], towards("node"))
+    with talking(cluster, web["node"], "node") as clients:
+        for names, allowed, expected in (("node r", "node", True), ("r", "node", True), ("", "node", True), ("r", "r", False),
+                                         ("node r", "r", False), ("", "r", False)):
+            cluster.give([web[names]], towards(allowed))
+            assert alive(clients) if expected else cut(clients), (names, allowed)
+            if not expected:
+                cluster.give([web["node"]], towards("node"))
+                assert caught_up(clients)
 
 
 def test_the_nodes_own_processes(cluster):
