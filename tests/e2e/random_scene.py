@@ -38,11 +38,11 @@ class RandomScene:
         self.ports += 1
         return 10000 + self.ports % 20000
 
-    def move_proxies(self, rng):
+    def move_proxies(self, rng, everywhere=False):
         for name, port in PROXIES.items():
             for ip in self.places[name][0]:
                 self.lab.prober.unlisten(self.lab.node, port, ip=ip)
-            self.places[name] = rng.choice(PLACES)
+            self.places[name] = PLACES[-1] if everywhere else rng.choice(PLACES)
             for ip in self.places[name][0]:
                 self.lab.prober.listen(self.lab.node, port, ip=ip, transparent=True)
 
