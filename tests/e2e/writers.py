@@ -31,7 +31,7 @@ class Version:
 class State:
     objects: dict = field(default_factory=dict)  # key → Version
     aside: dict = field(default_factory=dict)    # key → (owner, number of the broken version)
-    owners: dict = field(default_factory=dict)   # name → term, or None
+    owners: dict = field(default_factory=dict)   # name → term
     revision: int = 0
 
     def copy(self):
@@ -39,6 +39,11 @@ class State:
 
     def owner_of(self, key):
         return self.objects[key].owner if key in self.objects else self.aside[key][0] if key in self.aside else None
+
+    def has(self, owner):
+        """Objects, something in quarantine, or a term."""
+        return self.owners.get(owner) is not None or any(v.owner == owner for v in self.objects.values()) or \
+            any(name == owner for name, _ in self.aside.values())
 
 
 @dataclass
@@ -87,8 +92,9 @@ def outcome(state, call):
             return Outcome((412,))
     if call.term is not None and (state.owners.get(call.owner) or 0) > call.term:
         return Outcome((409,), owners=frozenset([call.owner]))
-    if call.verb == FORGET and call.owner not in state.owners:
-        return Outcome((404,))
+    if call.verb == FORGET and call.term is None and not state.has(call.owner):
+        # It is listed if it has ever written since: which of the writes that changed nothing came first, nobody can say.
+        return Outcome((200, 404), state)
     touched = [k for k, _, _ in call.items] + list(call.deleted)
     foreign = [k for k in touched if not call.force and state.owner_of(k) not in (None, call.owner)]
     statuses = {409} if foreign else set()
@@ -126,19 +132,9 @@ def _applied(state, call):
     for key, version in now.objects.items():
         old = state.objects.get(key)
         now.objects[key] = old if old == version else replace(version, revision=now.revision)
-    _owners(state, call, now)
+    if call.term is not None:
+        now.owners[call.owner] = call.term
     return Outcome((200,), now, changed=changed, aside=tuple(sorted(aside)))
-
-
-def _owners(state, call, now):
-    if call.verb != FORGET or call.term is not None:
-        now.owners[call.owner] = call.term if call.term is not None else now.owners.get(call.owner)
-    have = {v.owner for v in now.objects.values()} | {owner for owner, _ in now.aside.values()}
-    before = {v.owner for v in state.objects.values()}
-    for name, term in list(now.owners.items()):
-        mine = name == call.owner
-        if name not in have and term is None and (call.verb == FORGET if mine else name in before):
-            del now.owners[name]
 
 
 def agrees(call, result):
