@@ -185,8 +185,8 @@ def test_a_pod_that_starts_while_others_call(unclaimed):
         begun = time.monotonic()
         lab.attach(late)
         there = time.monotonic()
-        eventually(lambda: len(good.got) > 200)
+        eventually(lambda: len(good.got) > 200, 6)
         arrived, denied = good.end(), bad.end()
-        assert arrived == list(range(arrived[0], len(good.sent))) and good.got[arrived[0]] - there < 1
+        assert arrived == list(range(arrived[0], len(good.sent))) and good.got[arrived[0]] - there < 2.5  # ARP may need a second try
         allowed = () if unclaimed == "deny" else [n for n, at in enumerate(bad.sent) if begun < at < there + 0.2]
         assert not set(denied) - set(allowed), "what is denied has arrived"
