@@ -79,7 +79,7 @@ def test_case_through_services(translating, case):
         services, probes = in_front(lab, case, stage, number)
         agent.api.put_state(stage.objects(True) + services)
         kube[masked].sync(services)
-        lab.prober.probe(probes)
+        lab.prober.probe(probes, silence=0.2)
         probed += len(probes)
         wrong += [str(p) for p in probes if not p.ok or p.result == ALLOW and p.server[0] != p.wanted]
     assert wrong == [], f"{len(wrong)} of {probed} probes, {'masqueraded' if masked else 'from their own addresses'}"
