@@ -245,15 +245,21 @@ static __always_inline int network_opens(
 	return PS_PASS;
 }
 
-/* Forwarded. An answer leaves by the interface's other side, and is its originator's: the way back through NAT finds
- * him. */
-static __always_inline int network_forwards(struct __sk_buff *skb, bool l3)
+/* Forwarded. Nearly always one look at the kernel's own connection tracking is all: no first packet. */
+static __always_inline int network_forwards(struct __sk_buff *skb)
 {
-	struct work *w = network_begin(skb, false);
+	__u32 zero = 0;
+	const struct ps_control *control = bpf_map_lookup_elem(&ps_control, &zero);
+	struct work *w;
 	int action;
+	bool l3;
 
-	if (!w || !(w->control & PS_CONTROL_SERVICES))
+	if (!control || !(control->flags & PS_CONTROL_SERVICES) || !nfct_find(skb, translated_meant()))
 		return PS_PASS;
+	w = network_begin(skb, false);
+	if (!w)
+		return PS_PASS;
+	l3 = network_l3(skb);
 	w->packet.bytes = l3 || skb->len < sizeof(struct ethhdr) ? skb->len : skb->len - sizeof(struct ethhdr);
 	action = translated_judge(skb, w);
 	if (action != PS_DROP)
@@ -272,7 +278,7 @@ PS_APART int network_out(struct __sk_buff *skb)
 	bool l3;
 
 	if (skb->ingress_ifindex)
-		return network_forwards(skb, network_l3(skb));
+		return network_forwards(skb);
 	if (!skb->sk)
 		return PS_PASS;
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))

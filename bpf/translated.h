@@ -16,6 +16,11 @@ static __always_inline bool translated_late(void)
 	return late && *late;
 }
 
+static __always_inline __u32 translated_meant(void)
+{
+	return translated_late() ? NFCT_ORIGINATORS : NFCT_FIRST;
+}
+
 /* A connection that is pending, and whose first packet nobody saw. */
 static __always_inline void pending_late(const struct work *w)
 {
@@ -34,8 +39,7 @@ static __always_inline struct ps_conn *translated_find(struct __sk_buff *skb, st
 	struct ps_conn_live *live;
 	struct ps_conn *conn;
 
-	if (!aside || !nfct_translation(skb, translated_late() ? NFCT_ORIGINATORS : NFCT_FIRST, &aside->entered,
-					  &w->backend, &w->backend_port))
+	if (!aside || !nfct_translation(skb, translated_meant(), &aside->entered, &w->backend, &w->backend_port))
 		return NULL;
 	conn = conn_find(&aside->entered, &live, w->now);
 	return conn && !conn_reply(conn, aside->entered.high) ? conn : NULL;
