@@ -74,8 +74,10 @@ class Remote:
 class Exposed:
     """A Service and its slices, one a family; `backends` are names."""
 
-    def __init__(self, cluster, name, backends, conditions=(), ports=PORTS, targets=TARGETS, namespace="s", **spec):
-        number = cluster.numbers.setdefault(name, len(cluster.numbers) + 1)
+    def __init__(self, cluster, name, backends, conditions=(), ports=PORTS, targets=TARGETS, namespace="s", key=None,
+                 **spec):
+        # Addresses of its own for each name (and key): what conntrack remembers of UDP outlives a test.
+        number = cluster.numbers.setdefault((name, key), len(cluster.numbers) + 1)
         self.ips = [f"10.96.1.{number}", f"fd00:96::1:{number}"]
         self.external = [f"203.0.113.{number}", f"2001:db8:203::{number}"]
         self.balancer = [f"192.0.2.{number}", f"2001:db8:192::{number}"]

@@ -39,7 +39,7 @@ def service(name, cluster_ips, ports, namespace="s", labels=None, load_balancer=
 
 
 def endpoint_slice(name, endpoints, ports, namespace="s", suffix="x7k2p"):
-    """endpoints, of one family: addresses, or {"addresses", "conditions", "nodeName"}; ports: {"port", "name", "protocol"}."""
+    """endpoints, of one family: addresses, or {"addresses", "conditions", "nodeName"}; ports: as a Service's."""
     endpoints = [{"addresses": [e]} if isinstance(e, str) else e for e in endpoints]
     v6 = any(":" in ip for e in endpoints for ip in e["addresses"]) or suffix.endswith("6")
     return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv6" if v6 else "IPv4",
@@ -82,8 +82,9 @@ def ports_of(objects, family, node, choose=()):
         mine = [s for s in slices if s["metadata"]["namespace"] == meta["namespace"] and
                 s["metadata"]["labels"].get("kubernetes.io/service-name") == meta["name"]]
         for port in spec["ports"]:
-            made = Port(f"{meta['namespace']}/{meta['name']}:{port.get('name', '')}", port["protocol"].lower(), port["port"],
-                        cluster_ips, [ip for ip in spec.get("externalIPs", []) + balancers if version(ip) == family],
+            made = Port(f"{meta['namespace']}/{meta['name']}:{port.get('name', '')}", port["protocol"].lower(),
+                        port["port"], cluster_ips,
+                        [ip for ip in spec.get("externalIPs", []) + balancers if version(ip) == family],
                         port.get("nodePort", 0), affinity_of(spec), spec.get("externalTrafficPolicy") == "Local")
             choose_backends(made, mine, port, node, choose)
             yield made
@@ -225,9 +226,10 @@ def nftables_rules(ports, family, masquerade_all, node_ips):
         who = "" if masquerade_all else f" {ip} saddr != {pods}"
         chain(f"service-{name}", *[f"{ip} daddr {a} {port.protocol} dport {port.port}{who} jump mark-for-masquerade"
                                    for a in port.cluster_ips], *dice(port.backends))
-        chain(f"external-{name}", *[f"{ip} saddr {pods} goto service-{name}", "fib saddr type local jump mark-for-masquerade",
-                                    f"fib saddr type local goto service-{name}", f"goto local-{name}"] if port.local else
-              ["jump mark-for-masquerade", f"goto service-{name}"])
+        chain(f"external-{name}", *[
+            f"{ip} saddr {pods} goto service-{name}", "fib saddr type local jump mark-for-masquerade",
+            f"fib saddr type local goto service-{name}", f"goto local-{name}"] if port.local else
+            ["jump mark-for-masquerade", f"goto service-{name}"])
 
     def table(name, kind, members):
         inside = f" elements = {{ {', '.join(members)} }};" if members else ""
@@ -247,7 +249,8 @@ def nftables_rules(ports, family, masquerade_all, node_ips):
         verdicts("no-endpoint-nodeports", "inet_proto . inet_service"), *sets,
         "chain reject-chain { reject; }",
         f"chain service-endpoints-check {{ {ip} daddr . meta l4proto . th dport vmap @no-endpoint-services; }}",
-        f"chain nodeport-endpoints-check {{ {ip} daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports; }}",
+        f"chain nodeport-endpoints-check {{ {ip} daddr @nodeport-ips",
+        "meta l4proto . th dport vmap @no-endpoint-nodeports; }",
         f"chain cluster-ips-check {{ {ip} daddr @cluster-ips reject; {ip} daddr {SERVICE_NETWORKS[family]} drop; }}",
         f"chain mark-for-masquerade {{ meta mark set meta mark or {MARK}; }}",
         f"chain masquerading {{ meta mark and {MARK} == 0 return; meta mark set meta mark xor {MARK};",

@@ -108,7 +108,8 @@ def test_mixed_by_cluster_policy(cluster):
     d = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"name": "d"}}}}
     rules = [{"name": "no-d", "action": "Deny", "to": [d]}]
     late = [{"name": "no-q", "action": "Deny", "to": [{"networks": [host(ip) for ip in cluster.there["q"].ips]}]}]
-    cluster.give([web], cluster_policy("first", "Admin", 1, egress=rules), cluster_policy("last", "Baseline", 1, egress=late))
+    cluster.give([web], cluster_policy("first", "Admin", 1, egress=rules),
+                 cluster_policy("last", "Baseline", 1, egress=late))
     assert cluster.judged(cluster.tries(cluster.a, web.ips, count=16), ["b"]) == {"b", "d", "q"}
 
 
@@ -151,13 +152,13 @@ def test_refusals_are_answered(refusing):
 
 # ---- the one that every cluster has ----
 
-def kube_dns(cluster, target):
+def kube_dns(cluster, target, key):
     """kube-dns as kubeadm makes it, but for the target port; its metrics are beside it."""
     ports = [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": target},
              {"name": "dns-tcp", "port": 53, "targetPort": target}, {"name": "metrics", "port": 9153, "targetPort": ECHO}]
     targets = [{"name": "dns", "port": target, "protocol": "UDP"}, {"name": "dns-tcp", "port": target},
                {"name": "metrics", "port": ECHO}]
-    return cluster.expose("kube-dns", "dns", "dns2", ports=ports, targets=targets, namespace="kube-system",
+    return cluster.expose("kube-dns", "dns", "dns2", ports=ports, targets=targets, namespace="kube-system", key=key,
                           type="ClusterIP", externalIPs=[], load_balancer=[])
 
 
@@ -166,7 +167,7 @@ def kube_dns(cluster, target):
 def test_default_deny_plus_dns_to_kube_dns_through_its_service(cluster, target, allowed):
     servers = {name: cluster.pods[name] if name in cluster.pods else cluster.there[name] for name in ("dns", "dns2")}
     resolvers = [Resolver(getattr(one, "space", one), ip, target) for one in servers.values() for ip in one.ips]
-    dns, web = kube_dns(cluster, target), cluster.expose("beside-dns", "b")
+    dns, web = kube_dns(cluster, target, allowed), cluster.expose("beside-dns", "b")
     peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
             "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
 
@@ -178,7 +179,7 @@ def test_default_deny_plus_dns_to_kube_dns_through_its_service(cluster, target, 
         for ip in dns.ips:
             family = 6 if ":" in ip else 4
             for protocol in ("UDP", "TCP"):
-                told = {resolve(cluster.a, ip, 53, protocol) for _ in range(16)}
+                told = {resolve(cluster.a, ip, 53, protocol) for _ in range(24)}
                 assert told == {cluster.address(name, family) for name in servers}, (ip, protocol)
         for name in servers:
             cluster.resync(choose=[name])

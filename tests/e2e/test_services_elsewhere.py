@@ -9,7 +9,6 @@ from test_services import (  # noqa: F401  (tests with this module's fixture)
     test_every_address_leads_to_every_backend,
     test_ingress_is_judged_by_who_asked,
     test_mixed_by_both_sides,
-    test_mixed_by_egress,
 )
 from test_services_intercept import test_by_the_backends, test_the_relay_goes_on_to_the_service  # noqa: F401
 from test_services_live import (  # noqa: F401
