@@ -103,7 +103,7 @@ def test_every_backend_must_be_allowed(cluster, how):
     rule = steered(to(*web.ips, port=90) if how == "address" else by_backends("b", "d", "r"))
     front = settled(cluster, web, rule, out("a", "b", "r", port=TALK))
     cluster.reached()
-    assert {ask(cluster.a, ip, 90, timeout=0.2) for ip in web.ips for _ in range(3)} == {"TimeoutError"}
+    assert {ask(cluster.a, ip, 90, timeout=0.2) for ip in web.ips} == {"TimeoutError"}
     assert front.accepted == [] and cluster.handed() == 0 and cluster.reached() == set()
     cluster.give([web], rule, out("a", "b", "r", "d", port=TALK))
     taken(cluster, web)

@@ -307,7 +307,7 @@ def test_the_agent_restarts_under_load(cluster):
     with talking(cluster, web, "b") as to_b, talking(cluster, web, "r") as to_r, \
             talking(cluster, mixed, "b") as to_mixed:
         loads = [Load(lambda ip=ip: ask(cluster.a, ip, 90)["server"], threads=1) for ip in web.ips]
-        for change in (cluster.running.stop, cluster.running.start, cluster.running.kill9, cluster.running.start):
+        for change in (cluster.running.stop, cluster.running.start):
             change()
             for load in loads:
                 load.grown(10)
