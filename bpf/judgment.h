@@ -107,6 +107,26 @@ static __always_inline int judgment_drop(struct work *w, int denied)
 	return work_drop(w, denied == PS_EGRESS ? w->verdict[PS_EGRESS].reason : w->verdict[PS_INGRESS].reason);
 }
 
+/* ---- connections to Services ---- */
+
+static __always_inline bool translated_late(void)
+{
+	const __u32 zero = 0, *late = bpf_map_lookup_elem(&ps_pending, &zero);
+
+	return late && *late;
+}
+
+/* From now on not only first packets are looked at where they leave: this one's backend was chosen before anybody
+ * looked.
+ */
+static __always_inline void translated_later(void)
+{
+	__u32 zero = 0, one = 1;
+
+	if (!translated_late())
+		bpf_map_update_elem(&ps_pending, &zero, &one, BPF_ANY);
+}
+
 /* ---- entries ---- */
 
 /* What was judged now goes into the entry; each word at once. */
@@ -351,6 +371,8 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	if (!from && !reply)
 		conn_remember(conn, w);
 	conn_judged(conn, w);
+	if (from && w->known & WORK_SERVICE && conn->state != PS_CONN_NEW)
+		translated_later();
 	judgment_count(w, denied);
 	if (denied == NOT_DENIED)
 		judgment_pass(w, own);

@@ -150,6 +150,7 @@ PS_APART int service_judge(struct __sk_buff *skb, bool from, bool reverse)
 	service = service_find(skb, w, aside, address, q->port, responder);
 	if (!service)
 		return 0;
+	w->known |= WORK_SERVICE;
 	q->row.class_id = responder->class_id;
 	verdict_find(q, &all->own);
 	service_ask(service, q, all);

@@ -9,26 +9,9 @@
 #include "bpf/judgment.h"
 #include "bpf/nfct.h"
 
-static __always_inline bool translated_late(void)
-{
-	const __u32 zero = 0, *late = bpf_map_lookup_elem(&ps_pending, &zero);
-
-	return late && *late;
-}
-
 static __always_inline __u32 translated_meant(void)
 {
 	return translated_late() ? NFCT_ORIGINATORS : NFCT_FIRST;
-}
-
-/* A connection that is pending, and whose first packet nobody saw. */
-static __always_inline void pending_late(const struct work *w)
-{
-	__u32 zero = 0, one = 1;
-
-	if (w->service & PS_CONN_PENDING && !(w->packet.protocol == IPPROTO_TCP && w->packet.traits & PACKET_STARTS) &&
-		!translated_late())
-		bpf_map_update_elem(&ps_pending, &zero, &one, BPF_ANY);
 }
 
 /* The first hook's entry of a translated packet, with w->backend and w->backend_port; NULL: it is none, or an answer.

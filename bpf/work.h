@@ -41,6 +41,7 @@ struct opinions {
 #define WORK_LEG 32u         /* a proxy of this node opened it, for `origin` if that is known, else for its source */
 #define WORK_TRANSLATED 128u /* its destination is the backend that a Service's address was translated to */
 #define WORK_COUNTED 256u    /* the first hook has counted the rule that decided egress */
+#define WORK_SERVICE 512u    /* its destination is a Service's address, and nobody has said which backend is meant */
 #define WORK_TAKEN 64u       /* a proxy's socket sent it, and takes the answer whatever its address */
 
 /* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */

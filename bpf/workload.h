@@ -62,6 +62,8 @@ static __always_inline int work_known(
 		translated_answered(skb, w, conn);
 	} else if (w->packet.traits & PACKET_STARTS) {
 		conn_leg(skb, w, conn);
+	} else if (translated_late()) {
+		translated_learn(skb, w);
 	}
 	conn_count(conn, reply, from, w->packet.bytes, w->now);
 	if (!conn_advance(&w->packet, conn, live, reply, w->now) && w->code == PS_VERDICT_FORWARDED)
@@ -117,9 +119,9 @@ static __always_inline int work_new(
 			return PS_PASS;
 		mark_clear(skb);
 	}
-	if (from)
-		pending_late(w);
-	else if (!reverse && !lonely)
+	if (from && w->service & PS_CONN_PENDING && (midstream || p->protocol != IPPROTO_TCP))
+		translated_later();
+	else if (!from && !reverse && !lonely)
 		translated_learn(skb, w);
 	judgment_count(w, NOT_DENIED);
 	if (lonely || orphan)

@@ -78,6 +78,23 @@ def test_a_live_connection_is_judged_by_its_own_backend(cluster, mine, other, wa
         assert caught_up(clients) and alive(clients)
 
 
+def test_connections_older_than_the_first_service():
+    """Nobody has looked where they go; now it matters."""
+    with Cluster("nftables") as cluster:
+        old = cluster.expose("old", "b", "r")
+        cluster.put()
+        cluster.resync(old.objects)
+        with talking(cluster, old, "b") as to_b, talking(cluster, old, "r") as to_r:
+            for policies, b, r in (([out("a", "b", port=TALK)], True, False), ([], True, True),
+                                   ([out("a", "r", port=TALK)], False, True)):
+                cluster.give([old], *policies)
+                for clients, expected in ((to_b, b), (to_r, r)):
+                    assert alive(clients) if expected else cut(clients)
+                cluster.give([old])
+                for clients, expected in ((to_b, b), (to_r, r)):
+                    assert expected or caught_up(clients)
+
+
 def test_a_mixed_services_live_connections(cluster):
     """Born pending; its own backend's policy is what counts, on either side."""
     web = cluster.expose("live-mixed", "b", "r", "d")
