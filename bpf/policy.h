@@ -13,6 +13,7 @@
 #include "bpf/maps.h"
 #include "bpf/packet.h"
 #include "bpf/verifier.h"
+#include "bpf/work.h"
 
 /* VERDICT_DEFAULT is no static const: PS_NO_STATIC_CONST in verifier.h. */
 #define VERDICT_DEFAULT ((struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT})

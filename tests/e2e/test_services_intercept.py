@@ -4,7 +4,6 @@ what it opens itself is translated by kube-proxy as ever."""
 import pytest
 
 from cluster import TALK, Cluster, blocks, into, out, pods
-from kubeproxy import MODES
 from lab import OUTSIDE4, OUTSIDE6
 from objects import intercept
 from proxies import HAProxy, Relay
@@ -15,7 +14,7 @@ from test_sockets import dial, listening, original
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=["iptables"])  # test_nftables.py has them all
 def node(request):
     with Cluster(request.param) as cluster:
         yield cluster
