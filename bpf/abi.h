@@ -255,6 +255,9 @@ struct ps_proxy {
  * flip. */
 #define PS_CONTROL_STEERING 1u /* there is, or was, a proxy: its sockets may still be there */
 #define PS_CONTROL_SERVICES 2u /* there are, or were, Services: tables service4, service6 are asked */
+#define PS_CONTROL_TPROXY 4u   /* engine tproxy: the programs decide, and the table of nftables hands over */
+#define PS_CONTROL_TABLE 8u    /* that table stands: what engine ebpf cannot hand over goes by it as well */
+#define PS_CONTROL_HOST 16u    /* an InterceptPolicy is, or was, about processes of this node: ps_cgroup is asked */
 struct ps_control {
 	__u32 generation;
 	__u32 flags; /* PS_CONTROL_* */
@@ -280,6 +283,23 @@ struct ps_iface {
 	__u32 pad;
 };
 #define PS_IFACES_MAX 16384
+
+/*
+ * In skb->priority, with the mark INTERCEPT: the table of nftables hands the packet to who listens on the port (lower
+ * half) of loopback, or of the wildcard. Any other priority is nobody's concern: the table lets it pass.
+ */
+#define PS_HANDOVER_LOOPBACK 0x76410000u
+#define PS_HANDOVER_WILDCARD 0x76420000u
+#define PS_HANDOVER_PORT 0xffffu
+
+/*
+ * Hash by id of a cgroup (v2) that a subject of an InterceptPolicy names: the endpoint that stands for its processes
+ * and for those of every cgroup below it that has no row of its own. By side, as in ps_iface.
+ */
+struct ps_cgroup {
+	__u32 endpoint[2];
+};
+#define PS_CGROUPS_MAX 1024
 
 /*
  * Hash by ifindex of a port: the bridge that it belongs to. Written by the agent before the port's programs are
@@ -410,6 +430,10 @@ struct ps_key_listener {
 };
 #define PS_LISTENERS_MAX 4096
 
+/* Hash by process (tgid of the initial pid namespace): it has a proxy's listener, or is the agent; nothing that it
+ * opens is intercepted. Written by the agent as it sees listeners; a fork inherits it (sockets.h). */
+#define PS_EXEMPT_MAX 4096
+
 /* ---- legs: written and read by programs on sockets (sockets.h), read by those on packets (leg.h) ---- */
 
 /* An intercepted connection that a process of this node has in its hands. */
@@ -482,6 +506,7 @@ PS_STATIC_ASSERT(sizeof(struct ps_service) == 72, "ps_service");
 PS_STATIC_ASSERT(sizeof(struct ps_control) == 8, "ps_control");
 PS_STATIC_ASSERT(sizeof(struct ps_side) == 8, "ps_side");
 PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");
+PS_STATIC_ASSERT(sizeof(struct ps_cgroup) == 8, "ps_cgroup");
 PS_STATIC_ASSERT(sizeof(struct ps_bridge) == 12, "ps_bridge");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");

@@ -12,9 +12,18 @@
 
 /* ---- constants: written by the agent before the load, frozen after it ---- */
 
-const volatile __u32 mark_mask = 0x60000000;      /* the only bits of skb->mark that are read or written */
-const volatile __u32 mark_intercept = 0x20000000; /* within mark_mask: to be delivered to a proxy here */
-const volatile __u32 mark_answer = 0x40000000;    /* within mark_mask: a refusal on its way (reject.h) */
+/*
+ * The bits of mark_mask, the only ones of skb->mark that are read or written, hold a state:
+ *
+ *   mark_intercept   01  to be delivered to a proxy here
+ *   mark_answer      10  a refusal on its way (reject.h); on a socket of this node and in what it sends: HOST, its
+ *                        packets go to a proxy (host.h)
+ *   both             11  a refusal for a proxy's socket; on what this node sends: REROUTE, a HOST packet that
+ *                        nftables has sent to lo
+ */
+const volatile __u32 mark_mask = 0x60000000;
+const volatile __u32 mark_intercept = 0x20000000; /* its lowest bit */
+const volatile __u32 mark_answer = 0x40000000;    /* the next */
 const volatile __u8 deny_with_reject = 0;         /* what policy denies is answered */
 const volatile __u8 allow_local_host = 1;         /* sockets of this node always reach its workloads */
 const volatile __u8 unclaimed_deny = 0;           /* for an interface that has no row in ps_iface yet */
@@ -112,6 +121,25 @@ struct {
 	__type(key, struct ps_key_listener);
 	__type(value, __u32);
 } ps_listener SEC(".maps");
+
+/* Written by the agent as it finds a subject's cgroup; read by programs. Full: the agent says that the subject is not
+ * served. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PS_CGROUPS_MAX);
+	__type(key, __u64);
+	__type(value, struct ps_cgroup);
+} ps_cgroup SEC(".maps");
+
+/* Written by the agent and, at a fork, by programs; read by programs. Full: the least recently used goes; the agent
+ * writes it again while the process has a listener. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PS_EXEMPT_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} ps_exempt SEC(".maps");
 
 /* ---- legs: who connects for whom ---- */
 
