@@ -19,6 +19,7 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
 SOURCES = pytest.mark.parametrize("source", ["client", "node"])
 OUTSIDE = (OUTSIDE4, OUTSIDE6)
 ASSIGN_FAIL = 3  # enum ps_stat
+ENGINES = ("ebpf", "tproxy")
 SOON = 1.2  # within 1 s of the moment a proxy listens; the rest is for looking
 
 
@@ -102,8 +103,12 @@ class Load:
 class World(Lab):
     """A node with an agent, pods with servers on port 80, an outside host with one, and wires on all of them."""
 
-    def __init__(self, *names, bridge=False, **config):
+    def __init__(self, *names, bridge=False, engine=None, **config):
+        """engine: of datapath.engine; None: what the agent chooses, which is ebpf on a kernel that runs these tests."""
         super().__init__(bridge=bridge, outside=True)
+        self.engine = engine or "ebpf"
+        if engine:
+            config["datapath"] = {**config.get("datapath", {}), "engine": engine}
         self.servers = {"outside": Server(self.outside, name="outside")}
         self.wires = {"outside": Wire(self.outside)}
         self.fronts, self.proxies, self.handed_over, self.reused = [], [], set(), False
@@ -196,7 +201,7 @@ class World(Lab):
         return self.running.api.metrics()(name, **labels) - self.begun(name, **labels)
 
     def handed(self, name="gw"):
-        return self.grown("penstock_intercepted_connections_total", proxy=name, engine="ebpf")
+        return self.grown("penstock_intercepted_connections_total", proxy=name, engine=self.engine)
 
     def onward(self, source):
         return self.grown("penstock_onward_connections_total", source=source)
