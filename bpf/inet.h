@@ -57,6 +57,36 @@ static __always_inline bool timewait_transparent(const struct tcp_timewait_sock 
 	return BPF_CORE_READ_BITFIELD_PROBED(&tcp->tw_sk, tw_transparent);
 }
 
+/*
+ * The same of a socket of which the verifier shows struct bpf_sock alone: there is no cast for UDP over IPv4. At run
+ * time it is the kernel's own.
+ */
+static __always_inline const struct inet_sock *socket_inet(const struct bpf_sock *sk)
+{
+	const struct inet_sock *inet = NULL;
+
+	bpf_probe_read_kernel(&inet, sizeof(inet), &sk);
+	return inet;
+}
+
+static __always_inline bool inet_transparent(const struct inet_sock *inet)
+{
+	unsigned long flags = 0;
+
+	if (!bpf_core_field_exists(struct inet_sock, inet_flags))
+		return BPF_CORE_READ_BITFIELD_PROBED((const struct inet_sock___before_6_6 *)inet, transparent);
+	bpf_core_read(&flags, sizeof(flags), &inet->inet_flags);
+	return flags >> INET_FLAG_TRANSPARENT & 1;
+}
+
+static __always_inline __u64 inet_cookie(const struct inet_sock *inet)
+{
+	__u64 cookie = 0;
+
+	bpf_core_read(&cookie, sizeof(cookie), &inet->sk.__sk_common.skc_cookie.counter);
+	return cookie;
+}
+
 /* 0: nobody has asked for it yet, so nobody can know it. */
 static __always_inline __u64 sock_cookie(const struct tcp_sock *tcp)
 {

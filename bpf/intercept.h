@@ -12,22 +12,24 @@
 
 /* ---- a known connection ---- */
 
-/* An intercepted connection's packet to the proxy. Once it is established the mark is enough: the local stack finds the
- * socket, or answers with a reset. */
+/* An intercepted connection's packet to the proxy. Once TCP is established the mark is enough: the local stack finds
+ * the socket, or answers with a reset. */
 static __always_inline int known_steer(
 	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, const struct ps_conn_live *live)
 {
 	const struct ps_proxy *proxy;
 
-	if (!(live && !(w->packet.traits & PACKET_STARTS)) && steer_tcp(skb, conn->proxy) == STEER_NOBODY)
+	bool datagram = w->packet.protocol == IPPROTO_UDP;
+
+	if ((datagram || !live || w->packet.traits & PACKET_STARTS) && steer(skb, w, conn->proxy) == STEER_NOBODY)
 		goto nobody;
 	mark_set(skb);
 	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 nobody:
 	proxy = proxy_find(conn->proxy, w->side);
-	if (!proxy || !(proxy->flags & PS_PROXY_BYPASS) || conn->state != PS_CONN_NEW)
+	if (!proxy || !(proxy->flags & PS_PROXY_BYPASS) || (conn->state != PS_CONN_NEW && !datagram))
 		return work_drop(w, PS_REASON_NO_LISTENER);
-	/* Nobody has answered yet: it goes where it was going. */
+	/* Nobody has answered yet, or nobody's state is lost: it goes where it was going. */
 	conn->flags &= ~PS_CONN_INTERCEPTED;
 	mark_clear(skb);
 	return PS_PASS;
@@ -105,11 +107,11 @@ static __noinline int new_steer(struct __sk_buff *skb, struct work *w)
 
 	if (denied != NOT_DENIED)
 		return judgment_drop(w, denied);
-	steered = steer_tcp(skb, w->proxy);
-	if (steered == STEER_TAKEN)
+	steered = steer(skb, w, w->proxy);
+	if (steered == STEER_TAKEN && w->packet.protocol == IPPROTO_TCP)
 		return syn_resting(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	account_rule(w->intercept_rule);
-	if (steered == STEER_GIVEN) {
+	if (steered != STEER_NOBODY) {
 		account_proxy(w->proxy);
 		return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 	}

@@ -7,6 +7,7 @@
 #ifndef PENSTOCK_LEG_H
 #define PENSTOCK_LEG_H
 
+#include "bpf/account.h"
 #include "bpf/inet.h"
 #include "bpf/maps.h"
 #include "bpf/work.h"
@@ -56,6 +57,43 @@ enum leg {
 	LEG_CLIENT, /* from the client's: replies are led to the socket */
 };
 
+/* A datagram's socket may be bound to no address at all: then it speaks for the node. */
+static __always_inline bool speaks_for_others(
+	struct __sk_buff *skb, const struct address *speaker, bool v4, bool datagrams)
+{
+	if (datagrams && !speaker->half[0] && !speaker->half[1])
+		return false;
+	return !address_is_node(skb, speaker, v4);
+}
+
+/* What a socket of this node tells about itself. */
+struct speaker {
+	__u64 cookie; /* 0: nobody has asked for it */
+	__u8 transparent;
+	__u8 datagrams;
+};
+
+static __always_inline bool speaker_read(struct bpf_sock *sk, struct speaker *ret)
+{
+	const struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	const struct inet_sock *inet;
+
+	ret->datagrams = 0;
+	if (tcp) {
+		ret->cookie = sock_cookie(tcp);
+		ret->transparent = sock_transparent(tcp);
+		return true;
+	}
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_UDP)
+		return false;
+	inet = socket_inet(sk);
+	ret->cookie = inet_cookie(inet);
+	ret->transparent = inet_transparent(inet);
+	ret->datagrams = 1;
+	return true;
+}
+
 /*
  * Of a packet that a socket of this node sent: is it a leg's (WORK_LEG), and of which kind? If it does not come from
  * the client's address, WORK_ORIGIN and w->origin say whose it is. The socket's own address is asked, for the packet's
@@ -66,27 +104,27 @@ static __noinline int leg_find(struct __sk_buff *skb, struct work *w)
 {
 	const struct ps_leg *leg = NULL;
 	struct address speaker = {}, client = {};
-	const struct tcp_sock *tcp;
 	struct bpf_sock *sk = skb->sk;
+	struct speaker socket = {};
 	bool v4 = w->packet.v4;
 	int kind = LEG_NODE;
-	__u64 cookie;
 
 	if (!sk)
 		return LEG_NONE;
-	tcp = bpf_skc_to_tcp_sock(sk);
-	if (!tcp)
-		return LEG_NONE;
 	sock_address(sk, v4, &speaker);
-	cookie = sock_cookie(tcp);
-	if (cookie)
-		leg = bpf_map_lookup_elem(&ps_leg, &cookie);
+	if (!speaker_read(sk, &socket))
+		return LEG_NONE;
+	if (socket.cookie)
+		leg = bpf_map_lookup_elem(&ps_leg, &socket.cookie);
 	if (leg)
 		leg_client(leg, v4, &client);
-	if (sock_transparent(tcp) && ((leg && address_equal(&client, &speaker)) || !address_is_node(skb, &speaker, v4)))
+	if (socket.transparent &&
+		((leg && address_equal(&client, &speaker)) || speaks_for_others(skb, &speaker, v4, socket.datagrams)))
 		kind = LEG_CLIENT;
 	else if (!leg)
 		return LEG_NONE;
+	if (socket.datagrams)
+		account_stat(kind == LEG_CLIENT ? PS_STAT_LEG_CLIENT : PS_STAT_LEG_NODE);
 	if (!leg)
 		client = speaker;
 	w->known |= WORK_LEG;

@@ -3,15 +3,15 @@
  * What happens to one packet at an interface that no workload is behind: uplinks, tunnels, bridges. Hardly anything is
  * refused here; that is for the workload's own hooks. What enters, in this order:
  *
- *  1. what is marked already goes on: it comes from a bridge's port (steer_out)
+ *  1. what is marked already goes on: it comes from a bridge's port (steer_out), and may have to be handed over here
  *  2. an ICMP error about a connection that a proxy has goes to the proxy's socket
  *  3. a packet of a connection that a proxy has, or a reply to one that it opened with a client's address, goes there
  *  4. a packet that belongs to no connection, and ends at a local workload: handed over if an ingress rule says so; or
  *     to a socket that has it although its entry is gone
  *
- * What leaves: the beginning and the end of connections of this node's own stack are looked at, to know which replies
- * are a proxy's. Of what is forwarded, the first packet of a connection to a Service's address, whose backend is known
- * now.
+ * What leaves: the beginning and the end of connections of this node's own stack, and transparent sockets' datagrams
+ * are looked at, to know which replies are a proxy's. Of what is forwarded, the first packet of a connection to a
+ * Service's address, whose backend is known now.
  */
 #ifndef PENSTOCK_NETWORK_H
 #define PENSTOCK_NETWORK_H
@@ -103,9 +103,13 @@ static __always_inline int network_intercepted(
 static __always_inline int network_answer(
 	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, struct ps_conn_live *live)
 {
-	mark_set(skb);
+	if (steer_known(skb, w) != STEER_TAKEN) {
+		work_drop(w, PS_REASON_NO_LISTENER);
+		return network_refuse(skb, w);
+	}
 	conn_count(conn, true, true, w->packet.bytes, w->now);
-	if (!live && conn->state == PS_CONN_REPLIED && !(w->packet.traits & (PACKET_RST | PACKET_SYN))) {
+	if (w->packet.protocol == IPPROTO_TCP && !live && conn->state == PS_CONN_REPLIED &&
+		!(w->packet.traits & (PACKET_RST | PACKET_SYN))) {
 		conn->state = PS_CONN_ESTABLISHED;
 		if (!conn_promote(&w->packet, conn))
 			conn->state = PS_CONN_REPLIED;
@@ -141,7 +145,7 @@ static __always_inline int network_new(struct __sk_buff *skb, struct work *w, co
 	return PS_PASS;
 }
 
-/* 4, without SYN: the socket tells whose it is. What ends there is a client's packet, or a reply to a leg. */
+/* 4, TCP without SYN: the socket tells whose it is. What ends there is a client's packet, or a reply to a leg. */
 static __always_inline int network_orphan(struct __sk_buff *skb, struct work *w)
 {
 	if (steer_socket(skb, SOCKET_FULL) != STEER_TAKEN)
@@ -162,9 +166,10 @@ static __always_inline int network_orphan(struct __sk_buff *skb, struct work *w)
 	return PS_PASS;
 }
 
-static __always_inline int network_tcp(struct __sk_buff *skb, struct work *w)
+static __always_inline int network_transport(struct __sk_buff *skb, struct work *w)
 {
 	struct packet *p = &w->packet;
+	bool datagram = p->protocol == IPPROTO_UDP;
 	struct ps_conn_live *live;
 	struct ps_conn *conn;
 
@@ -181,9 +186,29 @@ static __always_inline int network_tcp(struct __sk_buff *skb, struct work *w)
 	}
 	party_find(&w->destination, &p->destination, p->v4, w->side);
 	w->known |= WORK_DESTINATION;
-	if (!w->destination.local)
+	if (!w->destination.local || p->traits & PACKET_LATER)
 		return PS_PASS;
-	return p->traits & PACKET_STARTS ? network_new(skb, w, conn, live) : network_orphan(skb, w);
+	return datagram || p->traits & PACKET_STARTS ? network_new(skb, w, conn, live) : network_orphan(skb, w);
+}
+
+/*
+ * 1: a redirect to the bridge lost the priority. What the table of nftables is to hand over gets it again; the entry
+ * was made at the port.
+ */
+static __always_inline int network_bridged(struct __sk_buff *skb, struct work *w)
+{
+	struct ps_conn_live *live;
+	const struct ps_conn *conn;
+
+	if (!(w->control & (PS_CONTROL_TPROXY | PS_CONTROL_TABLE)))
+		return PS_PASS;
+	packet_key(&w->packet);
+	conn = conn_find(&w->packet, &live, w->now);
+	if (!conn || !(conn->flags & PS_CONN_INTERCEPTED) || conn_reply(conn, w->packet.high))
+		return PS_PASS;
+	if (w->packet.protocol == IPPROTO_TCP && live && !(w->packet.traits & PACKET_STARTS))
+		return PS_PASS;
+	return steer(skb, w, conn->proxy) == STEER_NOBODY ? PS_DROP : PS_PASS;
 }
 
 /* In a frame of its own: what goes on from there needs the stack. */
@@ -197,16 +222,24 @@ PS_APART int network_in(struct __sk_buff *skb)
 	bool l3 = network_l3(skb);
 	struct work *w;
 
-	if (mark_is_set(skb)) /* 1 */
-		return PS_PASS;
-	if (!l3 && network_usual(skb))
+	bool bridged = mark_is_set(skb);
+	int action;
+
+	if (!bridged && !l3 && network_usual(skb))
 		return PS_PASS;
 	w = network_begin(skb, true);
-	if (!w || work_parse(skb, l3, true) != PACKET_JUDGED || w->packet.traits & (PACKET_FIRST | PACKET_LATER))
+	if (!w || work_parse(skb, l3, true) != PACKET_JUDGED)
 		return PS_PASS;
 	if (w->packet.traits & PACKET_ERROR)
-		return network_error(skb, w);
-	return w->packet.protocol == IPPROTO_TCP ? network_tcp(skb, w) : PS_PASS;
+		return bridged ? PS_PASS : network_error(skb, w);
+	if (w->packet.protocol != IPPROTO_TCP && w->packet.protocol != IPPROTO_UDP)
+		return PS_PASS;
+	if (bridged)
+		return network_bridged(skb, w); /* 1 */
+	action = network_transport(skb, w);
+	if (action == PS_PASS && w->packet.traits & PACKET_FIRST)
+		fragment_remember(&w->packet, true);
+	return action;
 }
 
 /* ---- what leaves ---- */
@@ -242,6 +275,39 @@ static __always_inline int network_opens(
 	if (live)
 		conn_delete(&w->packet);
 	conn_create(false, false, 0);
+	return PS_PASS;
+}
+
+/* A transparent socket of this node sends a datagram: a leg's, or a proxy's answer to a client that is not here. */
+static __always_inline bool network_speaks(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct speaker socket = {};
+
+	return sk && speaker_read(sk, &socket) && socket.datagrams && socket.transparent;
+}
+
+static __always_inline int network_datagram(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	struct ps_conn_live *live;
+	struct ps_conn *conn;
+	bool reply;
+
+	if (p->traits & PACKET_LATER)
+		return PS_PASS;
+	packet_key(p);
+	conn = conn_find(p, &live, w->now);
+	if (!conn) {
+		if (leg_find(skb, w) == LEG_CLIENT)
+			conn_create(false, false, 0);
+		return PS_PASS;
+	}
+	if (!(conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED)))
+		return PS_PASS;
+	reply = conn_reply(conn, p->high);
+	conn_count(conn, reply, false, p->bytes, w->now);
+	conn_advance(p, conn, live, reply, w->now);
 	return PS_PASS;
 }
 
@@ -284,10 +350,14 @@ PS_APART int network_out(struct __sk_buff *skb)
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return PS_PASS;
 	l3 = network_l3(skb);
-	if (!network_flags(skb, l3))
+	if (!network_flags(skb, l3) && !network_speaks(skb))
 		return PS_PASS;
 	w = network_begin(skb, false);
-	if (!w || work_parse(skb, l3, false) != PACKET_JUDGED || w->packet.protocol != IPPROTO_TCP)
+	if (!w || work_parse(skb, l3, false) != PACKET_JUDGED)
+		return PS_PASS;
+	if (w->packet.protocol == IPPROTO_UDP)
+		return network_datagram(skb, w);
+	if (w->packet.protocol != IPPROTO_TCP)
 		return PS_PASS;
 	packet_key(&w->packet);
 	conn = conn_find(&w->packet, &live, w->now);

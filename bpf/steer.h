@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Act: hand a TCP connection to a proxy of this node. The mark leads the packet to the local stack (policy routing),
- * the assigned socket takes it there although it is addressed to somebody else.
+ * Act: hand a connection to a proxy of this node. The mark leads the packet to the local stack (policy routing); there
+ * it must find the proxy's socket although it is addressed to somebody else. The two engines differ in the last step:
+ *
+ *   ebpf     the socket is assigned to the packet here
+ *   tproxy   the packet's priority tells the table of nftables which port to hand it to (PS_HANDOVER_*)
+ *
+ * Who takes it, and whether anybody does, is seen here for both. What has a socket of its very own already (TCP beyond
+ * the SYN, a connected UDP socket) needs no more than the mark: the stack finds that.
  */
 #ifndef PENSTOCK_STEER_H
 #define PENSTOCK_STEER_H
@@ -12,8 +18,9 @@
 #include "bpf/work.h"
 
 enum steer {
-	STEER_GIVEN,  /* marked, and the listener assigned */
+	STEER_GIVEN,  /* marked, and handed to a listener */
 	STEER_TAKEN,  /* marked; a socket has its connection */
+	STEER_RESTS,  /* a socket in TIME_WAIT has its addresses and ports; the packet is as it was */
 	STEER_NOBODY, /* nobody listens; the packet is as it was */
 };
 
@@ -80,63 +87,109 @@ static __always_inline void tuple_aim(struct bpf_sock_tuple *tuple, bool v4, boo
 	tuple->ipv6.dport = bpf_htons(port);
 }
 
-/* A listener that is not transparent could not answer; with conditions, the agent has looked at its process. */
+/* ---- listeners ---- */
+
+/* With conditions, the agent has looked at its process. */
+static __always_inline bool listener_chosen(const struct ps_proxy *proxy, __u64 cookie)
+{
+	struct ps_key_listener key = {.chosen = proxy->chosen, .cookie = cookie};
+
+	return !key.chosen || bpf_map_lookup_elem(&ps_listener, &key);
+}
+
+/* A listener that is not transparent could not answer. */
 static __always_inline bool listener_usable(struct bpf_sock *sk, const struct ps_proxy *proxy)
 {
-	struct ps_key_listener key = {.chosen = proxy->chosen};
 	const struct tcp_sock *tcp;
 
 	if (sk->state != BPF_TCP_LISTEN)
 		return false;
 	tcp = bpf_skc_to_tcp_sock(sk);
-	if (!tcp || !sock_transparent(tcp))
-		return false;
-	if (!key.chosen)
-		return true;
-	key.cookie = sock_cookie(tcp);
-	return bpf_map_lookup_elem(&ps_listener, &key);
+	return tcp && sock_transparent(tcp) && listener_chosen(proxy, sock_cookie(tcp));
+}
+
+/* One that is connected has its own peer. */
+static __always_inline bool receiver_usable(struct bpf_sock *sk, const struct ps_proxy *proxy)
+{
+	const struct inet_sock *inet = socket_inet(sk);
+
+	return sk->state != BPF_TCP_ESTABLISHED && inet_transparent(inet) && listener_chosen(proxy, inet_cookie(inet));
+}
+
+/* To the table: what it looks up is what was found here. */
+static __always_inline int packet_leave(struct __sk_buff *skb, const struct bpf_sock_tuple *tuple, bool v4)
+{
+	bool wildcard = v4 ? !tuple->ipv4.daddr : !tuple->ipv6.daddr[3];
+
+	PS_OPAQUE(skb);
+	skb->priority = (wildcard ? PS_HANDOVER_WILDCARD : PS_HANDOVER_LOOPBACK) |
+					bpf_ntohs(v4 ? tuple->ipv4.dport : tuple->ipv6.dport);
+	return STEER_GIVEN;
+}
+
+static __always_inline int packet_assign(struct __sk_buff *skb, struct bpf_sock *sk)
+{
+	if (!bpf_sk_assign(skb, sk, 0))
+		return STEER_GIVEN;
+	account_stat(PS_STAT_ASSIGN_FAIL);
+	return STEER_NOBODY;
 }
 
 static __always_inline int listener_assign(
-	struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size, const struct ps_proxy *proxy)
+	struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size, const struct ps_proxy *proxy, bool table)
 {
 	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	int result = STEER_NOBODY;
 
 	if (!sk)
 		return STEER_NOBODY;
-	if (listener_usable(sk, proxy)) {
-		if (bpf_sk_assign(skb, sk, 0))
-			account_stat(PS_STAT_ASSIGN_FAIL);
-		else
-			result = STEER_GIVEN;
-	}
+	if (listener_usable(sk, proxy))
+		result = table ? packet_leave(skb, tuple, size == sizeof(tuple->ipv4)) : packet_assign(skb, sk);
 	bpf_sk_release(sk);
 	return result;
 }
 
+static __always_inline int receiver_assign(
+	struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size, const struct ps_proxy *proxy, bool table)
+{
+	struct bpf_sock *sk = bpf_sk_lookup_udp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
+	int result = STEER_NOBODY;
+
+	if (!sk)
+		return STEER_NOBODY;
+	if (receiver_usable(sk, proxy))
+		result = table ? packet_leave(skb, tuple, size == sizeof(tuple->ipv4)) : packet_assign(skb, sk);
+	bpf_sk_release(sk);
+	return result;
+}
+
+/* ---- a connection's own socket ---- */
+
 enum steer_socket {
 	SOCKET_ANY,
+	SOCKET_AWAKE,   /* of TIME_WAIT it is only told that it is there */
 	SOCKET_FULL,    /* no request, no TIME_WAIT */
 	SOCKET_RESTING, /* TIME_WAIT */
 };
 
 /* Listeners have no connection. A request does not tell whether its listener is transparent: it is taken for one where
  * any will do. */
-static __always_inline bool socket_suits(struct bpf_sock *sk, enum steer_socket which)
+static __always_inline int socket_suits(struct bpf_sock *sk, enum steer_socket which)
 {
 	const struct tcp_timewait_sock *resting;
 	const struct tcp_sock *full;
 
 	if (sk->state == BPF_TCP_LISTEN)
-		return false;
+		return STEER_NOBODY;
 	full = bpf_skc_to_tcp_sock(sk);
 	if (full)
-		return which != SOCKET_RESTING && sock_transparent(full);
+		return which != SOCKET_RESTING && sock_transparent(full) ? STEER_TAKEN : STEER_NOBODY;
 	resting = bpf_skc_to_tcp_timewait_sock(sk);
+	if (resting && (which == SOCKET_FULL || !timewait_transparent(resting)))
+		return STEER_NOBODY;
 	if (resting)
-		return which != SOCKET_FULL && timewait_transparent(resting);
-	return which == SOCKET_ANY;
+		return which == SOCKET_AWAKE ? STEER_RESTS : STEER_TAKEN;
+	return which == SOCKET_ANY || which == SOCKET_AWAKE ? STEER_TAKEN : STEER_NOBODY;
 }
 
 /* Does a transparent socket of this node have the packet's very connection? Marked, the packet finds it by itself. */
@@ -145,8 +198,8 @@ PS_APART int steer_socket(struct __sk_buff *skb, enum steer_socket which)
 	const struct work *w = work_get(true);
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sk;
-	bool suits;
 	__u32 size;
+	int result;
 
 	if (!w)
 		return STEER_NOBODY;
@@ -154,7 +207,38 @@ PS_APART int steer_socket(struct __sk_buff *skb, enum steer_socket which)
 	sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return STEER_NOBODY;
-	suits = socket_suits(sk, which);
+	result = socket_suits(sk, which);
+	bpf_sk_release(sk);
+	if (result == STEER_TAKEN)
+		mark_set(skb);
+	return result;
+}
+
+/*
+ * The same of a datagram. connected: the socket speaks with nobody else; else it is enough that it is bound to the very
+ * address that the datagram goes to. The stack prefers either to whoever listens on the wildcard.
+ */
+PS_APART int steer_datagram(struct __sk_buff *skb, bool connected)
+{
+	const struct work *w = work_get(true);
+	struct bpf_sock_tuple tuple = {};
+	struct address bound = {};
+	struct bpf_sock *sk;
+	bool suits;
+	__u32 size;
+
+	if (!w)
+		return STEER_NOBODY;
+	size = tuple_set(&tuple, &w->packet);
+	sk = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return STEER_NOBODY;
+	suits = !connected || sk->state == BPF_TCP_ESTABLISHED;
+	if (suits) {
+		sock_address(sk, w->packet.v4, &bound);
+		suits = bound.half[0] == w->packet.destination.half[0] && bound.half[1] == w->packet.destination.half[1] &&
+				inet_transparent(socket_inet(sk));
+	}
 	bpf_sk_release(sk);
 	if (!suits)
 		return STEER_NOBODY;
@@ -175,9 +259,10 @@ static __always_inline bool steer_resting(struct __sk_buff *skb, const struct wo
 
 /*
  * A TCP packet of a connection that is not established yet, in this order:
- *  1. the socket of this very connection. For a SYN that may be TIME_WAIT: it answers with an ACK, the client resets
- *     that, and the SYN that it sends again (some 10 ms later) finds the listener. Past it the kernel lets no request
- *     of the listener into its table: the connection would never open.
+ *  1. the socket of this very connection. For a SYN that may be TIME_WAIT, and past it the kernel lets no request of a
+ *     listener that was assigned here into its table: the connection would never open. The table of nftables ends the
+ *     TIME_WAIT, so that one goes there. Without the table it answers with an ACK, the client resets that, and the SYN
+ *     that it sends again (some 10 ms later) finds the listener.
  *  2. the proxy's listener on loopback, 3. on the wildcard; with the client's address, so that the sockets of a
  * REUSEPORT group share the work. Also without SYN: the answer to a SYN cookie has no socket yet.
  */
@@ -186,6 +271,7 @@ PS_APART int steer_tcp(struct __sk_buff *skb, __u32 number)
 	const struct work *w = work_get(true);
 	struct bpf_sock_tuple tuple = {};
 	const struct ps_proxy *proxy;
+	bool starts, table;
 	__u32 size;
 	int result;
 
@@ -194,21 +280,75 @@ PS_APART int steer_tcp(struct __sk_buff *skb, __u32 number)
 	/* The kernel looks these up on the incoming link alone: no rule leads them here. */
 	if (!w->packet.v4 && link_local(&w->packet.destination))
 		return STEER_NOBODY;
-	if (steer_socket(skb, SOCKET_ANY) == STEER_TAKEN) /* 1 */
+	starts = w->packet.traits & PACKET_STARTS;
+	result = steer_socket(skb, starts && w->control & PS_CONTROL_TABLE ? SOCKET_AWAKE : SOCKET_ANY); /* 1 */
+	if (result == STEER_TAKEN)
 		return STEER_TAKEN;
+	table = w->control & PS_CONTROL_TPROXY || result == STEER_RESTS;
 	proxy = proxy_find(number, w->side);
 	if (!proxy)
 		return STEER_NOBODY;
 	size = tuple_set(&tuple, &w->packet);
 	tuple_aim(&tuple, w->packet.v4, true, proxy->port);
-	result = listener_assign(skb, &tuple, size, proxy); /* 2 */
+	result = listener_assign(skb, &tuple, size, proxy, table); /* 2 */
 	if (result == STEER_NOBODY) {
 		tuple_aim(&tuple, w->packet.v4, false, proxy->port);
-		result = listener_assign(skb, &tuple, size, proxy); /* 3 */
+		result = listener_assign(skb, &tuple, size, proxy, table); /* 3 */
 	}
 	if (result == STEER_GIVEN)
 		mark_set(skb);
 	return result;
+}
+
+/*
+ * A datagram, in this order: a socket of the proxy's that is connected to its sender, and speaks for its destination;
+ * then as TCP's 2 and 3. Each datagram goes this way: the stack alone would give it to whoever is bound to the port it
+ * is addressed to. A fragment goes to the table, which sees the whole.
+ */
+PS_APART int steer_udp(struct __sk_buff *skb, __u32 number)
+{
+	const struct work *w = work_get(true);
+	struct bpf_sock_tuple tuple = {};
+	const struct ps_proxy *proxy;
+	bool table;
+	__u32 size;
+	int result;
+
+	if (!w || w->packet.protocol != IPPROTO_UDP)
+		return STEER_NOBODY;
+	if (!w->packet.v4 && link_local(&w->packet.destination))
+		return STEER_NOBODY;
+	if (steer_datagram(skb, true) == STEER_TAKEN)
+		return STEER_TAKEN;
+	proxy = proxy_find(number, w->side);
+	if (!proxy)
+		return STEER_NOBODY;
+	table = w->control & PS_CONTROL_TPROXY ||
+			(w->control & PS_CONTROL_TABLE && w->packet.traits & (PACKET_FIRST | PACKET_LATER));
+	size = tuple_set(&tuple, &w->packet);
+	tuple_aim(&tuple, w->packet.v4, true, proxy->port);
+	result = receiver_assign(skb, &tuple, size, proxy, table);
+	if (result == STEER_NOBODY) {
+		tuple_aim(&tuple, w->packet.v4, false, proxy->port);
+		result = receiver_assign(skb, &tuple, size, proxy, table);
+	}
+	if (result == STEER_GIVEN)
+		mark_set(skb);
+	return result;
+}
+
+static __always_inline int steer(struct __sk_buff *skb, const struct work *w, __u32 number)
+{
+	return w->packet.protocol == IPPROTO_UDP ? steer_udp(skb, number) : steer_tcp(skb, number);
+}
+
+/* A packet of a connection that the stack will find by its mark, because it has a socket of its own. */
+static __always_inline int steer_known(struct __sk_buff *skb, const struct work *w)
+{
+	if (w->packet.protocol == IPPROTO_UDP)
+		return steer_datagram(skb, false);
+	mark_set(skb);
+	return STEER_TAKEN;
 }
 
 /*

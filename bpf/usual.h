@@ -23,7 +23,7 @@ enum place { FROM_WORKLOAD, TO_WORKLOAD, FROM_NETWORK };
  * (only the long way writes it there), and that there is an Ethernet header (PS_CONN_L3 equals no interface).
  */
 static __always_inline bool usual_pass(
-	struct __sk_buff *skb, struct ps_conn *conn, bool live, bool high, __u32 bytes, bool v4, bool from)
+	struct __sk_buff *skb, struct ps_conn *conn, bool live, bool high, __u32 bytes, bool v4, bool datagram, bool from)
 {
 	bool reply = conn_reply(conn, high);
 	__u32 own = from == reply ? PS_INGRESS : PS_EGRESS;
@@ -40,8 +40,8 @@ static __always_inline bool usual_pass(
 	if (conn->ifindex[from == reply] != skb->ifindex)
 		return false;
 	if (from && conn->flags & (PS_CONN_INTERCEPTED | PS_CONN_LEG)) {
-		/* The last hook never sees it: both directions count here. */
-		if (!live || !conn_marked(conn, high) ||
+		/* The last hook never sees it: both directions count here. A datagram is handed over each time. */
+		if (!live || datagram || !conn_marked(conn, high) ||
 			(PS_READ_ONCE(conn->judged[!own]) & ~(__u64)PS_JUDGED_NOT_LOCAL) != allowed)
 			return false;
 		mark_set(skb);
@@ -69,7 +69,7 @@ static __always_inline bool usual_pass(
  * revision's word was written; a leg's replies are asked where they end.
  */
 static __always_inline bool usual_passes_by(
-	struct __sk_buff *skb, struct ps_conn *conn, bool live, bool high, __u32 bytes)
+	struct __sk_buff *skb, struct ps_conn *conn, bool live, bool high, __u32 bytes, bool datagram)
 {
 	bool reply = conn_reply(conn, high);
 	__u32 zero = 0;
@@ -78,7 +78,7 @@ static __always_inline bool usual_passes_by(
 
 	if (!conn_marked(conn, high))
 		return true;
-	if (!live)
+	if (!live || datagram)
 		return false;
 	if (!reply) {
 		control = bpf_map_lookup_elem(&ps_control, &zero);
@@ -184,8 +184,8 @@ static __always_inline bool usual_ipv4(struct __sk_buff *skb, const struct iphdr
 	if (!live && !usual_waits(conn, high))
 		return false;
 	if (place == FROM_NETWORK)
-		return usual_passes_by(skb, conn, live, high, total);
-	return usual_pass(skb, conn, live, high, total, true, place == FROM_WORKLOAD);
+		return usual_passes_by(skb, conn, live, high, total, ip->protocol == IPPROTO_UDP);
+	return usual_pass(skb, conn, live, high, total, true, ip->protocol == IPPROTO_UDP, place == FROM_WORKLOAD);
 }
 
 static __always_inline bool usual_ipv6(
@@ -218,8 +218,9 @@ static __always_inline bool usual_ipv6(
 	if (!live && !usual_waits(conn, high))
 		return false;
 	if (place == FROM_NETWORK)
-		return usual_passes_by(skb, conn, live, high, payload + sizeof(*ip));
-	return usual_pass(skb, conn, live, high, payload + sizeof(*ip), false, place == FROM_WORKLOAD);
+		return usual_passes_by(skb, conn, live, high, payload + sizeof(*ip), ip->nexthdr == IPPROTO_UDP);
+	return usual_pass(
+		skb, conn, live, high, payload + sizeof(*ip), false, ip->nexthdr == IPPROTO_UDP, place == FROM_WORKLOAD);
 }
 
 static __always_inline bool usual_packet(struct __sk_buff *skb, enum place place)
