@@ -115,12 +115,12 @@ $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 
 # ---- tests ----
 
-# A unit test links the pure rooms, the state, the configuration and the client; never libbpf.
+# A unit test links the pure rooms, the state, the configuration, the client and what is pure of the listeners; never
+# libbpf.
 $(B)/unit/discover: $(B)/agent/datapath/discover.o
-$(B)/unit/listeners: $(B)/agent/datapath/conditions.o
 $(B)/unit/intake: $(INTAKE)
 $(B)/unit/relay_sniff: $(B)/agent/relay/sniff.o
-$(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT)
+$(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT) $(B)/agent/datapath/conditions.o
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
@@ -128,7 +128,7 @@ $(B)/tools/%: $(B)/tests/tools/%.o $(PURE)
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
-$(B)/tools/metrics_reference: $(STATE) $(OBSERVE)
+$(B)/tools/metrics_reference: $(STATE) $(OBSERVE) $(B)/agent/datapath/conditions.o
 # The HTTP server alone, without a data path.
 $(B)/tools/server: $(SERVER) $(STATE) $(INTAKE)
 $(B)/tools/server: TEST_LIBS += -lmicrohttpd

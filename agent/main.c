@@ -126,14 +126,11 @@ static uint64_t source_proxy_connections(void *context, uint8_t proxy)
 	return datapath_read_proxy(((struct agent *)context)->datapath, proxy);
 }
 
-static bool source_proxy_up(void *context, const char *proxy)
+static bool source_proxy_up(void *context, const char *name, const struct proxy *proxy)
 {
 	auto_free struct listener_status *list = NULL;
 	size_t count = datapath_listeners(((struct agent *)context)->datapath, &list);
-	for (size_t i = 0; i < count; i++)
-		if (list[i].state != LISTENER_IGNORED && strcmp(list[i].proxy, proxy) == 0)
-			return true;
-	return false;
+	return listeners_serve(list, count, name, proxy);
 }
 
 static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)

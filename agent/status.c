@@ -88,6 +88,7 @@ static void render_listener(struct buffer *b, const struct listener_status *l)
 	char address[ADDR_TEXT_MAX];
 	ip_format(&l->ip, address);
 	buffer_printf(b, "\"port\":%u,\"uid\":%u", l->port, l->uid);
+	member_string(b, "protocol", l->protocol == PROTOCOL_UDP ? "UDP" : "TCP");
 	member_string(b, "address", address);
 	member_string(b, "state", states[l->state]);
 	if (l->pid)
@@ -101,18 +102,40 @@ static void render_listener(struct buffer *b, const struct listener_status *l)
 
 static void render_listeners(struct buffer *b, const char *proxy, const struct listener_status *listeners, size_t count)
 {
-	bool first = true, up[2] = {false};
+	bool first = true;
 	buffer_puts(b, ",\"listeners\":[");
 	for (size_t i = 0; i < count; i++) {
 		if (strcmp(listeners[i].proxy, proxy) != 0)
 			continue;
 		element(b, &first);
 		render_listener(b, &listeners[i]);
-		for (int family = 0; family < 2; family++)
-			up[family] |= listener_takes(&listeners[i], family ? 6 : 4);
 	}
-	buffer_printf(b, "],\"up\":%s,\"families\":[%s%s%s]", up[0] || up[1] ? "true" : "false", up[0] ? "\"IPv4\"" : "",
-		up[0] && up[1] ? "," : "", up[1] ? "\"IPv6\"" : "");
+	buffer_puts(b, "]");
+}
+
+static void render_families(struct buffer *b, const char *name, unsigned families)
+{
+	buffer_printf(b, "\"%s\":[%s%s%s]", name, families & LISTENERS_IPV4 ? "\"IPv4\"" : "",
+		families == (LISTENERS_IPV4 | LISTENERS_IPV6) ? "," : "", families & LISTENERS_IPV6 ? "\"IPv6\"" : "");
+}
+
+/* `families`: those in which all of the proxy's protocols are taken. */
+static void render_available(
+	struct buffer *b, const struct object *o, const struct listener_status *listeners, size_t count)
+{
+	unsigned tcp = listeners_families(listeners, count, o->name, PROTOCOL_TCP);
+	unsigned udp = listeners_families(listeners, count, o->name, PROTOCOL_UDP);
+	unsigned all = o->proxy->tcp && o->proxy->udp ? tcp & udp : o->proxy->udp ? udp : tcp;
+	buffer_printf(b, ",\"up\":%s,", listeners_serve(listeners, count, o->name, o->proxy) ? "true" : "false");
+	render_families(b, "families", all);
+	buffer_puts(b, ",\"available\":{");
+	if (o->proxy->tcp)
+		render_families(b, "TCP", tcp);
+	if (o->proxy->tcp && o->proxy->udp)
+		buffer_puts(b, ",");
+	if (o->proxy->udp)
+		render_families(b, "UDP", udp);
+	buffer_puts(b, "}");
 }
 
 static void render_proxies(struct buffer *b, const struct datapath *datapath, const struct snapshot *snapshot)
@@ -131,6 +154,7 @@ static void render_proxies(struct buffer *b, const struct datapath *datapath, co
 		buffer_printf(b, ",\"protocols\":[%s%s%s]", o->proxy->tcp ? "\"TCP\"" : "",
 			o->proxy->tcp && o->proxy->udp ? "," : "", o->proxy->udp ? "\"UDP\"" : "");
 		render_listeners(b, o->name, listeners, listener_count);
+		render_available(b, o, listeners, listener_count);
 		buffer_puts(b, "}");
 	}
 	buffer_puts(b, "]");

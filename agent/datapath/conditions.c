@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which listeners a proxy may use. Pure but for stat(2) of a condition's executable. */
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +32,11 @@ static bool address_reachable(const struct ip *ip)
 	return all_zero(ip->bytes, 15) && ip->bytes[15] <= 1;
 }
 
+bool listener_answers(const struct heard *heard)
+{
+	return heard->protocol == IPPROTO_UDP && heard->transparent && !address_reachable(&heard->ip);
+}
+
 bool listener_reachable(const struct heard *heard, char why[WHY_MAX])
 {
 	char text[ADDR_TEXT_MAX];
@@ -48,14 +54,37 @@ bool listener_reachable(const struct heard *heard, char why[WHY_MAX])
 	return true;
 }
 
-bool listener_takes(const struct listener_status *listener, uint8_t family)
+bool listener_hears(const struct listener_status *listener, uint8_t protocol, uint8_t family)
 {
 	const struct ip *ip = &listener->ip;
-	if (listener->state == LISTENER_IGNORED)
+	if (listener->protocol != protocol)
 		return false;
 	if (ip->family == 4 || is_mapped(ip->bytes))
 		return family == 4;
 	return family == 6 || (!listener->v6only && all_zero(ip->bytes, 16));
+}
+
+bool listener_takes(const struct listener_status *listener, uint8_t protocol, uint8_t family)
+{
+	return listener->state != LISTENER_IGNORED && listener_hears(listener, protocol, family);
+}
+
+unsigned listeners_families(const struct listener_status *listeners, size_t count, const char *proxy, uint8_t protocol)
+{
+	unsigned families = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (strcmp(listeners[i].proxy, proxy) != 0)
+			continue;
+		families |= listener_takes(&listeners[i], protocol, 4) ? LISTENERS_IPV4 : 0;
+		families |= listener_takes(&listeners[i], protocol, 6) ? LISTENERS_IPV6 : 0;
+	}
+	return families;
+}
+
+bool listeners_serve(const struct listener_status *listeners, size_t count, const char *name, const struct proxy *proxy)
+{
+	return (!proxy->tcp || listeners_families(listeners, count, name, IPPROTO_TCP)) &&
+		   (!proxy->udp || listeners_families(listeners, count, name, IPPROTO_UDP));
 }
 
 char *cgroup_absolute(const char *base, const char *shown)

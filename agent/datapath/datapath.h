@@ -111,6 +111,7 @@ struct listener_status {
 	char proxy[256];
 	struct ip ip; /* where it listens; family 6 with all zero and v6only false: both families */
 	uint16_t port;
+	uint8_t protocol; /* IPPROTO_TCP, IPPROTO_UDP */
 	bool v6only;
 	enum listener_state state;
 	uint32_t uid;
@@ -120,8 +121,17 @@ struct listener_status {
 };
 /* A copy of all, by proxy, the usable first; the caller frees *ret; returns how many. Any thread. */
 size_t datapath_listeners(const struct datapath *datapath, struct listener_status **ret);
-/* It is usable, and for connections of this family (4 or 6). */
-bool listener_takes(const struct listener_status *listener, uint8_t family);
+/* It is for connections of this protocol and family (4 or 6), usable or not. */
+bool listener_hears(const struct listener_status *listener, uint8_t protocol, uint8_t family);
+/* It is usable, and for connections of this protocol and family (4 or 6). */
+bool listener_takes(const struct listener_status *listener, uint8_t protocol, uint8_t family);
+/* For which families connections of this protocol find a usable listener of the proxy: LISTENERS_IPV*. */
+#define LISTENERS_IPV4 1u
+#define LISTENERS_IPV6 2u
+unsigned listeners_families(const struct listener_status *listeners, size_t count, const char *proxy, uint8_t protocol);
+/* Each of the protocols that the proxy takes has a usable listener. */
+bool listeners_serve(
+	const struct listener_status *listeners, size_t count, const char *name, const struct proxy *proxy);
 
 /* ---- reads; any thread ---- */
 

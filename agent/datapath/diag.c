@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who listens, by sock_diag(7): one walk of the kernel's table of listeners a family, however many ports. */
+/*
+ * Who listens, by sock_diag(7): one walk of the kernel's table of a protocol's sockets a family, however many ports. A
+ * UDP socket listens while it is not connected: its state is then TCP_CLOSE.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <libmnl/libmnl.h>
@@ -66,17 +69,24 @@ static void read_attributes(const struct nlmsghdr *message, struct heard *heard)
 }
 
 struct visit {
+	uint8_t protocol;
 	void (*each)(void *context, const struct heard *heard);
 	void *context;
 };
+
+static uint8_t listening(uint8_t protocol)
+{
+	return protocol == IPPROTO_UDP ? TCP_CLOSE : TCP_LISTEN;
+}
 
 static int read_message(const struct nlmsghdr *message, void *context)
 {
 	const struct inet_diag_msg *m = mnl_nlmsg_get_payload(message);
 	const struct visit *visit = context;
-	if (mnl_nlmsg_get_payload_len(message) < sizeof(*m) || m->idiag_state != TCP_LISTEN)
+	if (mnl_nlmsg_get_payload_len(message) < sizeof(*m) || m->idiag_state != listening(visit->protocol))
 		return MNL_CB_OK;
 	struct heard heard = {
+		.protocol = visit->protocol,
 		.cookie = (uint64_t)m->id.idiag_cookie[1] << 32 | m->id.idiag_cookie[0],
 		.inode = m->idiag_inode,
 		.uid = m->idiag_uid,
@@ -101,8 +111,8 @@ static int dump_family(int fd, uint8_t family, const uint16_t *ports, size_t cou
 	uint32_t own = message->nlmsg_seq = __atomic_add_fetch(&sequence, 1, __ATOMIC_RELAXED);
 	struct inet_diag_req_v2 *request = mnl_nlmsg_put_extra_header(message, sizeof(*request));
 	request->sdiag_family = family;
-	request->sdiag_protocol = IPPROTO_TCP;
-	request->idiag_states = 1u << TCP_LISTEN;
+	request->sdiag_protocol = visit->protocol;
+	request->idiag_states = 1u << listening(visit->protocol);
 	put_ports(message, ports, count);
 	if (send(fd, message, message->nlmsg_len, 0) < 0)
 		return -1;
@@ -118,10 +128,10 @@ static int dump_family(int fd, uint8_t family, const uint16_t *ports, size_t cou
 	}
 }
 
-int diag_listeners(
-	int fd, const uint16_t *ports, size_t count, void (*each)(void *context, const struct heard *heard), void *context)
+int diag_listeners(int fd, uint8_t protocol, const uint16_t *ports, size_t count,
+	void (*each)(void *context, const struct heard *heard), void *context)
 {
-	struct visit visit = {each, context};
+	struct visit visit = {protocol, each, context};
 	if (!count)
 		return 0;
 	if (dump_family(fd, AF_INET, ports, count, &visit) < 0)

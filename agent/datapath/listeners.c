@@ -8,6 +8,7 @@
  */
 #include <bpf/bpf.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -129,6 +130,11 @@ static bool adoption_due(const struct listeners *ls, const struct listener *l)
 	return !l->heard.transparent && ls->datapath->options.adopt_listeners;
 }
 
+static bool proxy_wants(const struct proxy *proxy, uint8_t protocol)
+{
+	return protocol == IPPROTO_UDP ? proxy->udp : proxy->tcp;
+}
+
 static struct listener *listener_find(struct listeners *ls, uint64_t cookie, size_t proxy)
 {
 	for (size_t i = 0; i < ls->count; i++)
@@ -140,8 +146,10 @@ static struct listener *listener_find(struct listeners *ls, uint64_t cookie, siz
 static void listener_hear(void *context, const struct heard *heard)
 {
 	struct listeners *ls = context;
+	if (listener_answers(heard))
+		return;
 	for (size_t i = 0; i < ls->wanted_count; i++) {
-		if (ls->wanted[i].proxy.port != heard->port || !ls->wanted[i].proxy.tcp)
+		if (ls->wanted[i].proxy.port != heard->port || !proxy_wants(&ls->wanted[i].proxy, heard->protocol))
 			continue;
 		struct listener *l = listener_find(ls, heard->cookie, i);
 		if (!l) {
@@ -156,16 +164,22 @@ static void listener_hear(void *context, const struct heard *heard)
 	}
 }
 
-static int listeners_hear(struct listeners *ls)
+static int listeners_hear_of(struct listeners *ls, uint8_t protocol)
 {
 	auto_free uint16_t *ports = mem_array(ls->wanted_count + 1, sizeof(*ports));
-	size_t ports_count = 0, left = 0;
+	size_t count = 0;
+	for (size_t i = 0; i < ls->wanted_count; i++)
+		if (proxy_wants(&ls->wanted[i].proxy, protocol))
+			ports[count++] = ls->wanted[i].proxy.port;
+	return diag_listeners(ls->diag, protocol, ports, count, listener_hear, ls);
+}
+
+static int listeners_hear(struct listeners *ls)
+{
+	size_t left = 0;
 	for (size_t i = 0; i < ls->count; i++)
 		ls->list[i].seen = false;
-	for (size_t i = 0; i < ls->wanted_count; i++)
-		if (ls->wanted[i].proxy.tcp)
-			ports[ports_count++] = ls->wanted[i].proxy.port;
-	if (diag_listeners(ls->diag, ports, ports_count, listener_hear, ls) < 0)
+	if (listeners_hear_of(ls, IPPROTO_TCP) < 0 || listeners_hear_of(ls, IPPROTO_UDP) < 0)
 		return -1;
 	for (size_t i = 0; i < ls->count; i++)
 		if (ls->list[i].seen)
@@ -221,8 +235,8 @@ static bool holder_take(void *context, size_t which, const struct holder *holder
 	if (process_adopt(holder, l->heard.inode, l->why) < 0)
 		return false;
 	l->adopted = l->heard.transparent = true;
-	log_info(ROOM, "proxy %s: the listener of process %d (%s) on port %u is transparent now", wanted->name, holder->pid,
-		holder->executable, l->heard.port);
+	log_info(ROOM, "proxy %s: the listener of process %d (%s) on %s port %u is transparent now", wanted->name,
+		holder->pid, holder->executable, l->heard.protocol == IPPROTO_UDP ? "UDP" : "TCP", l->heard.port);
 	return true;
 }
 
@@ -302,6 +316,7 @@ static void status_fill(struct listeners *ls, struct listener *l, struct listene
 	*ret = (struct listener_status){
 		.ip = l->heard.ip,
 		.port = l->heard.port,
+		.protocol = l->heard.protocol,
 		.v6only = l->heard.v6only,
 		.uid = l->uid,
 		.pid = l->pid,
@@ -318,6 +333,8 @@ static int status_compare(const void *a, const void *b)
 	if (!order)
 		order = (int)left->state - (int)right->state;
 	if (!order)
+		order = (int)left->protocol - (int)right->protocol;
+	if (!order)
 		order = ip_compare(&left->ip, &right->ip);
 	return order ? order : (left->pid > right->pid) - (left->pid < right->pid);
 }
@@ -325,8 +342,8 @@ static int status_compare(const void *a, const void *b)
 static bool status_equal(const struct listener_status *a, const struct listener_status *b)
 {
 	return strcmp(a->proxy, b->proxy) == 0 && ip_equal(&a->ip, &b->ip) && a->port == b->port &&
-		   a->v6only == b->v6only && a->state == b->state && a->uid == b->uid && a->pid == b->pid &&
-		   strcmp(a->executable, b->executable) == 0 && strcmp(a->why, b->why) == 0;
+		   a->protocol == b->protocol && a->v6only == b->v6only && a->state == b->state && a->uid == b->uid &&
+		   a->pid == b->pid && strcmp(a->executable, b->executable) == 0 && strcmp(a->why, b->why) == 0;
 }
 
 /* Takes the list. */

@@ -17,7 +17,7 @@
 
 /* ---- sock_diag (diag.c) ---- */
 
-/* A TCP socket of this network namespace that listens. */
+/* A socket of this network namespace that listens: TCP, or UDP that is bound and not connected. */
 struct heard {
 	uint64_t cookie;
 	uint32_t inode;
@@ -25,13 +25,14 @@ struct heard {
 	uint32_t device; /* SO_BINDTODEVICE, or 0 */
 	struct ip ip;
 	uint16_t port;
+	uint8_t protocol; /* IPPROTO_TCP, IPPROTO_UDP */
 	bool v6only;
 	bool transparent, told; /* not told: by kernels before 5.10 */
 };
 int diag_open(struct error *e); /* a descriptor */
 /* Calls for each socket that listens on one of the ports. -1: not all were seen. */
-int diag_listeners(
-	int fd, const uint16_t *ports, size_t count, void (*each)(void *context, const struct heard *heard), void *context);
+int diag_listeners(int fd, uint8_t protocol, const uint16_t *ports, size_t count,
+	void (*each)(void *context, const struct heard *heard), void *context);
 
 /* ---- /proc (process.c) ---- */
 
@@ -68,6 +69,9 @@ char *cgroup_base(void);
 
 /* ---- pure (conditions.c) ---- */
 
+/* The address from which a UDP proxy answers, not one where it waits: the original destination's, whose port may be the
+ * proxy's own. */
+bool listener_answers(const struct heard *heard);
 /* Connections are offered to 127.0.0.1, ::1 and the wildcards only. */
 bool listener_reachable(const struct heard *heard, char why[WHY_MAX]);
 /* A cgroup as /proc shows it to a process whose cgroup namespace begins at `base`, from the machine's root. */

@@ -3,26 +3,21 @@
  * What this build decodes and validates but does not enforce: refused, so that 200 always means enforced. Each
  * capability that arrives deletes its lines here.
  */
-#include <string.h>
-
 #include "agent/model/schema.h"
 
 #define NOT_ENFORCED "not enforced by this build"
 
 static void protocols_unsupported(struct walk *w, const json_t *rule)
 {
-	static const char *const others[] = {"udp", "sctp"};
 	size_t i, before = walk_key(w, "protocols");
 	json_t *protocol;
 	json_array_foreach(json_object_get(rule, "protocols"), i, protocol)
 	{
-		for (size_t j = 0; j < sizeof(others) / sizeof(*others); j++) {
-			if (!json_object_get(protocol, others[j]))
-				continue;
-			size_t entry = walk_index(w, i);
-			walk_error_key(w, others[j], "interception of anything but TCP is " NOT_ENFORCED);
-			walk_leave(w, entry);
-		}
+		if (!json_object_get(protocol, "sctp"))
+			continue;
+		size_t entry = walk_index(w, i);
+		walk_error_key(w, "sctp", "interception of anything but TCP and UDP is " NOT_ENFORCED);
+		walk_leave(w, entry);
 	}
 	walk_leave(w, before);
 }
@@ -69,18 +64,6 @@ static void intercept_unsupported(struct walk *w, const json_t *spec)
 	rules_unsupported(w, spec, "ingress", "from");
 }
 
-static void proxy_unsupported(struct walk *w, const json_t *spec)
-{
-	size_t i, before = walk_key(w, "protocols");
-	json_t *protocol;
-	json_array_foreach(json_object_get(spec, "protocols"), i, protocol)
-	{
-		if (!strcmp(json_string_value(protocol), "UDP"))
-			walk_error_index(w, i, "interception of anything but TCP is " NOT_ENFORCED);
-	}
-	walk_leave(w, before);
-}
-
 void unsupported_check(struct walk *w, const json_t *pruned)
 {
 	const json_t *spec = json_object_get(pruned, "spec");
@@ -89,8 +72,6 @@ void unsupported_check(struct walk *w, const json_t *pruned)
 		return;
 	}
 	size_t before = walk_key(w, "spec");
-	if (w->kind == KIND_TRANSPARENT_PROXY)
-		proxy_unsupported(w, spec);
 	if (w->kind == KIND_INTERCEPT_POLICY)
 		intercept_unsupported(w, spec);
 	walk_leave(w, before);

@@ -17,13 +17,7 @@ static const char *rule_proxy(const struct telling *t, const struct rule_name *r
 	return object->policy->rules[rule->direction][rule->index].proxy;
 }
 
-static bool listener_serves(const struct listener_status *listener, uint8_t family)
-{
-	static const struct ip any6 = {.family = 6};
-	return listener->ip.family == family || (!listener->v6only && ip_equal(&listener->ip, &any6));
-}
-
-/* Whether a usable listener of the family is there; *why of one that is not usable, if there is one. */
+/* Whether a usable listener of the protocol and family is there; *why of one that is not usable, if there is one. */
 static bool proxy_available(const struct telling *t, const char *proxy, char why[256])
 {
 	struct listener_status *listeners = NULL;
@@ -32,7 +26,7 @@ static bool proxy_available(const struct telling *t, const char *proxy, char why
 	*why = 0;
 	for (size_t i = 0; i < count; i++) {
 		const struct listener_status *listener = &listeners[i];
-		if (strcmp(listener->proxy, proxy) || !listener_serves(listener, t->query.source.family))
+		if (strcmp(listener->proxy, proxy) || !listener_hears(listener, t->query.protocol, t->query.source.family))
 			continue;
 		if (listener->state == LISTENER_IGNORED)
 			snprintf(why, 256, "%s", listener->why);
@@ -55,9 +49,9 @@ static void intercept_step(struct telling *t, const char *proxy, bool available,
 		explain_step(t, "interception: there is no such TransparentProxy: it would be denied (NoListener)");
 		return;
 	}
-	explain_step(t, "interception: nobody that could take it listens on port %u over IPv%d%s%s: %s",
-		t->answer.proxy.port, t->query.source.family, *why ? ", " : "", why,
-		bypass ? "it would go where it was going (Bypass)" : "it would be denied (NoListener)");
+	explain_step(t, "interception: nobody that could take it listens on %s port %u over IPv%d%s%s: %s",
+		t->query.protocol == PROTOCOL_UDP ? "UDP" : "TCP", t->answer.proxy.port, t->query.source.family,
+		*why ? ", " : "", why, bypass ? "it would go where it was going (Bypass)" : "it would be denied (NoListener)");
 }
 
 /* Why nobody gets what policy allows. */

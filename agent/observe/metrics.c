@@ -276,13 +276,20 @@ static void render_packets(const struct metrics_source *source, struct buffer *o
 	free(counts);
 }
 
+/* A name that only rules use is nobody's. */
+static bool proxy_up(const struct metrics_source *source, const struct snapshot *snapshot, const char *name)
+{
+	const struct object *object = snapshot ? snapshot_find(snapshot, KIND_TRANSPARENT_PROXY, "", name) : NULL;
+	return object && source->proxy_up(source->context, name, object->proxy);
+}
+
 static void render_proxies(const struct metrics *metrics, const struct facts *facts, struct buffer *out)
 {
 	const struct metrics_source *source = &metrics->source;
 	metric_head(out, METRIC_PROXY_UP);
 	for (int i = 1; source->proxy_up && i < PROXIES; i++)
 		if (facts->proxies[i].used)
-			metric_count(out, METRIC_PROXY_UP, source->proxy_up(source->context, facts->proxies[i].name), "proxy",
+			metric_count(out, METRIC_PROXY_UP, proxy_up(source, facts->snapshot, facts->proxies[i].name), "proxy",
 				facts->proxies[i].name, NULL);
 	metric_head(out, METRIC_INTERCEPTED);
 	for (int i = 1; i < PROXIES; i++) {

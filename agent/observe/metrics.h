@@ -23,7 +23,7 @@ struct metrics_source {
 	void (*api)(void *context, void (*each_count)(void *, const struct api_count *),
 		void (*each_latency)(void *, const struct api_latency *), void *argument);
 	uint64_t (*proxy_connections)(void *context, uint8_t proxy); /* handed over since the map was made */
-	bool (*proxy_up)(void *context, const char *proxy);
+	bool (*proxy_up)(void *context, const char *name, const struct proxy *proxy);
 };
 
 /* enum, label */

@@ -250,7 +250,7 @@ static void title(const char *name, struct buffer *out)
 static json_t *member_names(const json_t *array)
 {
 	static const char *const first[] = {
-		"kind", "namespace", "name", "map", "interface", "hook", "proxy", "address", "port", "state", NULL};
+		"kind", "namespace", "name", "map", "interface", "hook", "proxy", "protocol", "address", "port", "state", NULL};
 	json_t *names = json_object(), *element;
 	const char *key;
 	json_t *value;
@@ -291,6 +291,22 @@ static void show_array(const json_t *array, struct buffer *out)
 	json_decref(names);
 }
 
+/* {"UDP": ["IPv4", "IPv6"]} as ["UDP/IPv4", "UDP/IPv6"]. */
+static json_t *pairs_of(const json_t *lists)
+{
+	json_t *all = json_array(), *list, *value;
+	const char *key;
+	size_t at;
+	json_object_foreach((json_t *)lists, key, list)
+	{
+		json_array_foreach(list, at, value)
+		{
+			json_array_append_new(all, json_sprintf("%s/%s", key, json_string_value(value)));
+		}
+	}
+	return all;
+}
+
 /* A copy in which the proxies' listeners are a list of their own. */
 static json_t *listeners_apart(const json_t *status)
 {
@@ -304,6 +320,8 @@ static json_t *listeners_apart(const json_t *status)
 			json_array_append(all, listener);
 		}
 		json_object_del(proxy, "listeners");
+		if (json_object_get(proxy, "available"))
+			json_object_set_new(proxy, "available", pairs_of(json_object_get(proxy, "available")));
 	}
 	if (json_array_size(all))
 		json_object_set(copy, "listeners", all);

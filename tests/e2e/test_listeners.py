@@ -120,7 +120,7 @@ def test_a_listener_is_adopted(node, address, families):
     usable(lab)
     validate(lab.running.api.status(), schema_of("Status"))
     one, = listeners(lab)
-    assert one == {"address": address, "port": PORT, "state": "Adopted", "pid": process.pid, "uid": 0,
+    assert one == {"protocol": "TCP", "address": address, "port": PORT, "state": "Adopted", "pid": process.pid, "uid": 0,
                    "executable": os.path.realpath(f"/proc/{process.pid}/exe")}
     assert status(lab)["up"] and status(lab)["families"] == families and up(lab) == 1
     for destination, family in ((OUTSIDE4, "IPv4"), (OUTSIDE6, "IPv6")):
@@ -188,7 +188,7 @@ def test_what_cannot_be_reached_is_ignored_and_said(node):
     assert not status(lab)["up"] and up(lab) == 0 and ask(lab, timeout=0.4) is None
     shown = run(os.path.join(BUILD, "penstock"), "--socket", lab.running.socket, "status").stdout
     row = next(line for line in shown.splitlines() if "127.0.0.2" in line)
-    assert row.split()[:4] == ["gw", "127.0.0.2", str(PORT), "Ignored"] and row.endswith(why["127.0.0.2"])
+    assert row.split()[:5] == ["gw", "TCP", "127.0.0.2", str(PORT), "Ignored"] and row.endswith(why["127.0.0.2"])
 
 
 def test_workers_share_a_listener(node):

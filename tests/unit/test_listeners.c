@@ -12,6 +12,9 @@
 #include "agent/datapath/datapath.h"
 #include "agent/datapath/listeners.h"
 
+#define TCP PROTOCOL_TCP
+#define UDP PROTOCOL_UDP
+
 /* As the socket's family has it: mapped addresses stay family 6. */
 static struct ip bound_to(const char *text)
 {
@@ -50,14 +53,15 @@ static void addresses_that_connections_reach(void **state)
 			fail_msg("%s: %s", cases[i].address, why);
 		if (!cases[i].reachable)
 			assert_non_null(strstr(why, "connections are offered to"));
-		struct listener_status status = {.ip = heard.ip, .state = LISTENER_ADOPTED};
+		struct listener_status status = {.ip = heard.ip, .protocol = TCP, .state = LISTENER_ADOPTED};
 		status.state = cases[i].reachable ? LISTENER_ADOPTED : LISTENER_IGNORED;
-		if (listener_takes(&status, 4) != cases[i].v4 || listener_takes(&status, 6) != cases[i].v6)
+		if (listener_takes(&status, TCP, 4) != cases[i].v4 || listener_takes(&status, TCP, 6) != cases[i].v6)
 			fail_msg("%s: families", cases[i].address);
 	}
-	struct listener_status only = {.ip = bound_to("::"), .v6only = true, .state = LISTENER_READY};
-	assert_true(listener_takes(&only, 6));
-	assert_false(listener_takes(&only, 4));
+	struct listener_status only = {.ip = bound_to("::"), .protocol = TCP, .v6only = true, .state = LISTENER_READY};
+	assert_true(listener_takes(&only, TCP, 6));
+	assert_false(listener_takes(&only, TCP, 4));
+	assert_false(listener_takes(&only, UDP, 6));
 
 	char why[WHY_MAX];
 	struct heard bound = {.ip = bound_to("127.0.0.1"), .device = 3};

@@ -239,22 +239,27 @@ static void listeners(void **state)
 {
 	struct listener_status *one = &kernel.listeners[0];
 	handed_over(*state);
-	*one = (struct listener_status){.proxy = "gw", .ip = {.family = 4}, .state = LISTENER_READY};
+	*one =
+		(struct listener_status){.proxy = "gw", .protocol = PROTOCOL_TCP, .ip = {.family = 4}, .state = LISTENER_READY};
 	kernel.listener_count = 1;
 	assert_true(available(*state));
 	one->state = LISTENER_ADOPTED;
 	assert_true(available(*state));
 	strcpy(one->proxy, "other");
 	assert_false(available(*state));
-	*one = (struct listener_status){.proxy = "gw", .ip = {.family = 6}, .state = LISTENER_READY};
+	*one =
+		(struct listener_status){.proxy = "gw", .protocol = PROTOCOL_TCP, .ip = {.family = 6}, .state = LISTENER_READY};
 	assert_true(available(*state)); /* dual-stack */
 	one->v6only = true;
 	assert_false(available(*state));
 	one->v6only = false;
 	one->ip.bytes[15] = 1;
 	assert_false(available(*state));
-	*one = (struct listener_status){
-		.proxy = "gw", .ip = {.family = 4}, .state = LISTENER_IGNORED, .why = "uid 3 is not 4"};
+	*one = (struct listener_status){.proxy = "gw",
+		.protocol = PROTOCOL_TCP,
+		.ip = {.family = 4},
+		.state = LISTENER_IGNORED,
+		.why = "uid 3 is not 4"};
 	json_t *json = explain(*state, QUESTION, NULL);
 	expect_step(json, "over IPv4, uid 3 is not 4: it would be denied");
 	json_decref(json);

@@ -57,9 +57,9 @@ static uint64_t fake_proxy_connections(void *context, uint8_t proxy)
 	return proxy_connections_now[proxy];
 }
 
-static bool fake_proxy_up(void *context, const char *proxy)
+static bool fake_proxy_up(void *context, const char *name, const struct proxy *proxy)
 {
-	return strcmp(proxy, "gateway") == 0;
+	return proxy->tcp && strcmp(name, "gateway") == 0;
 }
 
 static const struct metrics_source everything = {
