@@ -103,8 +103,8 @@ class Map:
 
 
 class Result:
-    def __init__(self, action, mark, duration):
-        self.action, self.mark, self.duration = action, mark, duration
+    def __init__(self, action, mark, priority, duration):
+        self.action, self.mark, self.priority, self.duration = action, mark, priority, duration
 
 
 class Object:
@@ -175,7 +175,7 @@ class Object:
         bpf(PROG_TEST_RUN, attributes)
         action, = struct.unpack_from("=i", attributes.raw, 4)
         duration, = struct.unpack_from("=I", attributes.raw, 36)
-        return Result(action, struct.unpack_from("=I", out.raw, 8)[0], duration)
+        return Result(action, *struct.unpack_from("=I20xI", out.raw, 8), duration)
 
     def attach(self, name, ifindex):
         """The link's descriptor: closing it detaches."""

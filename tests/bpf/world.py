@@ -32,7 +32,7 @@ AUDIT, AUDIT_DENY, AUDIT_INTERCEPT, AUDIT_ISOLATED, AUDIT_STEERS = 1, 2, 4, 8, 1
 LOCAL, STEERED, NODES, SOURCES, USED = 1, 2, 4, 2, 1
 BACKEND_NODE, SERVICE_MORE, BACKENDS_MAX = 1, 1, 8
 PENDING, TRANSLATED = 1, 2
-CONTROL_STEERING, CONTROL_SERVICES = 1, 2
+CONTROL_STEERING, CONTROL_SERVICES, CONTROL_TPROXY, CONTROL_TABLE = 1, 2, 4, 8
 PROXY_USED, PROXY_BYPASS = 1, 2
 IFACE_DENY, IFACE_L3, IFACE_NETWORK = 1, 2, 4
 NEW, REPLIED, ESTABLISHED, CLOSING = range(4)
@@ -181,10 +181,9 @@ class World:
                 self.object.map(f"ps_service{4 if len(one) == 4 else 6}").put(
                     struct.pack("=I", s) + one + struct.pack("=HBx", port, protocol), value)
 
-    def flip(self):
+    def flip(self, control=CONTROL_STEERING | CONTROL_SERVICES):
         self.generation += 1
-        self.object.map("ps_control").put(
-            struct.pack("=I", 0), struct.pack("=II", self.generation, CONTROL_STEERING | CONTROL_SERVICES))
+        self.object.map("ps_control").put(struct.pack("=I", 0), struct.pack("=II", self.generation, control))
 
     @property
     def side(self):
