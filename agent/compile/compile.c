@@ -5,6 +5,7 @@
 #include "agent/compile/compiled.h"
 #include "agent/compile/compiler.h"
 #include "agent/compile/endpoint.h"
+#include "agent/compile/host.h"
 #include "agent/compile/network.h"
 #include "agent/compile/pair.h"
 #include "agent/compile/port.h"
@@ -87,7 +88,9 @@ static void groups_sweep(struct compiler *c)
 		struct group *group = OWNER_OF(at, struct group, dirty);
 		link_remove(at);
 		group->touched = 0;
-		if (link_alone(&group->holders))
+		if (group->host)
+			host_sweep(c, group->host);
+		else if (link_alone(&group->holders))
 			group_free(c, group);
 	}
 }
@@ -200,6 +203,7 @@ void compiler_free(struct compiler *c)
 	names_clear(&c->space_anchors);
 	names_clear(&c->compiled);
 	names_clear(&c->proxies);
+	names_clear(&c->hosts);
 	ids_free(&c->term_ids);
 	ids_free(&c->endpoint_ids);
 	ids_free(&c->proxy_ids);

@@ -49,7 +49,9 @@ struct endpoint {
 	const struct workload *workload; /* addresses, wanted interface, sources */
 	bool bound;                      /* has an interface now: local */
 	bool selected;                   /* some policy selects it */
-	uint64_t lost[4];                /* a bit for each of the workload's addresses: another endpoint has it */
+	const char *cgroup; /* processes of this node, by a path that subjects name; then there is no workload, and `bound`
+						   means that the cgroup is there */
+	uint64_t lost[4];   /* a bit for each of the workload's addresses: another endpoint has it */
 };
 static inline bool endpoint_lost(const struct endpoint *endpoint, size_t ip)
 {
@@ -78,8 +80,10 @@ struct tables *compiler_tables(struct compiler *c); /* the datapath clears what 
 /* What does not fit: 0, or -ENOSPC with ERROR_NO_SPACE naming the table, what is needed and what there is. */
 int compiler_fits(const struct compiler *c, struct error *e);
 
-/* Walk endpoints: size_t at = 0; while ((endpoint = compiler_endpoint_next(c, &at))) … */
+/* Walk workloads: size_t at = 0; while ((endpoint = compiler_endpoint_next(c, &at))) … */
 const struct endpoint *compiler_endpoint_next(const struct compiler *c, size_t *at);
+/* The same for the cgroups that subjects name. */
+const struct endpoint *compiler_cgroup_next(const struct compiler *c, size_t *at);
 const struct endpoint *compiler_endpoint_find(const struct compiler *c, uint32_t id);
 /* proxy number ↔ TransparentProxy name; NULL when unused */
 const char *compiler_proxy_name(const struct compiler *c, uint8_t number);
@@ -99,5 +103,8 @@ struct judge_answer {
 	enum ps_direction direction; /* INTERCEPT: whose rule and proxy */
 };
 void tables_judge(const struct tables *tables, const struct judge_query *query, struct judge_answer *ret);
+/* Of a connection that a process of this endpoint opens (its source is not asked), which is to no Service. */
+void tables_judge_process(
+	const struct tables *tables, uint32_t endpoint, const struct judge_query *query, struct ps_verdict *ret);
 
 #endif

@@ -2,6 +2,7 @@
 #include "agent/compile/compiled.h"
 #include <string.h>
 #include "agent/base/mem.h"
+#include "agent/compile/host.h"
 #include "agent/compile/profile.h"
 #include "agent/compile/proxy.h"
 #include "agent/compile/rulebook.h"
@@ -50,6 +51,8 @@ int compiled_compare(const struct compiled *a, const struct compiled *b)
 bool compiled_selects(const struct compiled *compiled, const struct group *group)
 {
 	const struct policy *policy = policy_of(compiled);
+	if (group->host)
+		return policy->cgroup && host_below(group->host, policy->cgroup);
 	if (!group->space || policy->cgroup)
 		return false;
 	if (policy->namespaces ? !selector_matches(policy->namespaces, &group->space->labels)
@@ -218,6 +221,8 @@ static void compiled_touch(struct compiler *c, const struct compiled *compiled)
 static void compiled_withdraw(struct compiler *c, struct compiled *compiled)
 {
 	compiled_touch(c, compiled);
+	if (policy_of(compiled)->cgroup)
+		host_drop(c, policy_of(compiled)->cgroup);
 	link_remove(&compiled->in_scope);
 	compiled->withdrawn = true;
 	if (!compiled->references)
@@ -235,6 +240,8 @@ static struct compiled *compiled_new(struct compiler *c, const struct object *ob
 	bool own = compiled->space && !object->policy->namespaces;
 	link_add(own ? &compiled->space->compiled : &c->global_compiled, &compiled->in_scope);
 	ingress_ports_read(c, compiled);
+	if (object->policy->cgroup)
+		host_take(c, object->policy->cgroup);
 	compiled_touch(c, compiled);
 	return compiled;
 }

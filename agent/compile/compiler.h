@@ -76,6 +76,9 @@ struct compiler {
 	uint32_t endpoint_next;
 	struct slots endpoints;
 
+	/* host.h */
+	struct names hosts; /* by cgroup */
+
 	/* class.h */
 	struct intern classes;
 	struct ids class_ids;

@@ -42,17 +42,34 @@ static void sources_delete(struct compiler *c, const struct endpoint_slot *slot,
 	}
 }
 
-struct endpoint_slot *endpoint_new(struct compiler *c, struct holder *holder)
+static struct endpoint_slot *endpoint_number(struct compiler *c)
 {
 	struct endpoint_slot *slot = mem_alloc(sizeof(*slot));
 	uint32_t end = (uint32_t)table_infos[TABLE_endpoint].entries;
-	slot->holder = holder;
 	slot->public.id = ids_take_round(&c->endpoint_ids, 1, end, c->endpoint_next);
 	c->endpoint_next = slot->public.id + 1 < end ? slot->public.id + 1 : 1;
 	slots_set(&c->endpoints, slot->public.id, slot);
 	link_init(&slot->dirty);
+	return slot;
+}
+
+struct endpoint_slot *endpoint_new(struct compiler *c, struct holder *holder)
+{
+	struct endpoint_slot *slot = endpoint_number(c);
+	slot->holder = holder;
 	endpoint_read(slot);
 	sources_put(c, slot);
+	endpoint_touch(c, slot);
+	return slot;
+}
+
+struct endpoint_slot *endpoint_new_cgroup(struct compiler *c, struct group *group, const char *cgroup)
+{
+	struct endpoint_slot *slot = endpoint_number(c);
+	slot->group = group;
+	slot->public.cgroup = slot->public.name = cgroup;
+	slot->public.namespace = "";
+	slot->public.kind = KIND_INTERCEPT_POLICY;
 	endpoint_touch(c, slot);
 	return slot;
 }
@@ -75,7 +92,8 @@ void endpoint_change(struct compiler *c, struct endpoint_slot *slot, const struc
 void endpoint_end(struct compiler *c, struct endpoint_slot *slot)
 {
 	uint32_t id = slot->public.id;
-	sources_delete(c, slot, slot->public.workload);
+	if (slot->holder)
+		sources_delete(c, slot, slot->public.workload);
 	tables_delete(&c->tables, TABLE_endpoint, &id);
 	slots_set(&c->endpoints, id, NULL);
 	ids_give(&c->endpoint_ids, id);
@@ -91,7 +109,7 @@ void endpoint_touch(struct compiler *c, struct endpoint_slot *slot)
 
 static uint32_t endpoint_profile(const struct endpoint_slot *slot)
 {
-	const struct profile *profile = slot->holder->group->profile;
+	const struct profile *profile = (slot->holder ? slot->holder->group : slot->group)->profile;
 	return profile ? profile->id : PS_PROFILE_NONE;
 }
 
@@ -108,14 +126,14 @@ static void endpoint_emit(struct compiler *c, struct endpoint_slot *slot)
 {
 	const struct holder *holder = slot->holder;
 	struct ps_endpoint value = {.profile = endpoint_profile(slot), .flags = PS_ENDPOINT_USED};
-	for (size_t i = 0; i < holder->claim_count; i++) {
+	for (size_t i = 0; holder && i < holder->claim_count; i++) {
 		const struct address *address = holder->claims[i].address;
 		if (address->owner != holder)
 			continue;
 		value.class_id = address->crossing->class->id;
 		break;
 	}
-	if (slot->public.workload->source_count)
+	if (holder && slot->public.workload->source_count)
 		value.flags |= PS_ENDPOINT_SOURCES;
 	slot->public.selected = value.profile != PS_PROFILE_NONE;
 	tables_put(&c->tables, TABLE_endpoint, &slot->public.id, &value);
@@ -136,20 +154,32 @@ void compiler_bind(struct compiler *c, uint32_t id, bool bound)
 	if (!slot || slot->public.bound == bound)
 		return;
 	slot->public.bound = bound;
+	if (!slot->holder)
+		return;
 	for (size_t i = 0; i < slot->holder->claim_count; i++)
 		if (slot->holder->claims[i].address->owner == slot->holder)
 			address_touch(c, slot->holder->claims[i].address, ADDRESS_EMIT);
 	addresses_emit(c);
 }
 
-const struct endpoint *compiler_endpoint_next(const struct compiler *c, size_t *at)
+static const struct endpoint *endpoint_walk(const struct compiler *c, size_t *at, bool cgroups)
 {
 	while (*at < c->endpoints.size) {
 		const struct endpoint_slot *slot = slots_get(&c->endpoints, (uint32_t)(*at)++);
-		if (slot)
+		if (slot && cgroups == !!slot->public.cgroup)
 			return &slot->public;
 	}
 	return NULL;
+}
+
+const struct endpoint *compiler_endpoint_next(const struct compiler *c, size_t *at)
+{
+	return endpoint_walk(c, at, false);
+}
+
+const struct endpoint *compiler_cgroup_next(const struct compiler *c, size_t *at)
+{
+	return endpoint_walk(c, at, true);
 }
 
 const struct endpoint *compiler_endpoint_find(const struct compiler *c, uint32_t id)

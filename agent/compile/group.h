@@ -30,7 +30,8 @@ struct group_port {
 
 struct group {
 	struct interned interned;
-	struct space *space;         /* NULL: Nodes */
+	struct space *space;         /* NULL: Nodes, processes */
+	struct host *host;           /* processes of this node: no object, no addresses; or NULL */
 	const struct object *source; /* whose labels and ports are everyone's; a reference of its own */
 	struct group_port *ports;    /* sorted by name id, protocol, port */
 	size_t port_count;

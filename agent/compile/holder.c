@@ -4,6 +4,7 @@
 #include "agent/base/mem.h"
 #include "agent/compile/class.h"
 #include "agent/compile/endpoint.h"
+#include "agent/compile/host.h"
 #include "agent/compile/service.h"
 
 static uint64_t holder_hash(const struct object *object)
@@ -394,6 +395,8 @@ void addresses_place(struct compiler *c)
 
 void holders_profile_changed(struct compiler *c, struct group *group)
 {
+	if (group->host)
+		host_profile_changed(c, group->host);
 	LINKS_EACH(at, &group->holders)
 	{
 		struct holder *holder = OWNER_OF(at, struct holder, in_group);

@@ -9,7 +9,8 @@
  * number that meant another workload a moment ago. */
 struct endpoint_slot {
 	struct endpoint public;
-	struct holder *holder;
+	struct holder *holder; /* NULL: `group` is of processes */
+	struct group *group;
 	struct link dirty;
 };
 struct claim {

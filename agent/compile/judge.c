@@ -192,3 +192,14 @@ void tables_judge(const struct tables *tables, const struct judge_query *query, 
 		ret->ingress = verdict_find(tables, destination.profile, source.class_id, PS_INGRESS, port_class);
 	answer_conclude(ret, destination.flags & PS_ADDR_STEERED);
 }
+
+void tables_judge_process(
+	const struct tables *tables, uint32_t endpoint, const struct judge_query *query, struct ps_verdict *ret)
+{
+	const struct ps_endpoint *own = tables_get(tables, TABLE_endpoint, &endpoint);
+	struct ps_addr destination = addr_find(tables, &query->destination);
+	*ret = (struct ps_verdict){.reason = PS_REASON_DEFAULT};
+	if (own && own->profile != PS_PROFILE_NONE)
+		*ret = verdict_find(
+			tables, own->profile, destination.class_id, PS_EGRESS, port_class_of(tables, query->protocol, query->port));
+}

@@ -52,7 +52,8 @@ static bool key_names(const struct profile_key *key, const struct port_name *nam
 
 static void key_make(struct compiler *c, struct profile_key *key, const struct group *group)
 {
-	key_collect(key, &group->space->compiled, group);
+	if (group->space)
+		key_collect(key, &group->space->compiled, group);
 	key_collect(key, &c->global_compiled, group);
 	if (key->count)
 		qsort(key->list, key->count, sizeof(*key->list), compiled_order);
