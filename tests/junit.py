@@ -7,10 +7,12 @@ A file that is missing, or says that all is well where pytest's exit code does n
 import sys
 import xml.etree.ElementTree as ElementTree
 
+KINDS = ("passed", "failed", "skipped")
+ParseError = ElementTree.ParseError
 
-def main(path, code):
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-    names = []
+
+def count(path):
+    counts, names = dict.fromkeys(KINDS, 0), []
     for case in ElementTree.parse(path).iter("testcase"):
         kinds = {child.tag for child in case}
         if kinds & {"failure", "error"}:
@@ -20,7 +22,12 @@ def main(path, code):
             counts["skipped"] += 1
         else:
             counts["passed"] += 1
-    if code and not counts["failed"]:
+    return counts, names
+
+
+def main(path, code):
+    counts, names = count(path)
+    if code and not names:
         return 1
     for what, value in counts.items():
         print(what, value, sep="\t")
@@ -32,5 +39,5 @@ def main(path, code):
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1], int(sys.argv[2])))
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ParseError) as error:
         sys.exit(str(error))

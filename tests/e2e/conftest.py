@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "pure: needs neither root nor an agent")
+    config.addinivalue_line("markers", "serial: looks at the whole machine or at fine times; tests/run lets nothing run beside it")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ IN_B = allow_from("s", "b-in", {"name": "b"}, [{"podSelector": {"matchLabels": {
                   [{"protocol": p, "port": 80} for p in ("TCP", "UDP")])
 
 
-def eventually(check, timeout=3.0):
+def eventually(check, timeout=10.0):
     """Waits for check() to be true; returns the seconds it took."""
     begun = time.monotonic()
     while not check():

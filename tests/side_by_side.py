@@ -1,0 +1,129 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs test files side by side: side_by_side.py RESULTS SUITE…, each SUITE a folder below tests/.
+
+Each file is a pytest process of its own, so that its namespaces, pins and paths have its pid in their names; WORKERS
+(default 3: the tests wait more than they compute) of them run at a time, those that take longest first. Tests marked
+`serial` look at the whole machine: they come last, one file after the other.
+
+RESULTS/counts gets what junit.py says of all of them, and a line "name" for each process that ended without a result.
+What a process that fails has said is shown whole; of the others, a line. SUITE_SECONDS is the time of one process.
+"""
+import concurrent.futures
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import junit
+
+TESTS = pathlib.Path(__file__).resolve().parent
+WORKERS = int(os.environ.get("WORKERS") or 3)
+SECONDS = int(os.environ.get("SUITE_SECONDS") or 900)
+NOTHING_COLLECTED = 5
+SERIAL = re.compile(r"pytest\.mark\.serial\b")
+# Those that take over half a minute, longest first: what begins last should be short.
+LONG = """
+    e2e/conformance e2e/nftables e2e/hooks e2e/scenarios_churn e2e/lifecycle e2e/differential_intercept e2e/services_live
+    e2e/scenarios e2e/datapath e2e/settings e2e/services e2e/sockets e2e/relay e2e/proxies e2e/listeners bpf/answers e2e/onward_policy
+    e2e/traffic e2e/api e2e/intercept e2e/scenarios_directions bpf/network e2e/faults
+""".split()
+
+running, shown, stopped = set(), threading.Lock(), threading.Event()
+
+
+class Outcome:
+    def __init__(self, path, code, output, seconds, counts, names):
+        self.path, self.code, self.output, self.seconds = path, code, output, seconds
+        self.counts, self.names = counts, names
+
+    def show(self):
+        with shown:
+            if self.names:
+                print(f"-- {self.path}\n{self.output}", flush=True)
+                return
+            said = ", ".join(f"{value} {what}" for what, value in self.counts.items() if value)
+            print(f"   {self.path}: {said} in {self.seconds:.0f} s", flush=True)
+            for line in self.output.splitlines():
+                if line.startswith("SKIPPED"):
+                    print(f"      {line}", flush=True)
+
+
+def pytest(path, results, serial):
+    """Runs one file's serial tests, or its others; None where there are none of them."""
+    name = f"{path.parent.name}-{path.stem}{'-serial' if serial else ''}"
+    xml = results / f"{name}.xml"
+    environment = {key: value for key, value in os.environ.items() if key != "CI"}  # with it pytest prints whole documents
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "--tb=short", "-p", "no:cacheprovider", "-o", "console_output_style=classic",
+         "-m", "serial" if serial else "not serial", "--junitxml", str(xml), str(path.relative_to(TESTS.parent))],
+        cwd=TESTS.parent, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace")
+    running.add(process)
+    try:
+        output, ended = process.communicate(timeout=SECONDS)[0], None
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        output, ended = process.communicate()[0], f"not done within {SECONDS} s"
+    finally:
+        running.discard(process)
+    if process.returncode == NOTHING_COLLECTED:
+        return None
+    try:
+        counts, names = junit.count(xml)
+        xml.unlink()
+    except (OSError, junit.ParseError):
+        counts, names = dict.fromkeys(junit.KINDS, 0), []
+    if process.returncode and not names:
+        counts["failed"] += 1
+        names.append(f"{path.parent.name}/{path.name}: {ended or f'pytest ended with {process.returncode}'}")
+    return Outcome(path.relative_to(TESTS), process.returncode, output, time.monotonic() - begun, counts, names)
+
+
+def work(path, results, serial=False):
+    outcome = None if stopped.is_set() else pytest(path, results, serial)
+    if outcome and not stopped.is_set():
+        outcome.show()
+    return outcome
+
+
+def ordered(paths):
+    def place(path):
+        name = f"{path.parent.name}/{path.stem.removeprefix('test_')}"
+        return LONG.index(name) if name in LONG else len(LONG), name
+    return sorted(paths, key=place)
+
+
+def stop(number, frame):
+    stopped.set()
+    for process in list(running):
+        process.terminate()
+
+
+def main(results, *suites):
+    results = pathlib.Path(results)
+    paths = ordered(path for suite in suites for path in (TESTS / suite).glob("test_*.py"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        outcomes = list(pool.map(lambda path: work(path, results), paths))
+    outcomes += [work(path, results, serial=True) for path in paths if SERIAL.search(path.read_text())]
+    if stopped.is_set():
+        return 130
+    outcomes = [outcome for outcome in outcomes if outcome]
+    with open(results / "counts", "w") as file:
+        for what in junit.KINDS:
+            print(what, sum(outcome.counts[what] for outcome in outcomes), sep="\t", file=file)
+        for outcome in outcomes:
+            for name in outcome.names:
+                print("name", name, sep="\t", file=file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
