@@ -72,14 +72,17 @@ static __always_inline bool conn_marked(const struct ps_conn *conn, bool high)
 static __always_inline bool conn_reopened(const struct packet *p, const struct ps_conn *conn)
 {
 	bool reply = conn_reply(conn, p->high);
+	__u64 ingress;
 
 	if (p->traits & PACKET_STARTS && (reply || conn->state == PS_CONN_CLOSING))
 		return true;
 	if (p->traits & PACKET_STARTS) /* what was first seen midstream, and not answered, was a late packet */
 		return conn->flags & PS_CONN_MIDSTREAM && conn->state == PS_CONN_NEW;
-	/* The other end of a refused attempt may open its own. TCP says so with a SYN. */
+	/* The other end of a refused attempt may open its own. TCP says so with a SYN. A leg that leaves this node was not
+	 * judged: nobody on it is its responder. */
+	ingress = PS_READ_ONCE(conn->judged[PS_INGRESS]);
 	return reply && conn->state == PS_CONN_NEW && p->protocol != IPPROTO_TCP && !(p->traits & PACKET_ANSWER) &&
-		   !(PS_READ_ONCE(conn->judged[PS_INGRESS]) & PS_JUDGED_ALLOW);
+		   !(ingress & PS_JUDGED_ALLOW) && (ingress || !(conn->flags & PS_CONN_LEG));
 }
 
 /*
