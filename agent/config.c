@@ -289,8 +289,6 @@ static int check_build(const struct reading *reading, const yaml_node_t *node, c
 	const struct config *config = reading->config;
 	if (strcmp(key->path, "api.tcp.listen") == 0 && *config->api.tcp_listen)
 		return refuse(reading, node, key->path, "the TCP listener is not in this build");
-	if (strcmp(key->path, "datapath.engine") == 0 && strcmp(config->datapath.engine, "tproxy") == 0)
-		return refuse(reading, node, key->path, "the tproxy engine is not in this build");
 	/* The kernel's own tables: default, main, local. */
 	uint32_t table = config->datapath.route_table;
 	if (strcmp(key->path, "datapath.routeTable") == 0 && table >= 253 && table <= 255)

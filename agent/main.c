@@ -46,6 +46,7 @@ static struct datapath_options datapath_options(const struct config *c)
 {
 	return (struct datapath_options){
 		.pin_directory = c->datapath.pin_directory,
+		.engine = engine_parse(c->datapath.engine),
 		.mark_mask = c->datapath.mark_mask,
 		.route_table = c->datapath.route_table,
 		.rule_priority = c->datapath.rule_priority,

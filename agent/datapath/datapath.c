@@ -39,7 +39,8 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	if (result < 0)
 		return result;
 	d->hook = hook_probe(&d->loaded);
-	result = revision_read(d, e);
+	uint32_t flags = 0;
+	result = revision_read(d, &flags, e);
 	if (result == 0)
 		result = rules_take_over(d, e);
 	connections_take_over(d);
@@ -52,9 +53,11 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	/* An earlier agent's, perhaps of another configuration. */
 	d->steering = routes_count() > 0 || interfaces_steered(d);
 	if (result == 0 && d->steering) {
-		nftables_set(d);
-		result = routes_set(&d->options, e);
+		nftables_take_over(d);
+		result = routes_set(&d->options, d->nftables.want.host, e);
 	}
+	if (result == 0)
+		result = engine_open(d, flags & PS_CONTROL_TPROXY, e);
 	if (result == 0)
 		result = listeners_open(d, e);
 	return result;

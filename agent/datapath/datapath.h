@@ -10,9 +10,11 @@
 #include <stdint.h>
 #include "agent/base/error.h"
 #include "agent/compile/compile.h"
+#include "agent/datapath/engine.h"
 
 struct datapath_options {
 	const char *pin_directory;
+	enum engine engine; /* ENGINE_COUNT: auto */
 	uint32_t mark_mask; /* INTERCEPT is its lowest bit, a refusal on its way the next */
 	uint32_t route_table, rule_priority;
 	uint32_t connections_max; /* a family */

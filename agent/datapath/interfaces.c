@@ -296,8 +296,10 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 	nftables_read(d);
 	if (d->steering && (whole || d->nftables.touched))
 		nftables_set(d);
+	if (control_write(d, e) < 0)
+		return -EIO;
 	if (d->steering && (whole || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX})))
-		return routes_set(&d->options, e);
+		return routes_set(&d->options, d->nftables.want.host, e);
 	return 0;
 }
 

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A packet that was assigned to a proxy's socket crosses PREROUTING like any other: kube-proxy would rewrite the
- * address of a Service, and the socket would not be found. So a table of ours maps what carries INTERCEPT to where it
- * goes anyway, one priority before kube-proxy's: a connection's first mapping is the only one.
+ * Our table of nftables (handover.c says what is in it): when it is made, and what becomes of it when others change it.
+ * It stands once a proxy was ever wanted. Every change is one transaction.
  *
  * A chain of NAT switches the kernel's own connection tracking on, a tenth of all that can be intercepted in a second
- * where nobody else did. So ours comes when somebody could rewrite: there are Services, or a chain of NAT at prerouting
- * that is not ours. It then stays: connections with a proxy live on it.
+ * where nobody else did. So ours comes when somebody could rewrite: there are Services, or a chain of NAT that is not
+ * ours. It then stays: connections with a proxy live on it.
  *
- * Its name is the same for every agent of a network namespace (there is one at a time), so that what another
+ * The table's name is the same for every agent of a network namespace (there is one at a time), so that what another
  * configuration left is found too.
  */
+#include <bpf/bpf.h>
 #include <errno.h>
 #include <libmnl/libmnl.h>
 #include <linux/netfilter.h>
@@ -19,6 +19,7 @@
 #include <nftables/libnftables.h>
 #include <stdio.h>
 #include <string.h>
+#include "agent/base/buffer.h"
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 #include "agent/datapath/nat.h"
@@ -28,8 +29,8 @@
 
 /* ---- one question to the kernel ---- */
 
-/* Whether it answers; else a negative errno. table may be NULL. */
-static int kernel_ask(uint8_t message, const char *table)
+/* Whether it answers; else a negative errno. table, chain may be NULL. */
+static int kernel_ask(uint8_t message, const char *table, const char *chain)
 {
 	char buffer[8192];
 	struct nlmsghdr *request = mnl_nlmsg_put_header(buffer);
@@ -37,8 +38,11 @@ static int kernel_ask(uint8_t message, const char *table)
 	request->nlmsg_flags = NLM_F_REQUEST;
 	struct nfgenmsg *payload = mnl_nlmsg_put_extra_header(request, sizeof(*payload));
 	payload->nfgen_family = table ? NFPROTO_INET : NFPROTO_UNSPEC;
+	PS_STATIC_ASSERT((int)NFTA_TABLE_NAME == (int)NFTA_CHAIN_TABLE, "the table's name is attribute 1");
 	if (table)
 		mnl_attr_put_strz(request, NFTA_TABLE_NAME, table);
+	if (chain)
+		mnl_attr_put_strz(request, NFTA_CHAIN_NAME, chain);
 	struct mnl_socket *socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
 	if (!socket)
 		return -errno;
@@ -54,12 +58,17 @@ static int kernel_ask(uint8_t message, const char *table)
 
 bool nftables_known(void)
 {
-	return kernel_ask(NFT_MSG_GETGEN, NULL) == 0;
+	return kernel_ask(NFT_MSG_GETGEN, NULL, NULL) == 0;
 }
 
 bool nftables_there(void)
 {
-	return kernel_ask(NFT_MSG_GETTABLE, OUR_TABLE) == 0;
+	return kernel_ask(NFT_MSG_GETTABLE, OUR_TABLE, NULL) == 0;
+}
+
+static bool chain_there(const char *name)
+{
+	return kernel_ask(NFT_MSG_GETCHAIN, OUR_TABLE, name) == 0;
 }
 
 /* ---- libnftables ---- */
@@ -70,12 +79,17 @@ static void cleanup_context(struct nft_ctx **context)
 		nft_ctx_free(*context);
 }
 
+enum nft_how { NFT_DO, NFT_TRY, NFT_LIST };
+
 /* One transaction, or a question; *ret is what it prints, NULL for nothing. */
-static int nft_run(const char *commands, char **ret, struct error *e)
+static int nft_run(enum nft_how how, const char *commands, char **ret, struct error *e)
 {
 	__attribute__((cleanup(cleanup_context))) struct nft_ctx *context = nft_ctx_new(NFT_CTX_DEFAULT);
 	if (!context || nft_ctx_buffer_output(context) != 0 || nft_ctx_buffer_error(context) != 0)
 		return error_set(e, ERROR_SYSTEM, EIO, NULL, "libnftables cannot be used");
+	nft_ctx_set_dry_run(context, how == NFT_TRY);
+	if (how == NFT_LIST)
+		nft_ctx_output_set_flags(context, NFT_CTX_OUTPUT_JSON);
 	if (nft_run_cmd_from_buffer(context, commands) != 0) {
 		const char *why = nft_ctx_get_error_buffer(context);
 		return error_set(e, ERROR_SYSTEM, EIO, NULL, "nftables: %.*s", (int)strcspn(why, "\n"), why);
@@ -85,31 +99,48 @@ static int nft_run(const char *commands, char **ret, struct error *e)
 	return 0;
 }
 
+bool nftables_tproxy(struct error *e)
+{
+	/* The kernel checks it, loading what it needs, and takes nothing. */
+	return nft_run(NFT_TRY,
+			   "table inet " OUR_TABLE "-try {\n"
+			   "	chain c {\n"
+			   "		type filter hook prerouting priority mangle;\n"
+			   "		meta l4proto tcp tproxy ip to 127.0.0.1:1\n"
+			   "		meta l4proto tcp tproxy ip6 to [::1]:1\n"
+			   "	}\n"
+			   "}\n",
+			   NULL, e) == 0;
+}
+
 static int table_list(char **ret, struct error *e)
 {
-	return nft_run("list table inet " OUR_TABLE, ret, e);
+	return nft_run(NFT_LIST, "list table inet " OUR_TABLE, ret, e);
 }
 
 /* Whatever is there by our name is replaced in one step. */
-static int table_replace(const struct datapath_options *options, struct error *e)
+static int table_replace(uint32_t mask, const struct table_wanted *wanted, struct error *e)
 {
-	uint32_t mask = options->mark_mask, intercept = mask & -mask;
-	auto_free char *commands = str_format("add table inet " OUR_TABLE "\n"
-										  "delete table inet " OUR_TABLE "\n"
-										  "table inet " OUR_TABLE " {\n"
-										  "	chain intercepted {\n"
-										  "		type nat hook prerouting priority -101;\n"
-										  "		meta mark & %#x == %#x dnat ip to ip daddr\n"
-										  "		meta mark & %#x == %#x dnat ip6 to ip6 daddr\n"
-										  "	}\n"
-										  "}\n",
-		mask, intercept, mask, intercept);
-	return nft_run(commands, NULL, e);
+	struct buffer b = {0};
+	buffer_puts(&b, "add table inet " OUR_TABLE "\ndelete table inet " OUR_TABLE "\n");
+	handover_table(&b, mask, wanted);
+	int result = nft_run(NFT_DO, b.data, NULL, e);
+	buffer_free(&b);
+	return result;
+}
+
+static int table_ports(const struct port_set *from, const struct port_set *to, struct error *e)
+{
+	struct buffer b = {0};
+	handover_ports(&b, from, to);
+	int result = nft_run(NFT_DO, b.data ? b.data : "", NULL, e);
+	buffer_free(&b);
+	return result;
 }
 
 /* ---- what others do to it ---- */
 
-/* Attribute 1 of every message about tables, chains and rules is the table's name. */
+/* Attribute 1 of every message about tables, chains, rules and elements is the table's name. */
 static bool about_ours(const struct nlmsghdr *message)
 {
 	const struct nlattr *attribute;
@@ -125,7 +156,7 @@ static bool about_ours(const struct nlmsghdr *message)
 static int note_change(const struct nlmsghdr *message, void *context)
 {
 	struct nftables *n = context;
-	n->touched |= n->needed ? about_ours(message) : nat_told(message);
+	n->touched |= about_ours(message) || (!n->want.nat && nat_told(message));
 	return MNL_CB_OK;
 }
 
@@ -161,45 +192,94 @@ void nftables_read(struct datapath *d)
 
 /* ---- all together ---- */
 
+static bool wanted_same(const struct table_wanted *a, const struct table_wanted *b)
+{
+	return a->handover == b->handover && a->nat == b->nat && a->host == b->host;
+}
+
 /* As it was listed after we made it. */
-static bool table_same(const struct datapath *d)
+static bool table_same(const struct nftables *n)
 {
 	struct error e = {0};
 	auto_free char *now = NULL;
-	return d->nftables.listed && nftables_there() && table_list(&now, &e) == 0 && strcmp(now, d->nftables.listed) == 0;
+	return n->listed && nftables_there() && table_list(&now, &e) == 0 && strcmp(now, n->listed) == 0;
 }
 
-static void table_settle(struct datapath *d)
+/* The kernel's table becomes the wanted one. `sure`: it is as we made it. */
+static int table_make(struct datapath *d, bool sure, struct error *e)
+{
+	struct nftables *n = &d->nftables;
+	int result = -EAGAIN;
+	if (sure && n->listed && wanted_same(&n->made, &n->want)) {
+		if (!ports_differ(&n->made.ports, &n->want.ports))
+			return 0;
+		result = table_ports(&n->made.ports, &n->want.ports, e);
+	}
+	if (result < 0)
+		result = table_replace(d->options.mark_mask, &n->want, e);
+	free(n->listed);
+	n->listed = NULL;
+	if (result == 0)
+		result = table_list(&n->listed, e);
+	n->made = n->want;
+	return result;
+}
+
+static bool table_empty(const struct table_wanted *want)
+{
+	return !want->handover && !want->nat && !want->host;
+}
+
+static int table_settle(struct datapath *d, bool look)
 {
 	struct nftables *n = &d->nftables;
 	struct error e = {0};
-	if (table_same(d))
-		return;
-	if (n->listed)
+	if (table_empty(&n->want))
+		return 0;
+	bool same = look ? table_same(n) : n->listed && !n->touched;
+	if (look && !same && n->listed)
 		log_warn(ROOM, "somebody changed table inet %s of nftables: it is made anew", OUR_TABLE);
-	free(n->listed);
-	n->listed = NULL;
-	int result = table_replace(&d->options, &e);
-	if (result == 0)
-		result = table_list(&n->listed, &e);
+	int result = table_make(d, same, &e);
+	snprintf(n->why, sizeof(n->why), "%.250s", e.detail);
 	if (result < 0 && !n->failed)
-		log_warn(
-			ROOM, "where this node translates addresses of Services, connections to them reach no proxy: %s", e.detail);
+		log_warn(ROOM,
+			"where this node translates addresses of Services, connections to them reach no proxy, and with engine "
+			"tproxy none: %s",
+			e.detail);
 	n->failed = result < 0;
+	return result;
 }
 
-static void need_look(struct datapath *d)
+bool nftables_hands_over(const struct datapath *d)
 {
+	return d->nftables.listed && d->nftables.made.handover && !d->nftables.failed;
+}
+
+static void nat_settle(struct datapath *d)
+{
+	struct nftables *n = &d->nftables;
 	char why[NAT_WHY] = "";
 	if (d->services)
 		snprintf(why, sizeof(why), "there are Services");
-	else if (nftables_there())
+	else if (chain_there("intercepted"))
 		snprintf(why, sizeof(why), "it was there before");
 	else
 		nat_look(why);
-	d->nftables.needed = why[0];
+	n->want.nat = why[0];
 	if (why[0])
-		log_info(ROOM, "table inet %s of nftables is needed: %s", OUR_TABLE, why);
+		log_info(ROOM, "NAT in table inet %s of nftables is needed: %s", OUR_TABLE, why);
+}
+
+static void probe(struct nftables *n)
+{
+	struct error e = {0};
+	if (n->probed)
+		return;
+	n->probed = true;
+	n->want.handover = nftables_tproxy(&e);
+	if (!n->want.handover)
+		log_warn(ROOM, "no hand-over by nftables, so no engine tproxy: %s", e.detail);
+	n->want.host |= chain_there("processes");
 }
 
 void nftables_set(struct datapath *d)
@@ -207,20 +287,77 @@ void nftables_set(struct datapath *d)
 	struct nftables *n = &d->nftables;
 	changes_open(d); /* what comes while we look is told */
 	n->touched = false;
-	if (!n->needed)
-		need_look(d);
-	if (n->needed)
-		table_settle(d);
+	probe(n);
+	if (!n->want.nat)
+		nat_settle(d);
+	table_settle(d, true);
 }
 
-void nftables_stage(struct datapath *d)
+static void ports_of(const struct tables *tables, struct port_set *ret)
 {
-	const struct nftables *n = &d->nftables;
-	if (n->needed)
-		return;
+	size_t at = 0;
+	const void *key;
+	void *value;
+	while (map_next(&tables->table[TABLE_proxy].wanted, &at, &key, &value)) {
+		const struct ps_proxy *proxy = value;
+		if (proxy->flags & PS_PROXY_USED)
+			ports_add(ret, proxy->port);
+	}
+}
+
+int nftables_stage(struct datapath *d, const struct tables *tables, struct error *e)
+{
+	struct nftables *n = &d->nftables;
+	struct port_set ports = {0};
+	ports_of(tables, &ports);
+	ports_union(&n->want.ports, &ports);
 	nftables_read(d);
-	if (d->services || n->touched || !n->changes || nat_legacy())
+	if (!n->listed || n->touched || (!n->want.nat && (d->services || !n->changes || nat_legacy())))
 		nftables_set(d);
+	else
+		table_settle(d, false);
+	if (d->engine.status.active == ENGINE_TPROXY && !nftables_hands_over(d))
+		return error_set(e, ERROR_SYSTEM, EIO, NULL, "engine tproxy cannot hand over: %s",
+			n->why[0] ? n->why : "this kernel lacks nft_tproxy");
+	return 0;
+}
+
+void nftables_settle(struct datapath *d, const struct tables *tables)
+{
+	struct nftables *n = &d->nftables;
+	struct port_set ports = {0};
+	ports_of(tables, &ports);
+	if (!ports_differ(&n->want.ports, &ports))
+		return;
+	n->want.ports = ports;
+	table_settle(d, false);
+}
+
+static int note_port(void *context, const void *key, const void *value)
+{
+	const struct ps_proxy *proxy = value;
+	if (proxy->flags & PS_PROXY_USED)
+		ports_add(context, proxy->port);
+	return 0;
+}
+
+void nftables_take_over(struct datapath *d)
+{
+	read_entries(d->loaded.table[TABLE_proxy], sizeof(uint32_t), sizeof(struct ps_proxy), true, note_port,
+		&d->nftables.want.ports);
+	nftables_set(d);
+}
+
+int nftables_host(struct datapath *d, bool host, struct error *e)
+{
+	struct nftables *n = &d->nftables;
+	if (n->want.host == host)
+		return 0;
+	n->want.host = host;
+	int result = routes_set(&d->options, host, e);
+	if (result == 0 && table_settle(d, false) < 0)
+		result = error_set(e, ERROR_SYSTEM, EIO, NULL, "processes of this node reach no proxy: %s", n->why);
+	return result;
 }
 
 void nftables_clear(struct datapath *d)
@@ -236,7 +373,7 @@ int nftables_remove(struct error *e)
 {
 	if (!nftables_there())
 		return 0;
-	int result = nft_run("delete table inet " OUR_TABLE, NULL, e);
+	int result = nft_run(NFT_DO, "delete table inet " OUR_TABLE, NULL, e);
 	if (result < 0)
 		return result;
 	return nftables_there() ? error_set(e, ERROR_SYSTEM, EBUSY, NULL, "table inet %s of nftables remains", OUR_TABLE)

@@ -203,28 +203,64 @@ int monitor_read(struct monitor *monitor, struct net *net, struct error *e);
  * stand only once a proxy was ever wanted; from then on until uninstall: connections may still be with a proxy that is
  * gone.
  */
-int routes_set(const struct datapath_options *options, struct error *e);
+/* host: also for what this node's processes send. */
+int routes_set(const struct datapath_options *options, bool host, struct error *e);
 int routes_remove(struct error *e);
 /* How many of ours there are, -1 on failure. */
 int routes_count(void);
 
-/* ---- what keeps addresses of Services (nftables.c) ---- */
+/* ---- the table of nftables: what is in it (handover.c), when (nftables.c) ---- */
 
 #define OUR_TABLE "penstock"
+struct port_set {
+	uint64_t word[1024];
+};
+bool ports_has(const struct port_set *set, uint16_t port);
+void ports_add(struct port_set *set, uint16_t port);
+bool ports_differ(const struct port_set *a, const struct port_set *b);
+void ports_union(struct port_set *set, const struct port_set *more);
+
+struct table_wanted {
+	bool handover; /* this kernel can: to the ports below */
+	bool nat;      /* somebody translates addresses here, or may; stays so */
+	bool host;     /* processes of this node are subjects */
+	struct port_set ports;
+};
+struct buffer;
+/* Commands that make it where it is not, and that change its ports. */
+void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *wanted);
+void handover_ports(struct buffer *b, const struct port_set *from, const struct port_set *to);
+
 struct nftables {
-	bool needed;                /* somebody translates addresses here, or may; stays so */
+	struct table_wanted want, made;
+	bool probed;                /* want.handover is known */
 	char *listed;               /* our table as it was listed after we made it; NULL: it is not known to be there */
 	bool failed;                /* and that was said */
+	char why[256];              /* it failed */
 	struct mnl_socket *changes; /* what anybody does to tables, in news; NULL: only looked at with the interfaces */
-	bool touched;               /* ours, by somebody; or while it is not needed: somebody began to translate */
+	bool touched;               /* ours, by somebody; or while there is no NAT of ours: somebody began to translate */
 };
-bool nftables_known(void); /* by this kernel */
-bool nftables_there(void); /* the table of some agent */
-/* Where there are rules and routes. Looks whether it is needed; if so it is made or mended, and from then on stands
- * until uninstall. Where that fails interception goes on without addresses that are translated. */
+bool nftables_known(void);             /* by this kernel */
+bool nftables_there(void);             /* the table of some agent */
+bool nftables_tproxy(struct error *e); /* this kernel hands over by nftables; else why not */
+/* It stands, and takes what the programs leave to it. */
+bool nftables_hands_over(const struct datapath *datapath);
+/* What an earlier agent of this pin directory left: set, with the ports of the proxies that the tables know. */
+void nftables_take_over(struct datapath *datapath);
+/*
+ * Where there are rules and routes. Looks at what is needed; the table is made or mended, and from then on stands until
+ * uninstall. Where that fails, engine ebpf goes on without addresses that are translated.
+ */
 void nftables_set(struct datapath *datapath);
-/* Before a revision goes live: sets it if that is new. */
-void nftables_stage(struct datapath *datapath);
+/* Before a revision goes live: with its ports too. */
+int nftables_stage(struct datapath *datapath, const struct tables *tables, struct error *e);
+/* When no program reads the old side: without those that only it had. */
+void nftables_settle(struct datapath *datapath, const struct tables *tables);
+/*
+ * Before the first subject by cgroup goes live, and after the last has gone: what carries HOST and was sent by this
+ * node is routed to lo (REROUTE), by table and rule.
+ */
+int nftables_host(struct datapath *datapath, bool host, struct error *e);
 /* Notes in `touched` what has arrived. */
 void nftables_read(struct datapath *datapath);
 void nftables_clear(struct datapath *datapath); /* only what this process has */
@@ -261,6 +297,12 @@ struct home {
 	uint32_t ifindex, born;
 };
 
+struct engine_state {
+	bool decided;                /* status says what was chosen, and why */
+	struct engine_status status; /* the applying thread's */
+	_Atomic int active;          /* for every thread */
+};
+
 struct connection_cache {
 	_Atomic int64_t due; /* seconds, CLOCK_MONOTONIC */
 	_Atomic uint64_t ipv6;
@@ -285,6 +327,7 @@ struct datapath {
 	bool services; /* there are, or were, Services: what leaves is looked at */
 	struct sockets sockets;
 	struct nftables nftables;
+	struct engine_state engine;
 	bool grace_due;    /* flipped, and no grace period since: programs may still read the idle side */
 	bool resync[2];    /* the side may hold anything */
 	bool untouched[2]; /* nothing was written to the side since open */
@@ -315,9 +358,19 @@ static inline unsigned int side_live(const struct datapath *d)
 	return d->generation & 1;
 }
 
+/* ---- engines (engine.c) ---- */
+
+/* tproxy: the live revision's. An engine that was asked for and cannot be had is refused. */
+int engine_open(struct datapath *d, bool tproxy, struct error *e);
+/* Once there are routes and the table: tries what "auto" may take. */
+void engine_settle(struct datapath *d);
+/* The live control word says what is so by now. */
+int control_write(struct datapath *d, struct error *e);
+
 /* Until no program that began before is still running. */
 void grace_wait(void);
-int revision_read(struct datapath *d, struct error *e);
+/* flags: those of the live control word. */
+int revision_read(struct datapath *d, uint32_t *flags, struct error *e);
 int rules_take_over(struct datapath *d, struct error *e);
 /* Established connections of both families, by the programs' count and ours. */
 uint64_t connections_open(const struct datapath *d);

@@ -32,7 +32,7 @@ static int steering_set(struct datapath *d, const struct tables *tables, struct 
 {
 	if (d->steering || !tables->table[TABLE_proxy].wanted.count)
 		return 0;
-	int result = routes_set(&d->options, e);
+	int result = routes_set(&d->options, d->nftables.want.host, e);
 	if (result < 0)
 		return result;
 	d->steering = true;
@@ -57,7 +57,9 @@ int datapath_stage(struct datapath *datapath, struct tables *tables, struct erro
 	services_set(datapath, tables);
 	if (datapath->steering) {
 		sockets_set(datapath, false);
-		nftables_stage(datapath);
+		if (result == 0)
+			result = nftables_stage(datapath, tables, e);
+		engine_settle(datapath);
 	}
 	if (result == 0)
 		result = side_catch_up(datapath, tables, !side_live(datapath), e);
@@ -65,7 +67,43 @@ int datapath_stage(struct datapath *datapath, struct tables *tables, struct erro
 	return result;
 }
 
-int revision_read(struct datapath *d, struct error *e)
+/* ---- the control word ---- */
+
+static uint32_t control_flags(const struct datapath *d)
+{
+	return (d->steering ? PS_CONTROL_STEERING : 0) | (d->services ? PS_CONTROL_SERVICES : 0) |
+		   (d->engine.status.active == ENGINE_TPROXY ? PS_CONTROL_TPROXY : 0) |
+		   (nftables_hands_over(d) ? PS_CONTROL_TABLE : 0);
+}
+
+static int control_put(const struct datapath *d, const struct ps_control *control, struct error *e)
+{
+	uint32_t zero = 0;
+	struct ps_control read = {0};
+	int fd = d->loaded.other[OTHER_CONTROL];
+	int result = bpf_map_update_elem(fd, &zero, control, BPF_ANY);
+	if (result == 0)
+		result = bpf_map_lookup_elem(fd, &zero, &read);
+	if (result < 0)
+		return error_system(e, -result, "map ps_control cannot be written");
+	if (read.generation != control->generation)
+		return error_set(e, ERROR_SYSTEM, EIO, NULL,
+			"map ps_control reads back generation %u instead of %u: does another agent write it?", read.generation,
+			control->generation);
+	return 0;
+}
+
+int control_write(struct datapath *d, struct error *e)
+{
+	struct ps_control control = {.generation = d->generation, .flags = control_flags(d)}, now = {0};
+	uint32_t zero = 0;
+	int result = bpf_map_lookup_elem(d->loaded.other[OTHER_CONTROL], &zero, &now);
+	if (result < 0)
+		return error_system(e, -result, "map ps_control cannot be read");
+	return now.generation == 0 || now.flags == control.flags ? 0 : control_put(d, &control, e);
+}
+
+int revision_read(struct datapath *d, uint32_t *flags, struct error *e)
 {
 	uint32_t zero = 0;
 	struct ps_control control;
@@ -74,6 +112,7 @@ int revision_read(struct datapath *d, struct error *e)
 		return error_system(e, -result, "map ps_control cannot be read");
 	d->generation = control.generation;
 	d->services = control.flags & PS_CONTROL_SERVICES;
+	*flags = control.flags;
 	if (control.generation == 0) /* never judged: nothing was ever live */
 		return 0;
 	uint32_t side = side_live(d);
@@ -97,25 +136,15 @@ int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e)
 {
 	if (!datapath->staged)
 		return error_set(e, ERROR_SYSTEM, EINVAL, NULL, "nothing is staged");
-	struct ps_control next = {.generation = datapath->generation + 1,
-		.flags = (datapath->steering ? PS_CONTROL_STEERING : 0) | (datapath->services ? PS_CONTROL_SERVICES : 0)};
-	struct ps_control read = {0};
+	struct ps_control next = {.generation = datapath->generation + 1, .flags = control_flags(datapath)};
 	if (next.generation == 0) /* 0 is "never judged"; 2 keeps the sides alternating */
 		next.generation = 2;
 	int result = write_revision(datapath, next.generation & 1, revision, e);
 	if (result < 0)
 		return result;
-	uint32_t zero = 0;
-	int control = datapath->loaded.other[OTHER_CONTROL];
-	result = bpf_map_update_elem(control, &zero, &next, BPF_ANY);
-	if (result == 0)
-		result = bpf_map_lookup_elem(control, &zero, &read);
+	result = control_put(datapath, &next, e);
 	if (result < 0)
-		return error_system(e, -result, "map ps_control cannot be flipped");
-	if (read.generation != next.generation)
-		return error_set(e, ERROR_SYSTEM, EIO, NULL,
-			"map ps_control reads back generation %u instead of %u: does another agent write it?", read.generation,
-			next.generation);
+		return result;
 	datapath->generation = next.generation;
 	datapath->live_revision = revision;
 	datapath->staged = false;
@@ -126,5 +155,7 @@ int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e)
 int datapath_settle(struct datapath *datapath, struct tables *tables, struct error *e)
 {
 	grace_settle(datapath);
+	if (datapath->steering)
+		nftables_settle(datapath, tables);
 	return side_catch_up(datapath, tables, !side_live(datapath), e);
 }

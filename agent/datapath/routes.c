@@ -2,8 +2,12 @@
 /*
  * What an intercepted packet needs to be delivered here although its address is not:
  *
- *   rulePriority - 1:  iif lo fwmark INTERCEPT lookup main      (so that src_valid_mark, rp_filter, tcp_fwmark_accept
- * do no harm) rulePriority:      fwmark INTERCEPT lookup TABLE TABLE:             local default dev lo
+ *   rulePriority - 1:  iif lo fwmark INTERCEPT lookup main
+ *   rulePriority:      fwmark INTERCEPT lookup TABLE
+ *   rulePriority:      fwmark REROUTE lookup TABLE           while processes of this node are subjects
+ *   TABLE:             local default dev lo
+ *
+ * The first is there so that src_valid_mark, rp_filter and tcp_fwmark_accept do no harm; what is REROUTE is sent here.
  *
  * in IPv4 and IPv6. Ours are known by their routing protocol number, so that what another configuration left is found
  * too.
@@ -25,7 +29,9 @@ struct wanted_rule {
 	bool from_here; /* iif lo */
 };
 
-static void rules_wanted(const struct datapath_options *options, struct wanted_rule ret[2])
+#define RULES_MAX 3
+
+static int rules_wanted(const struct datapath_options *options, bool host, struct wanted_rule ret[RULES_MAX])
 {
 	uint32_t mark = options->mark_mask & -options->mark_mask, priority = options->rule_priority;
 	ret[0] = (struct wanted_rule){.priority = priority ? priority - 1 : 0,
@@ -35,6 +41,9 @@ static void rules_wanted(const struct datapath_options *options, struct wanted_r
 		.from_here = true};
 	ret[1] = (struct wanted_rule){
 		.priority = priority, .mark = mark, .mask = options->mark_mask, .table = options->route_table};
+	ret[2] = ret[1];
+	ret[2].mark |= mark << 1;
+	return host ? 3 : 2;
 }
 
 static int rule_add(uint8_t family, const struct wanted_rule *rule)
@@ -77,8 +86,9 @@ static int route_add(uint8_t family, uint32_t table)
 /* ---- ours among what is there ---- */
 
 struct ours {
-	const struct wanted_rule *keep; /* two, or NULL */
-	uint32_t keep_table;            /* route */
+	const struct wanted_rule *keep;
+	int keep_count;
+	uint32_t keep_table; /* route */
 	bool remove;
 	int count, error;
 };
@@ -131,7 +141,7 @@ static int each_rule(const struct nlmsghdr *message, void *context)
 	}
 	if (protocol != OUR_PROTOCOL)
 		return MNL_CB_OK;
-	for (int i = 0; ours->keep && i < 2; i++) {
+	for (int i = 0; i < ours->keep_count; i++) {
 		const struct wanted_rule *keep = &ours->keep[i];
 		if (keep->priority == rule.priority && keep->mark == rule.mark && keep->mask == rule.mask &&
 			keep->table == rule.table && keep->from_here == rule.from_here)
@@ -153,7 +163,7 @@ static int each_route(const struct nlmsghdr *message, void *context)
 		return MNL_CB_OK;
 	mnl_attr_for_each(attribute, message, sizeof(*rt)) if (mnl_attr_get_type(attribute) == RTA_TABLE) table =
 		mnl_attr_get_u32(attribute);
-	if (ours->keep && table == ours->keep_table)
+	if (ours->keep_count && table == ours->keep_table)
 		return MNL_CB_OK;
 	ours->count++;
 	if (ours->remove)
@@ -177,11 +187,11 @@ static void walk(uint16_t type, uint8_t family, struct ours *ours)
 }
 
 /* Deleting while listing disturbs the list: until nothing is found. */
-static int remove_others(const struct wanted_rule *keep, uint32_t keep_table)
+static int remove_others(const struct wanted_rule *keep, int keep_count, uint32_t keep_table)
 {
 	struct ours ours;
 	for (int attempt = 0; attempt < 8; attempt++) {
-		ours = (struct ours){.keep = keep, .keep_table = keep_table, .remove = true};
+		ours = (struct ours){.keep = keep, .keep_count = keep_count, .keep_table = keep_table, .remove = true};
 		for (size_t i = 0; i < sizeof(families); i++) {
 			walk(RTM_GETRULE, families[i], &ours);
 			walk(RTM_GETROUTE, families[i], &ours);
@@ -192,16 +202,16 @@ static int remove_others(const struct wanted_rule *keep, uint32_t keep_table)
 	return ours.error ? ours.error : ours.count ? -EBUSY : 0;
 }
 
-int routes_set(const struct datapath_options *options, struct error *e)
+int routes_set(const struct datapath_options *options, bool host, struct error *e)
 {
-	struct wanted_rule rules[2];
-	rules_wanted(options, rules);
-	int result = remove_others(rules, options->route_table);
+	struct wanted_rule rules[RULES_MAX];
+	int count = rules_wanted(options, host, rules);
+	int result = remove_others(rules, count, options->route_table);
 	if (result < 0)
 		return error_system(e, -result, "old rules and routes of ours cannot be removed");
 	for (size_t i = 0; i < sizeof(families); i++) {
 		result = route_add(families[i], options->route_table);
-		for (int rule = 0; (result == 0 || result == -EEXIST) && rule < 2; rule++)
+		for (int rule = 0; (result == 0 || result == -EEXIST) && rule < count; rule++)
 			result = rule_add(families[i], &rules[rule]);
 		if (result == 0 || result == -EEXIST)
 			continue;
@@ -214,7 +224,7 @@ int routes_set(const struct datapath_options *options, struct error *e)
 
 int routes_remove(struct error *e)
 {
-	int result = remove_others(NULL, 0);
+	int result = remove_others(NULL, 0, 0);
 	return result < 0 ? error_system(e, -result, "rules and routes cannot be removed") : 0;
 }
 

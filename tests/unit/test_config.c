@@ -90,7 +90,7 @@ static const char everything[] = "node: { name: \"n\\\"1\" }\n"
 								 "state:\n"
 								 "  directory: \"/var/lib/my penstock\"\n"
 								 "datapath:\n"
-								 "  engine: ebpf\n"
+								 "  engine: tproxy\n"
 								 "  pinDirectory: /sys/fs/bpf/x\n"
 								 "  markMask: 0x00000C00\n"
 								 "  routeTable: 77\n"
@@ -121,7 +121,7 @@ static void check_everything(const struct config *c)
 	assert_int_equal(c->api.body_max, 1000001);
 	assert_string_equal(c->metrics.listen, "[::1]:9000");
 	assert_string_equal(c->state.directory, "/var/lib/my penstock");
-	assert_string_equal(c->datapath.engine, "ebpf");
+	assert_string_equal(c->datapath.engine, "tproxy");
 	assert_string_equal(c->datapath.pin_directory, "/sys/fs/bpf/x");
 	assert_int_equal(c->datapath.mark_mask, 0xc00);
 	assert_int_equal(c->datapath.route_table, 77);
@@ -326,7 +326,6 @@ static const struct {
 	/* in the contract, not in this build */
 	{"api:\n  tcp:\n    listen: 0.0.0.0:7641\n",
 		"penstock.yaml:3: api.tcp.listen: the TCP listener is not in this build"},
-	{"datapath:\n  engine: tproxy\n", "penstock.yaml:2: datapath.engine: the tproxy engine is not in this build"},
 };
 
 static void every_mistake_has_its_line(void **state)

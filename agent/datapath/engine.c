@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which engine hands over: chosen, or found by trial when the first proxy is wanted. */
+#include "agent/datapath/engine.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include "agent/base/log.h"
+#include "agent/datapath/private.h"
+
+const char *const engine_names[ENGINE_COUNT] = {[ENGINE_EBPF] = "ebpf", [ENGINE_TPROXY] = "tproxy"};
+
+enum engine engine_parse(const char *name)
+{
+	enum engine engine = ENGINE_EBPF;
+	while (engine < ENGINE_COUNT && strcmp(engine_names[engine], name) != 0)
+		engine++;
+	return engine;
+}
+
+const struct engine_status *datapath_engine(const struct datapath *datapath)
+{
+	return &datapath->engine.status;
+}
+
+enum engine datapath_engine_active(const struct datapath *datapath)
+{
+	return (enum engine)atomic_load(&datapath->engine.active);
+}
+
+static void engine_set(struct datapath *d, enum engine engine, const char *reason)
+{
+	struct engine_status *status = &d->engine.status;
+	snprintf(status->reason, sizeof(status->reason), "%s", reason);
+	if (status->active != engine)
+		log_info(ROOM, "engine %s: %s", engine_names[engine], reason);
+	status->active = engine;
+	atomic_store(&d->engine.active, engine);
+	d->engine.decided = true;
+}
+
+/* An engine that was asked for by name. */
+static int engine_take(struct datapath *d, enum engine engine, struct error *e)
+{
+	struct error why = {0};
+	if (engine == ENGINE_TPROXY && !nftables_tproxy(&why))
+		return error_set(
+			e, ERROR_SYSTEM, ENOTSUP, NULL, "engine tproxy cannot be had on this kernel (nft_tproxy): %s", why.detail);
+	if (engine == ENGINE_TPROXY && d->steering && !nftables_hands_over(d))
+		return error_set(
+			e, ERROR_SYSTEM, EBUSY, NULL, "engine tproxy: table inet %s of nftables cannot be made", OUR_TABLE);
+	bool assigns = engine != ENGINE_EBPF || datapath_assigns();
+	engine_set(d, engine,
+		assigns ? "configured" : "configured, but this kernel lacks bpf_sk_assign: nothing can be handed to a proxy");
+	return 0;
+}
+
+static void engine_try(struct datapath *d)
+{
+	if (datapath_assigns())
+		engine_set(d, ENGINE_EBPF, "this kernel assigns packets to sockets (bpf_sk_assign)");
+	else if (nftables_hands_over(d))
+		engine_set(d, ENGINE_TPROXY, "this kernel lacks bpf_sk_assign");
+	else
+		engine_set(
+			d, ENGINE_EBPF, "this kernel has neither bpf_sk_assign nor nft_tproxy: nothing can be handed to a proxy");
+}
+
+int engine_open(struct datapath *d, bool tproxy, struct error *e)
+{
+	enum engine wanted = d->options.engine;
+	d->engine.status.active = tproxy ? ENGINE_TPROXY : ENGINE_EBPF;
+	atomic_store(&d->engine.active, d->engine.status.active);
+	snprintf(d->engine.status.reason, sizeof(d->engine.status.reason), "no proxy was wanted yet, so none was tried");
+	return wanted == ENGINE_COUNT ? 0 : engine_take(d, wanted, e);
+}
+
+void engine_settle(struct datapath *d)
+{
+	if (!d->engine.decided && d->steering)
+		engine_try(d);
+}
+
+int datapath_engine_choose(struct datapath *datapath, enum engine engine, struct error *e)
+{
+	struct datapath *d = datapath;
+	if (d->steering)
+		nftables_set(d);
+	if (engine != ENGINE_COUNT) {
+		int result = engine_take(d, engine, e);
+		if (result < 0)
+			return result;
+	} else {
+		d->engine.decided = false;
+		engine_settle(d);
+	}
+	d->options.engine = engine;
+	return control_write(d, e);
+}
