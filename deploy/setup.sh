@@ -7,8 +7,8 @@ build=(gcc make clang bpftool libbpf-dev libelf-dev zlib1g-dev libmicrohttpd-dev
 	libmnl-dev libnftables-dev libcurl4-openssl-dev linux-libc-dev libc6-dev python3 python3-yaml)
 demo=("${build[@]}" iproute2 curl openssl util-linux procps)
 tests=("${demo[@]}" git libcmocka-dev python3-pytest python3-scapy python3-jsonschema nftables iptables iputils-ping prometheus
-	clang-format cppcheck shellcheck haproxy nginx libnginx-mod-stream socat ethtool iptables)
-daemons=(prometheus haproxy nginx) # Debian starts them; here the programs alone are wanted
+	clang-format cppcheck shellcheck haproxy nginx libnginx-mod-stream socat squid mitmproxy trafficserver ethtool)
+daemons=(prometheus haproxy nginx squid trafficserver) # Debian starts them; here the programs alone are wanted
 bench=("${tests[@]}")
 case "${1:-}" in
 build) wanted=("${build[@]}") ;;

@@ -7,6 +7,7 @@
 
 A constructor returns when somebody listens. Whatever a proxy has forked ends with it.
 """
+import contextlib
 import os
 import re
 import shutil
@@ -75,11 +76,22 @@ class Proxy:
 
     def descriptors(self):
         found = set()
-        try:
-            for fd in os.listdir(f"/proc/{self.process.pid}/fd"):
-                found.add(os.readlink(f"/proc/{self.process.pid}/fd/{fd}"))
-        except OSError:
-            pass
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for fd in os.listdir(f"/proc/{pid}/fd"):
+                    found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        return found
+
+    def pids(self):
+        """The program and what it has forked, of the newest generation; the program first."""
+        return [self.process.pid, *self.workers()]
+
+    def workers(self):
+        found = []
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            with contextlib.suppress(OSError):
+                if os.getsid(pid) == self.process.pid != pid:
+                    found.append(pid)
         return found
 
     def stop(self, number=signal.SIGTERM, timeout=10):
@@ -124,11 +136,11 @@ class Proxy:
 
     @property
     def log(self):
-        return _read(self.log_path)
+        return read(self.log_path)
 
     @property
     def errors(self):
-        return _read(self.errors_path)
+        return read(self.errors_path)
 
     def lines(self, pattern, count=1, timeout=5):
         """At least so many matches in its log, as groups; waits for them."""
@@ -145,6 +157,18 @@ class Proxy:
         """(client, port, destination, port) of each connection that it says has ended; waits for so many."""
         return []
 
+    def given_to(self, user):
+        """For a program that changes its user."""
+        for path in (self.log_path, self.errors_path):
+            with open(path, "a"):
+                pass
+        for where, _, files in os.walk(self.directory):
+            for path in (where, *[f"{where}/{file}" for file in files]):
+                shutil.chown(path, user)
+
+    def make(self, directory):
+        os.makedirs(f"{self.directory}/{directory}")
+
     def write(self, file, text):
         path = f"{self.directory}/{file}"
         with open(path, "w") as out:
@@ -152,7 +176,7 @@ class Proxy:
         return path
 
 
-def _read(path):
+def read(path):
     try:
         with open(path, errors="replace") as file:
             return file.read()
@@ -199,7 +223,7 @@ class HAProxy(Proxy):
     def carried(self, count=1):
         """The same, and the pid of the generation that had it."""
         return [(plain(a), int(b), plain(c), int(d), int(pid)) for a, b, c, d, pid in
-                self.lines(r"^(\S+) (\d+) (\S+) (\d+) (\d+)$", count)]
+                self.lines(r"([0-9a-f:.]+) (\d+) (\S+) (\d+) (\d+)$", count)]  # a generation that ends may have begun a line
 
 
 class Nginx(Proxy):
@@ -254,10 +278,10 @@ class Relay(Proxy):
         return [os.path.join(BUILD, "penstock-relay"), *self.options]
 
     def seen(self, count=1):
-        return [(*_endpoint(a), *_endpoint(b)) for a, b in self.lines(r"^\S+ (\S+) -> (\S+) up=", count)]
+        return [(*endpoint(a), *endpoint(b)) for a, b in self.lines(r"^\S+ (\S+) -> (\S+) up=", count)]
 
 
-def _endpoint(text):
+def endpoint(text):
     ip, port = text.rsplit(":", 1)
     return plain(ip.strip("[]")), int(port)
 

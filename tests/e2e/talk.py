@@ -28,6 +28,29 @@ def plain(ip):
     return ip.lower().removeprefix("::ffff:")
 
 
+def pour_out(sock, total):
+    """Sends so many bytes of the pattern; returns their checksum."""
+    done = sum_ = 0
+    while done < total:
+        part = PATTERN[:total - done]
+        sock.sendall(part)
+        sum_ = zlib.crc32(part, sum_)
+        done += len(part)
+    return sum_
+
+
+def summed(sock, total):
+    """The checksum of the next so many bytes."""
+    buffer, sum_ = bytearray(CHUNK * 4), 0
+    view = memoryview(buffer)
+    while total:
+        count = sock.recv_into(buffer, min(total, len(buffer)))
+        if not count:
+            raise ConnectionError(f"the connection ended {total} bytes too early")
+        sum_, total = zlib.crc32(view[:count], sum_), total - count
+    return sum_
+
+
 class Server:
     """One port, on "::" both families. `accepted` has (peer, port, local, port) of every connection."""
 
@@ -64,7 +87,7 @@ class Server:
             with sock, sock.makefile("rb", buffering=0) as file:
                 first = file.readline()
                 who = {"server": self.name, "peer": ends[:2], "local": ends[2:]}
-                if first.startswith(b"GET "):
+                if first.startswith((b"GET ", b"POST ")):
                     self._serve_http(sock, file, who)
                 elif first:
                     sock.sendall(json.dumps(who).encode() + b"\n")
@@ -82,8 +105,15 @@ class Server:
         while (line := file.readline().decode().strip()):
             key, value = line.split(":", 1)
             who["headers"][key.lower()] = value.strip()
-        body = json.dumps(who).encode()
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+        size = int(who["headers"].get("content-length", 0))
+        who["sum"] = summed(sock, size)
+        said = json.dumps(who).encode()
+        head = b"HTTP/1.1 200 OK\r\nX-Who: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        sock.sendall(head % (said, size or len(said)))
+        if size:
+            pour_out(sock, size)
+        else:
+            sock.sendall(said)
 
     @staticmethod
     def _echo(sock):
@@ -145,6 +175,24 @@ class Client:
         head, body = self.rest().split(b"\r\n\r\n", 1)
         assert head.startswith(b"HTTP/1.1 200"), head
         return body
+
+    def post(self, megabytes=0):
+        """A request with so much in its body, and an answer with as much. What the server says of itself and of the
+        request; its last key says what is wrong, or None."""
+        total, host = megabytes << 20, self.destination[0]
+        self.sock.settimeout(30)
+        self.sock.sendall(f"POST / HTTP/1.1\r\nHost: {f'[{host}]' if ':' in host else host}\r\n"
+                          f"Content-Length: {total}\r\nConnection: close\r\n\r\n".encode())
+        sent = pour_out(self.sock, total)
+        assert self.line().startswith(b"HTTP/1.1 200")
+        headers = {}
+        while (line := self.line().strip()):
+            key, value = line.decode().split(":", 1)
+            headers[key.lower()] = value.strip()
+        who = json.loads(headers["x-who"])
+        got = summed(self.sock, total)
+        who["wrong"] = None if who["sum"] == sent == got else f"checksums {sent} {who['sum']} {got}"
+        return who
 
     def rest(self):
         parts = []
