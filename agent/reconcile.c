@@ -71,7 +71,11 @@ static void failure_note(struct reconciler *r, const char *doing, const struct e
 
 static void facts_publish(struct reconciler *r)
 {
-	struct metrics_facts facts = {.snapshot = r->current, .compiler = r->compiler, .book = r->book, .live = r->started};
+	struct metrics_facts facts = {.snapshot = r->current,
+		.compiler = r->compiler,
+		.book = r->book,
+		.live = r->started,
+		.engine = datapath_engine_active(r->rooms.datapath)};
 	metrics_publish(r->rooms.metrics, &facts);
 	status_publish(r);
 }

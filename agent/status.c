@@ -2,6 +2,7 @@
 #include "agent/status.h"
 
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include "agent/base/buffer.h"
@@ -207,16 +208,29 @@ static void render_quarantined(struct buffer *b, const struct snapshot *snapshot
 	buffer_puts(b, "]");
 }
 
-/* tproxy is refused with the configuration, so ebpf it is. */
-static void render_engine(struct buffer *b, const char *configured)
+static void render_trial(struct buffer *b, const struct engine_trial *trial)
 {
-	const char *reason = "this kernel assigns packets to sockets (bpf_sk_assign)";
-	if (!datapath_assigns())
-		reason = "the only engine of this build, but this kernel lacks bpf_sk_assign: nothing can be handed to a proxy";
-	buffer_puts(b, ",\"engine\":{\"active\":\"ebpf\"");
-	member_string(b, "configured", configured);
-	member_string(b, "reason", reason);
+	buffer_printf(b, "\"passed\":%s", trial->passed ? "true" : "false");
+	member_string(b, "engine", engine_name(trial->engine));
+	member_string(b, "protocol", trial->protocol == IPPROTO_UDP ? "UDP" : "TCP");
+	member_string(b, "family", trial->family == 6 ? "IPv6" : "IPv4");
+	member_string(b, "detail", trial->detail);
 	buffer_puts(b, "}");
+}
+
+static void render_engine(struct buffer *b, const struct status_facts *facts)
+{
+	const struct engine_status *engine = datapath_engine(facts->datapath);
+	bool first = true;
+	buffer_printf(b, ",\"engine\":{\"active\":\"%s\"", engine_name(engine->active));
+	member_string(b, "configured", datapath_engine_configured(facts->datapath));
+	member_string(b, "reason", engine->reason);
+	buffer_puts(b, ",\"tried\":[");
+	for (size_t i = 0; i < engine->trial_count; i++) {
+		element(b, &first);
+		render_trial(b, &engine->trials[i]);
+	}
+	buffer_puts(b, "]}");
 }
 
 char *status_render(const struct status_facts *facts)
@@ -233,7 +247,7 @@ char *status_render(const struct status_facts *facts)
 	member_string(&b, "node", facts->config->node.name);
 	member_string(&b, "version", PENSTOCK_VERSION);
 	member_string(&b, "kernel", kernel.release);
-	render_engine(&b, facts->config->datapath.engine);
+	render_engine(&b, facts);
 	render_sockets(&b, facts);
 	render_hooks(&b, facts);
 	render_maps(&b, facts);

@@ -7,14 +7,18 @@
 #include "agent/base/log.h"
 #include "agent/datapath/private.h"
 
-const char *const engine_names[ENGINE_COUNT] = {[ENGINE_EBPF] = "ebpf", [ENGINE_TPROXY] = "tproxy"};
-
 enum engine engine_parse(const char *name)
 {
 	enum engine engine = ENGINE_EBPF;
-	while (engine < ENGINE_COUNT && strcmp(engine_names[engine], name) != 0)
+	while (engine < ENGINE_COUNT && strcmp(engine_name(engine), name) != 0)
 		engine++;
 	return engine;
+}
+
+const char *datapath_engine_configured(const struct datapath *datapath)
+{
+	enum engine engine = datapath->options.engine;
+	return engine == ENGINE_COUNT ? "auto" : engine_name(engine);
 }
 
 const struct engine_status *datapath_engine(const struct datapath *datapath)
@@ -32,7 +36,7 @@ static void engine_set(struct datapath *d, enum engine engine, const char *reaso
 	struct engine_status *status = &d->engine.status;
 	snprintf(status->reason, sizeof(status->reason), "%s", reason);
 	if (status->active != engine)
-		log_info(ROOM, "engine %s: %s", engine_names[engine], reason);
+		log_info(ROOM, "engine %s: %s", engine_name(engine), reason);
 	status->active = engine;
 	atomic_store(&d->engine.active, engine);
 	d->engine.decided = true;

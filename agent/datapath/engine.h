@@ -13,7 +13,10 @@ enum engine {
 	ENGINE_TPROXY, /* the programs mark, our table of nftables assigns */
 	ENGINE_COUNT
 };
-extern const char *const engine_names[ENGINE_COUNT];
+static inline const char *engine_name(enum engine engine)
+{
+	return engine == ENGINE_TPROXY ? "tproxy" : "ebpf";
+}
 
 /* What is configured: an engine, or ENGINE_COUNT for "auto". */
 enum engine engine_parse(const char *name);
@@ -35,6 +38,7 @@ struct engine_status {
 
 struct datapath;
 /* Applying thread. */
+const char *datapath_engine_configured(const struct datapath *datapath); /* "auto", or an engine's name */
 const struct engine_status *datapath_engine(const struct datapath *datapath);
 /* From any thread. */
 enum engine datapath_engine_active(const struct datapath *datapath);

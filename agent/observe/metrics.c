@@ -12,8 +12,6 @@
 #include "agent/observe/rule_list.h"
 
 #define PROXIES 256
-/* This build hands over by bpf_sk_assign alone. */
-#define ENGINE "ebpf"
 
 static const double apply_bounds[] = {
 	0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};
@@ -35,7 +33,8 @@ struct apply_times {
 struct proxy_slot {
 	char *name; /* that has it now, or had it last */
 	bool used;
-	uint64_t before;
+	uint64_t before;              /* counted when the present name or engine began */
+	uint64_t other[ENGINE_COUNT]; /* of this name, by engines before the present one */
 };
 
 struct facts {
@@ -43,6 +42,7 @@ struct facts {
 	struct rule_list *rules;
 	uint64_t enforced;
 	size_t attached, pending;
+	enum engine engine;
 	struct proxy_slot proxies[PROXIES];
 	struct apply_times apply[APPLY_STAGES];
 };
@@ -96,10 +96,31 @@ static void proxy_publish(struct metrics *metrics, int number, const char *name)
 	if (name && (!slot->name || strcmp(slot->name, name))) {
 		if (slot->name)
 			slot->before = proxy_count(metrics, number);
+		memset(slot->other, 0, sizeof(slot->other));
 		free(slot->name);
 		slot->name = str_dup(name);
 	}
 	slot->used = name;
+}
+
+static uint64_t slot_count(const struct proxy_slot *slot, uint64_t count)
+{
+	return count >= slot->before ? count - slot->before : count;
+}
+
+/* What was counted so far is the engine's that went. */
+static void engine_publish(struct metrics *metrics, enum engine engine)
+{
+	enum engine was = metrics->facts.engine;
+	metrics->facts.engine = engine;
+	for (int i = 1; engine != was && i < PROXIES; i++) {
+		struct proxy_slot *slot = &metrics->facts.proxies[i];
+		uint64_t count = proxy_count(metrics, i);
+		if (!slot->name)
+			continue;
+		slot->other[was] += slot_count(slot, count);
+		slot->before = count;
+	}
 }
 
 void metrics_publish(struct metrics *metrics, const struct metrics_facts *facts)
@@ -121,6 +142,7 @@ void metrics_publish(struct metrics *metrics, const struct metrics_facts *facts)
 	metrics->facts.pending = count[false];
 	if (facts->live)
 		metrics->facts.enforced = snapshot->revision;
+	engine_publish(metrics, facts->engine);
 	for (int i = 1; i < PROXIES; i++)
 		proxy_publish(metrics, i, compiler_proxy_name(facts->compiler, i));
 	pthread_mutex_unlock(&metrics->lock);
@@ -296,9 +318,12 @@ static void render_proxies(const struct metrics *metrics, const struct facts *fa
 		const struct proxy_slot *slot = &facts->proxies[i];
 		if (!slot->used)
 			continue;
-		uint64_t count = proxy_count(metrics, i);
-		metric_count(out, METRIC_INTERCEPTED, count >= slot->before ? count - slot->before : count, "proxy", slot->name,
-			"engine", ENGINE, NULL);
+		uint64_t present = slot_count(slot, proxy_count(metrics, i));
+		for (enum engine engine = 0; engine < ENGINE_COUNT; engine++) {
+			uint64_t count = slot->other[engine] + (engine == facts->engine ? present : 0);
+			if (count || engine == facts->engine)
+				metric_count(out, METRIC_INTERCEPTED, count, "proxy", slot->name, "engine", engine_name(engine), NULL);
+		}
 	}
 }
 

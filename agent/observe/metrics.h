@@ -47,7 +47,8 @@ struct metrics_facts {               /* read during the call */
 	const struct snapshot *snapshot; /* a reference is kept */
 	const struct compiler *compiler;
 	const struct rulebook *book;
-	bool live; /* the snapshot is enforced */
+	bool live;          /* the snapshot is enforced */
+	enum engine engine; /* that hands over */
 };
 
 struct metrics;

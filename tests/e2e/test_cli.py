@@ -190,7 +190,7 @@ def test_status_and_version(cli):
     status = json.loads(cli("status", "-o", "json").stdout)
     api = cli.agent.api.status()
     assert status["engine"] == {"active": "ebpf", "configured": "auto",
-                                "reason": "this kernel assigns packets to sockets (bpf_sk_assign)"}
+                                "reason": "no proxy was wanted yet, so none was tried", "tried": []}
     assert status["node"] == api["node"] and status["revision"] == api["revision"]
     text = cli("status").stdout
     assert "Revision:" in text and str(status["revision"]) in text and "node-1" in text

@@ -105,7 +105,13 @@ static void agent_write(struct agent *a, struct draft *draft, bool live)
 	free(changes);
 	snapshot_put(a->snapshot);
 	a->snapshot = next;
-	const struct metrics_facts facts = {next, a->compiler, a->book, live};
+	const struct metrics_facts facts = {next, a->compiler, a->book, live, ENGINE_EBPF};
+	metrics_publish(a->metrics, &facts);
+}
+
+static void agent_publish(struct agent *a, enum engine engine)
+{
+	const struct metrics_facts facts = {a->snapshot, a->compiler, a->book, true, engine};
 	metrics_publish(a->metrics, &facts);
 }
 
@@ -260,6 +266,20 @@ static void a_proxy_that_inherits_a_number_starts_at_zero(void **state)
 	expect(page, "penstock_proxy_up{proxy=\"gateway\"} 1");
 	expect(page, "penstock_onward_connections_total{source=\"client\"} 11");
 	expect(page, "penstock_onward_connections_total{source=\"node\"} 2");
+
+	/* each engine keeps what it handed over */
+	agent_publish(&a, ENGINE_TPROXY);
+	proxy_connections_now[1] = 45;
+	free(page);
+	page = render(&a);
+	expect(page, "penstock_intercepted_connections_total{proxy=\"gateway\",engine=\"ebpf\"} 42");
+	expect(page, "penstock_intercepted_connections_total{proxy=\"gateway\",engine=\"tproxy\"} 3");
+	agent_publish(&a, ENGINE_EBPF);
+	proxy_connections_now[1] = 47;
+	free(page);
+	page = render(&a);
+	expect(page, "penstock_intercepted_connections_total{proxy=\"gateway\",engine=\"ebpf\"} 44");
+	expect(page, "penstock_intercepted_connections_total{proxy=\"gateway\",engine=\"tproxy\"} 3");
 
 	draft = draft_new(a.snapshot);
 	draft_delete(draft, KIND_TRANSPARENT_PROXY, "", "gateway");
