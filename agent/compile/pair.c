@@ -17,7 +17,7 @@ struct evaluation {
 	struct side_rule *rules; /* that meet the peer, in the order in which they decide */
 	size_t rule_count, rule_room;
 	struct steps steps;
-	const struct proxy_slot *proxy; /* of the rule under way: only its protocols count */
+	const struct proxy_slot *proxy; /* of the rule under way, or NULL */
 	int closed;                     /* stages up to this one are decided; -1 at first */
 	bool passes;                    /* a step of the stage under way passes on */
 };
@@ -52,10 +52,18 @@ static void step_add(struct evaluation *e, struct step step)
 static void step_add_range(struct evaluation *e, struct step step, uint8_t protocol, uint16_t first, uint16_t last)
 {
 	int proto = port_proto(protocol);
-	if (proto < 0 || (e->proxy && !proxy_takes(e->proxy, protocol)))
+	if (proto < 0)
 		return;
 	step.port = port_term_take(e->c, proto, first, last);
 	step_add(e, step);
+}
+
+/* Where the rule names no protocol it is about those of its proxy. One that it names it is about in any case: a proxy
+ * that does not take it is one that is not available. */
+static void step_add_taken(struct evaluation *e, struct step step, uint8_t protocol, uint16_t first, uint16_t last)
+{
+	if (!e->proxy || proxy_takes(e->proxy, protocol))
+		step_add_range(e, step, protocol, first, last);
 }
 
 /* A name means the destination's own number: the workload's for ingress, the peer's for egress. */
@@ -65,13 +73,13 @@ static void step_add_named(struct evaluation *e, struct step step, const struct 
 	for (size_t i = 0; e->side->direction == INGRESS && i < profile->port_count; i++) {
 		const struct group_port *port = &profile->ports[i];
 		if (port->name == match->name && (!match->protocol || match->protocol == port->protocol))
-			step_add_range(e, step, port->protocol, port->port, port->port);
+			step_add_taken(e, step, port->protocol, port->port, port->port);
 	}
 	for (uint32_t i = e->term_count; match->term && i < e->words->count; i += 2) {
 		uint8_t protocol = (uint8_t)(e->words->list[i + 1] >> 16);
 		uint16_t port = (uint16_t)e->words->list[i + 1];
 		if (e->words->list[i] == match->term->id && (!match->protocol || match->protocol == protocol))
-			step_add_range(e, step, protocol, port, port);
+			step_add_taken(e, step, protocol, port, port);
 	}
 }
 
@@ -128,8 +136,8 @@ static void rule_steps(struct evaluation *e, const struct compiled *compiled, co
 				step_add_range(e, step, port->protocol, port->first, port->last);
 		}
 	} else if (rule->proxy) {
-		step_add_range(e, step, PROTOCOL_TCP, 0, UINT16_MAX);
-		step_add_range(e, step, PROTOCOL_UDP, 0, UINT16_MAX);
+		step_add_taken(e, step, PROTOCOL_TCP, 0, UINT16_MAX);
+		step_add_taken(e, step, PROTOCOL_UDP, 0, UINT16_MAX);
 	} else {
 		step_add(e, step);
 		e->passes |= rule->action == RULE_PASS;

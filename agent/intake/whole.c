@@ -90,14 +90,14 @@ static void addresses_check(struct draft *draft, const struct snapshot *base, co
 	map_clear(&holders);
 }
 
-/* ---- every proxy that a rule names is there ---- */
+/* ---- every proxy that a rule names is there, and takes what the rule names ---- */
 
-static bool items_have(const struct whole_items *items, const struct object *object)
+static struct whole_item *items_find(const struct whole_items *items, const struct object *object)
 {
 	for (size_t n = 0; n < items->count; n++)
 		if (items->list[n].object && object_compare(items->list[n].object, object) == 0)
-			return true;
-	return false;
+			return &items->list[n];
+	return NULL;
 }
 
 static void proxy_fault(
@@ -114,20 +114,63 @@ static void proxy_fault(
 			field);
 }
 
-/* item: the policy is the body's; NULL: it stands already, and a proxy that was absent before (that came with
- * ?invalid=quarantine) is no fault of this write. */
-static void proxies_of(struct draft *draft, const struct snapshot *base, const struct object *policy,
+/* A port without a protocol is a name, and that of all protocols of the proxy. */
+static bool proxy_takes(const struct proxy *proxy, uint8_t protocol)
+{
+	return protocol == PROTOCOL_TCP ? proxy->tcp : protocol != PROTOCOL_UDP || proxy->udp;
+}
+
+static void protocol_fault(const struct object *policy, const char *field, const struct object *proxy, uint8_t protocol,
 	struct whole_item *item, struct faults *faults)
+{
+	const char *named = protocol == PROTOCOL_UDP ? "UDP" : "TCP", *taken = protocol == PROTOCOL_UDP ? "TCP" : "UDP";
+	char path[192];
+	struct error *e = fault_add(faults, item, true);
+	if (item->object->kind == KIND_INTERCEPT_POLICY) {
+		snprintf(path, sizeof(path), "%s%s", item->pointer, field);
+		error_set(e, ERROR_INVALID, EINVAL, path, "TransparentProxy \"%s\" takes %s only", proxy->name, taken);
+	} else {
+		snprintf(path, sizeof(path), "%s/spec/protocols", item->pointer);
+		error_set(
+			e, ERROR_INVALID, EINVAL, path, "InterceptPolicy \"%s\" hands it %s, at %s", policy->name, named, field);
+	}
+}
+
+/* item: the policy's in the body, else the proxy's, which was `before`. */
+static void protocols_of(const struct object *policy, const char *field, const struct rule *rule,
+	const struct object *proxy, const struct object *before, struct whole_item *item, struct faults *faults)
+{
+	for (size_t i = 0; item && i < rule->port_count; i++) {
+		uint8_t protocol = rule->ports[i].protocol;
+		char path[128];
+		if (proxy_takes(proxy->proxy, protocol) || (before && !proxy_takes(before->proxy, protocol)))
+			continue;
+		snprintf(path, sizeof(path), "%s/protocols/%zu/%s", field, i, protocol == PROTOCOL_UDP ? "udp" : "tcp");
+		protocol_fault(policy, path, proxy, protocol, item, faults);
+	}
+}
+
+/* item: the policy is the body's; NULL: it stands already, and a proxy that was absent before, or did not take a
+ * protocol (that came with ?invalid=quarantine), is no fault of this write. */
+static void proxies_of(struct draft *draft, const struct snapshot *base, const struct whole_items *items,
+	const struct object *policy, struct whole_item *item, struct faults *faults)
 {
 	for (int d = 0; d < DIRECTIONS; d++) {
 		for (size_t i = 0; i < policy->policy->rule_count[d]; i++) {
-			const char *proxy = policy->policy->rules[d][i].proxy;
-			char field[64];
-			if (!proxy || !proxy[0] || draft_find(draft, KIND_TRANSPARENT_PROXY, "", proxy) ||
-				(!item && !snapshot_find(base, KIND_TRANSPARENT_PROXY, "", proxy)))
+			const struct rule *rule = &policy->policy->rules[d][i];
+			const struct object *proxy, *before = NULL;
+			char field[64], path[80];
+			if (!rule->proxy || !rule->proxy[0])
 				continue;
-			snprintf(field, sizeof(field), "/spec/%s/%zu/proxy", d == EGRESS ? "egress" : "ingress", i);
-			proxy_fault(policy, field, proxy, item, faults);
+			proxy = draft_find(draft, KIND_TRANSPARENT_PROXY, "", rule->proxy);
+			if (!item && !(before = snapshot_find(base, KIND_TRANSPARENT_PROXY, "", rule->proxy)))
+				continue;
+			snprintf(field, sizeof(field), "/spec/%s/%zu", d == EGRESS ? "egress" : "ingress", i);
+			snprintf(path, sizeof(path), "%s/proxy", field);
+			if (!proxy)
+				proxy_fault(policy, path, rule->proxy, item, faults);
+			else
+				protocols_of(policy, field, rule, proxy, before, item ? item : items_find(items, proxy), faults);
 		}
 	}
 }
@@ -137,12 +180,12 @@ static void proxies_check(
 {
 	for (size_t n = 0; n < items->count; n++)
 		if (items->list[n].object && items->list[n].object->kind == KIND_INTERCEPT_POLICY)
-			proxies_of(draft, base, items->list[n].object, &items->list[n], faults);
+			proxies_of(draft, base, items, items->list[n].object, &items->list[n], faults);
 	size_t at, end;
 	for (snapshot_range(base, KIND_INTERCEPT_POLICY, NULL, &at, &end); at < end; at++) {
 		const struct object *o = base->objects[at];
-		if (draft_find(draft, o->kind, "", o->name) && !items_have(items, o))
-			proxies_of(draft, base, o, NULL, faults);
+		if (draft_find(draft, o->kind, "", o->name) && !items_find(items, o))
+			proxies_of(draft, base, items, o, NULL, faults);
 	}
 }
 

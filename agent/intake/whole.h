@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What no object can say alone: two Workloads with one address, a rule that names an absent TransparentProxy. Looked at
- * on the draft of a write, and only where the write could have broken it.
+ * What no object can say alone: two Workloads with one address, a rule that names an absent TransparentProxy, or a
+ * protocol that its proxy does not take. Looked at on the draft of a write, and only where the write could have broken
+ * it.
  */
 #ifndef PENSTOCK_WHOLE_H
 #define PENSTOCK_WHOLE_H
@@ -23,7 +24,8 @@ void whole_items_clear(struct whole_items *items);
 struct whole_fault {
 	struct whole_item *item; /* of the body, to be set aside; NULL: the fault is a deletion's. Faults of one item stand
 								together. */
-	bool tolerable; /* enforced all the same under ?invalid=quarantine (an absent proxy is an unavailable one) */
+	bool tolerable; /* enforced all the same under ?invalid=quarantine (an absent proxy is an unavailable one, as is one
+					   that does not take the protocol) */
 	struct error error;
 };
 /*

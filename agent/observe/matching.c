@@ -147,6 +147,16 @@ static bool proxy_takes(const struct matching *q, const char *name)
 	return q->protocol == PROTOCOL_UDP && object && object->proxy->udp;
 }
 
+/* Where the rule names no protocol it is about those of its proxy; one that it names it is about in any case. */
+static bool intercept_port_matches(const struct matching *q, const struct rule *rule)
+{
+	bool taken = proxy_takes(q, rule->proxy);
+	for (size_t i = 0; i < rule->port_count; i++)
+		if (port_matches(q, &rule->ports[i]) && (taken || rule->ports[i].protocol != PROTOCOL_ANY))
+			return true;
+	return rule->any_port && taken;
+}
+
 /* *action is another one than the rule's where that fails closed: Deny and Pass with an unknown peer deny everything.
  */
 static bool rule_matches(
@@ -161,9 +171,11 @@ static bool rule_matches(
 		}
 	for (size_t i = 0; !peer && i < rule->peer_count; i++)
 		peer = peer_matches(q, policy, &rule->peers[i]);
+	if (peer && rule->action == RULE_INTERCEPT)
+		return intercept_port_matches(q, rule);
 	for (size_t i = 0; peer && !port && i < rule->port_count; i++)
 		port = port_matches(q, &rule->ports[i]);
-	return peer && port && (rule->action != RULE_INTERCEPT || proxy_takes(q, rule->proxy));
+	return peer && port;
 }
 
 /* ---- in their order ---- */

@@ -385,19 +385,19 @@ class World:
         return False
 
     def _protocols(self, rule, destination, packet):
-        """What the rule's protocols cover, of which the proxy must take part: absent, they are the proxy's,
-        and a Bypass covers whatever might have been handed over.
-
-        A proxy that is absent takes TCP: such a rule is one whose proxy is unavailable.
+        """What the rule's protocols cover. Absent, or by a port's name alone, they are the proxy's, and a Bypass covers
+        whatever might have been handed over. One that is named is covered though the proxy does not take it: then the
+        proxy is unavailable, as one is that is absent, which takes TCP.
         """
+        taken = True
         if rule["action"] == "Intercept":
-            taken = (self.proxies.get(rule["proxy"]) or {"spec": {}})["spec"].get("protocols") or ["TCP"]
-            if packet.protocol not in taken:
-                return False
+            taken = packet.protocol in \
+                ((self.proxies.get(rule["proxy"]) or {"spec": {}})["spec"].get("protocols") or ["TCP"])
         terms = rule.get("protocols")
         if not terms:
-            return True
-        return any(self._protocol(term, destination, packet) for term in terms)
+            return taken
+        return any(self._protocol(term, destination, packet) and (taken or "destinationNamedPort" not in term)
+                   for term in terms)
 
     @staticmethod
     def _protocol(term, destination, packet):

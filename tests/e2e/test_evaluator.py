@@ -167,6 +167,22 @@ def test_priorities_tie_by_name_and_nodes_are_peers():
     assert handed(one("x", 5, "gw"), gate, packet=Packet(A, "192.0.2.5", "UDP", 80)) == (None, None)
 
 
+def test_protocols_are_the_proxys_or_the_rules():
+    def one(**rule):
+        return intercept("x", {"app": "a"}, [{"action": "Intercept", "proxy": "gw", "to": ANYBODY, **rule}])
+    udp, both = proxy("gw", 1), proxy("gw", 1)
+    udp["spec"]["protocols"], both["spec"]["protocols"] = ["UDP"], ["TCP", "UDP"]
+    named = {"protocols": [{"udp": {"destinationPort": {"number": 443}}}]}
+    taken = ("gw", ("x", "Egress", 0))
+    for gateway, rule, protocol, port, expected in (
+            (udp, {}, "UDP", 5, taken), (udp, {}, "TCP", 5, (None, None)), (both, {}, "UDP", 5, taken),
+            (both, {}, "SCTP", 5, (None, None)), (both, named, "UDP", 443, taken), (both, named, "TCP", 443, (None, None)),
+            (both, named, "UDP", 444, (None, None)), (proxy("gw", 1), named, "UDP", 443, taken),
+            (udp, {**named, "proxy": "lost"}, "UDP", 443, ("lost", taken[1])),
+            (udp, {"proxy": "lost"}, "UDP", 443, (None, None)), (udp, {"proxy": "lost"}, "TCP", 443, ("lost", taken[1]))):
+        assert handed(gateway, one(**rule), packet=Packet(A, "192.0.2.5", protocol, port)) == expected, (rule, protocol)
+
+
 # ---- tiers ----
 
 def tiers(*policies, packet=None):

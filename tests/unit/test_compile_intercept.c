@@ -269,6 +269,72 @@ static void without_protocols_they_are_the_proxys(void **state)
 	lab_close(&lab);
 }
 
+#define GATEWAY(protocols) LAB_GLOBAL("TransparentProxy", "gw", "'port':15001,'protocols':[" protocols "]")
+#define NAMING(protocols)                                                                                  \
+	POLICY("p", "5", "server",                                                                             \
+		"'ingress':[{'action':'Intercept','proxy':'gw','from':[{'namespaces':{}}],'protocols':[" protocols \
+		"]}],'egress':[{'action':'Bypass','to':" ANYBODY ",'protocols':[{'udp':{'destinationPort':{'number':53}}}]}]")
+
+static void datagrams_go_to_a_proxy_that_takes_them(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, POLICY("p", "5", "server", IN("gw")));
+	lab_put(&lab, GATEWAY("'UDP'"));
+	assert_string_equal(outcome(&lab, FAR, SERVER, UDP, 1), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, CLIENT6, SERVER6, UDP, 65535), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, FAR, SERVER, TCP, 1), "Allow");
+	lab_put(&lab, GATEWAY("'TCP','UDP'"));
+	assert_string_equal(outcome(&lab, FAR, SERVER, UDP, 443), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, FAR, SERVER, TCP, 443), "gw p/0 Ingress");
+	for (uint8_t protocol = 0; protocol < 255; protocol++)
+		if (protocol != TCP && protocol != UDP)
+			assert_string_equal(outcome(&lab, FAR, SERVER, protocol, 80), "Allow");
+	lab_put(&lab, GATEWAY("'TCP'"));
+	assert_string_equal(outcome(&lab, FAR, SERVER, UDP, 443), "Allow");
+	lab_close(&lab);
+}
+
+static void rules_name_ports_of_either_protocol(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, GATEWAY("'TCP','UDP'"));
+	lab_put(&lab, NAMING("{'udp':{'destinationPort':{'number':443}}},{'udp':{'destinationPort':{'range':{'start':5000,"
+						 "'end':5010}}}},{'tcp':{'destinationPort':{'number':80}}}"));
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 443), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, TCP, 443), "Allow");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 5010), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 5011), "Allow");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 80), "Allow");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, TCP, 80), "gw p/0 Ingress");
+	lab_put(&lab, NAMING("{'udp':{}}"));
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 1), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, TCP, 80), "Allow");
+	lab_put(&lab, POLICY("all", "6", "server", OUT("gw")));
+	assert_string_equal(outcome(&lab, SERVER, FAR, UDP, 53), "Allow"); /* Bypass */
+	assert_string_equal(outcome(&lab, SERVER, FAR, UDP, 54), "gw all/0 Egress");
+	assert_string_equal(outcome(&lab, SERVER, FAR, TCP, 53), "gw all/0 Egress");
+	lab_close(&lab);
+}
+
+/* Refused but under quarantine: then the kernel finds nobody that takes it. */
+static void a_protocol_that_the_proxy_does_not_take_goes_nowhere_else(void **state)
+{
+	struct lab lab;
+	lab_fill(&lab);
+	lab_put(&lab, NAMING("{'udp':{'destinationPort':{'number':443}}},{'destinationNamedPort':'http'}"));
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 443), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, TCP, 8080), "gw p/0 Ingress");
+	lab_put(&lab, GATEWAY("'UDP'"));
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 443), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, TCP, 8080), "Allow"); /* a name's are the proxy's */
+	lab_delete(&lab, "TransparentProxy//gw");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, UDP, 443), "gw p/0 Ingress");
+	assert_string_equal(outcome(&lab, CLIENT, SERVER, TCP, 8080), "gw p/0 Ingress");
+	lab_close(&lab);
+}
+
 /* Refused but under quarantine: a number without an entry, which the kernel takes for nobody listens, with Deny. */
 static void an_absent_proxy_is_one_that_nobody_has(void **state)
 {
@@ -419,6 +485,9 @@ int main(void)
 		cmocka_unit_test(a_port_name_is_the_destinations_in_both_directions),
 		cmocka_unit_test(a_refusal_says_which_rule_its_address_meets),
 		cmocka_unit_test(without_protocols_they_are_the_proxys),
+		cmocka_unit_test(datagrams_go_to_a_proxy_that_takes_them),
+		cmocka_unit_test(rules_name_ports_of_either_protocol),
+		cmocka_unit_test(a_protocol_that_the_proxy_does_not_take_goes_nowhere_else),
 		cmocka_unit_test(an_absent_proxy_is_one_that_nobody_has),
 		cmocka_unit_test(steered_are_addresses_that_an_ingress_rule_hands_over),
 		cmocka_unit_test(a_profile_that_goes_on_tells_its_addresses),

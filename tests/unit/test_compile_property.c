@@ -198,6 +198,7 @@ static struct object *make_namespace(unsigned number)
 /* ---- interception ---- */
 
 static const char *const proxies[] = {"p0", "p1", "p2"};
+static const char *const transports[] = {"tcp", "udp"};
 
 static void make_ours_peer(struct buffer *b)
 {
@@ -236,11 +237,14 @@ static void make_ours_rule(struct buffer *b, const char *peers)
 		buffer_puts(b, ",'action':'Bypass'");
 	else
 		buffer_printf(b, ",'action':'Intercept','proxy':'%s'", PICK(proxies));
-	if (one_in(3))
+	if (one_in(2))
 		buffer_printf(b,
-			",'protocols':[{'tcp':{'destinationPort':{'range':{'start':%u,'end':%u}}}},{'tcp':{"
-			"'destinationPort':{'number':%u}}}]",
-			ports[at], ports[at + 1], PICK(ports) | 1);
+			",'protocols':[{'%s':{'destinationPort':{'range':{'start':%u,'end':%u}}}},{'%s':{"
+			"'destinationPort':{'number':%u}}}%s]",
+			PICK(transports), ports[at], ports[at + 1], PICK(transports), PICK(ports) | 1,
+			!strcmp(peers, "from") && one_in(3) ? ",{'destinationNamedPort':'http'}"
+			: one_in(4)                         ? ",{'udp':{}}"
+												: "");
 	buffer_puts(b, "}");
 }
 
@@ -416,7 +420,7 @@ static bool peer_fits(const struct world *world, const struct peer *peer, const 
 
 static bool port_fits(const struct port_match *match, const struct object *destination, uint8_t protocol, uint16_t port)
 {
-	if (match->protocol != protocol)
+	if (match->protocol != PROTOCOL_ANY && match->protocol != protocol)
 		return false;
 	if (!match->name)
 		return match->first <= port && port <= match->last;
@@ -440,24 +444,6 @@ struct expected {
 	bool steered; /* some ingress rule may hand over what comes to the subject */
 };
 
-static bool rule_fits(const struct world *world, const struct rule *rule, const struct object *policy,
-	const struct object *peer, const struct ip *peer_ip, const struct object *destination,
-	const struct judge_query *query)
-{
-	bool met = rule->any_peer, open = rule->any_port;
-	for (size_t i = 0; i < rule->peer_count && !met; i++)
-		met = peer_fits(world, &rule->peers[i], policy, peer, peer_ip);
-	for (size_t i = 0; i < rule->port_count && !open; i++)
-		open = port_fits(&rule->ports[i], destination, query->protocol, query->port);
-	return met && open;
-}
-
-static int policy_order(const struct object *a, const struct object *b)
-{
-	int order = strcmp(a->namespace, b->namespace);
-	return order ? order : strcmp(a->name, b->name);
-}
-
 static bool proxy_has(const struct world *world, const char *name, uint8_t protocol)
 {
 	for (unsigned i = FIRST_PROXY; i < FIRST_NODE; i++) {
@@ -466,6 +452,28 @@ static bool proxy_has(const struct world *world, const char *name, uint8_t proto
 			return protocol == PROTOCOL_TCP ? proxy->proxy->tcp : protocol == PROTOCOL_UDP && proxy->proxy->udp;
 	}
 	return protocol == PROTOCOL_TCP;
+}
+
+static bool rule_fits(const struct world *world, const struct rule *rule, const struct object *policy,
+	const struct object *peer, const struct ip *peer_ip, const struct object *destination,
+	const struct judge_query *query)
+{
+	bool met = rule->any_peer, open = rule->any_port;
+	for (size_t i = 0; i < rule->peer_count && !met; i++)
+		met = peer_fits(world, &rule->peers[i], policy, peer, peer_ip);
+	/* Without a protocol it is about those of its proxy. */
+	bool taken = rule->action != RULE_INTERCEPT || proxy_has(world, rule->proxy, query->protocol);
+	open = open && taken;
+	for (size_t i = 0; i < rule->port_count && !open; i++)
+		open = port_fits(&rule->ports[i], destination, query->protocol, query->port) &&
+			   (taken || rule->ports[i].protocol != PROTOCOL_ANY);
+	return met && open;
+}
+
+static int policy_order(const struct object *a, const struct object *b)
+{
+	int order = strcmp(a->namespace, b->namespace);
+	return order ? order : strcmp(a->name, b->name);
 }
 
 static bool intercept_before(const struct object *a, const struct object *b)
@@ -491,8 +499,7 @@ static void expect_interception(const struct world *world, enum direction direct
 			bool hands = rule->action == RULE_INTERCEPT;
 			ret->steered |= direction == INGRESS && hands;
 			if ((ret->interceptor && !intercept_before(policy, ret->interceptor)) ||
-				!rule_fits(world, rule, policy, peer, other, destination, query) ||
-				(hands && !proxy_has(world, rule->proxy, query->protocol)))
+				!rule_fits(world, rule, policy, peer, other, destination, query))
 				continue;
 			ret->interceptor = policy;
 			ret->intercept_index = (int)j;

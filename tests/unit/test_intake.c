@@ -277,6 +277,48 @@ static void patches_are_one_transaction(void **state)
 	assert_string_equal(bench->errors.list[0].path, "/delete/0");
 }
 
+#define PROXY(protocols)                                                                                         \
+	"{'apiVersion':'penstock.dev/v1alpha1','kind':'TransparentProxy','metadata':{'name':'gw'},'spec':{'port':1," \
+	"'protocols':[" protocols "]}}"
+#define HANDS(protocols)                                                                                           \
+	"{'apiVersion':'penstock.dev/v1alpha1','kind':'InterceptPolicy','metadata':{'name':'p'},'spec':{'priority':1," \
+	"'subject':{'namespaces':{}},'egress':[{'action':'Bypass','to':[{'namespaces':{}}]},{'action':'Intercept',"    \
+	"'proxy':'gw','to':[{'namespaces':{}}]" protocols "}]}}"
+
+static void first_error(struct bench *bench, const char *path, const char *detail)
+{
+	assert_int_equal(bench->errors.total, 1);
+	assert_string_equal(bench->errors.list[0].path, path);
+	assert_string_equal(bench->errors.list[0].detail, detail);
+}
+
+static void proxies_take_what_rules_name(void **state)
+{
+	struct bench *bench = *state;
+	assert_int_equal(put_state(bench, PROXY("'TCP'") "," HANDS(",'protocols':[{'tcp':{}},{'udp':{}}]")), ERROR_INVALID);
+	first_error(bench, "/items/1/spec/egress/1/protocols/1/udp", "TransparentProxy \"gw\" takes TCP only");
+	assert_int_equal(put_state(bench, PROXY("'UDP'") "," HANDS(",'protocols':[{'tcp':{}},{'udp':{}}]")), ERROR_INVALID);
+	first_error(bench, "/items/1/spec/egress/1/protocols/0/tcp", "TransparentProxy \"gw\" takes UDP only");
+	assert_int_equal(put_state(bench, PROXY("'UDP'") "," HANDS("")), ERROR_NONE);
+	assert_int_equal(
+		put_state(bench, PROXY("'UDP','TCP'") "," HANDS(",'protocols':[{'tcp':{}},{'udp':{}}]")), ERROR_NONE);
+
+	/* The proxy changes under the rule, which another has. */
+	bench->owner = "gateway";
+	bench->force = true;
+	assert_int_equal(patch_state(bench, "{'apply':[" PROXY("'UDP'") "]}"), ERROR_INVALID);
+	first_error(
+		bench, "/apply/0/spec/protocols", "InterceptPolicy \"p\" hands it TCP, at /spec/egress/1/protocols/0/tcp");
+	bench->quarantine = true;
+	assert_int_equal(patch_state(bench, "{'apply':[" PROXY("'UDP'") "]}"), ERROR_NONE);
+	assert_int_equal(bench->base->quarantined_count, 0);
+	bench->quarantine = false;
+	assert_int_equal(patch_state(bench, "{'apply':[" PROXY("'UDP'") "," SPACE("a") "]}"), ERROR_NONE);
+	assert_int_equal(patch_state(bench, "{'apply':[" PROXY("'TCP'") "]}"), ERROR_INVALID); /* nor the other now */
+	first_error(
+		bench, "/apply/0/spec/protocols", "InterceptPolicy \"p\" hands it UDP, at /spec/egress/1/protocols/1/udp");
+}
+
 static void pointers_lead_into_the_patch(void **state)
 {
 	struct bench *bench = *state;
@@ -322,6 +364,7 @@ int main(void)
 		TEST(quarantine_settles),
 		TEST(what_is_set_aside_has_an_owner),
 		TEST(patches_are_one_transaction),
+		TEST(proxies_take_what_rules_name),
 		TEST(pointers_lead_into_the_patch),
 		TEST(a_path_fills_in),
 	};

@@ -21,6 +21,10 @@
 	"{\"apiVersion\":\"penstock.dev/v1alpha1\",\"kind\":\"InterceptPolicy\",\"metadata\":{\"name\":\"" name \
 	"\"},\"spec\":{\"priority\":" #priority                                                                 \
 	",\"subject\":{\"namespaces\":{}},\"egress\":[{\"name\":\"r\",\"action\":" action ",\"to\":[" ALL "]}]}}"
+#define GW(protocols)                                                                                 \
+	"{\"apiVersion\":\"penstock.dev/v1alpha1\",\"kind\":\"TransparentProxy\",\"metadata\":{\"name\":" \
+	"\"gw\"},\"spec\":{\"port\":15001,\"protocols\":[" protocols "]}}"
+#define NAMES(protocol) ",\"protocols\":[{" protocol "}]"
 #define TO_GW "\"Intercept\",\"proxy\":\"gw\""
 #define POD(name, ip, more, labels)                                                                                  \
 	"{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"namespace\":\"shop\",\"name\":\"" name                  \
@@ -127,6 +131,12 @@ static void peers_and_ports(void **state)
 	EXPECT("10.0.0.9", 6, 80, "", CLUSTER("n", "Admin", 1, RULE("Accept", "{\"nodes\":{}}")));
 	/* A proxy takes TCP, also one that there is none of. */
 	EXPECT("10.0.0.9", 17, 80, "", INTERCEPT("i", 1, TO_GW));
+	EXPECT("10.0.0.9", 17, 80, "* i[0] Intercept", INTERCEPT("i", 1, TO_GW), GW("\"TCP\",\"UDP\""));
+	EXPECT("10.0.0.9", 6, 80, "", INTERCEPT("i", 1, TO_GW), GW("\"UDP\""));
+	/* What the rule names it is about, whatever the proxy takes. */
+	EXPECT("10.0.0.9", 17, 80, "* i[0] Intercept", INTERCEPT("i", 1, TO_GW NAMES("\"udp\":{}")));
+	EXPECT("10.0.0.9", 17, 80, "* i[0] Intercept", INTERCEPT("i", 1, TO_GW NAMES("\"udp\":{}")), GW("\"TCP\""));
+	EXPECT("10.0.0.9", 6, 80, "", INTERCEPT("i", 1, TO_GW NAMES("\"udp\":{}")), GW("\"TCP\""));
 }
 
 static void an_unknown_peer_fails_closed(void **state)
