@@ -3,12 +3,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
+#include "agent/relay/listener.h"
 #include "agent/relay/record.h"
 #include "agent/relay/sniff.h"
 
@@ -20,21 +20,23 @@
 
 /* ---- the end ---- */
 
-static void count(_Atomic uint64_t *counter, int64_t by)
-{
-	atomic_fetch_add_explicit(counter, (uint64_t)by, memory_order_relaxed);
-}
-
 static void finish(struct context *context, struct connection *c, const char *outcome)
 {
 	if (c->finished)
 		return;
 	c->finished = true;
-	record_write(c, outcome, context->options->json);
-	count(&context->totals.open, -1);
-	count(&context->totals.ended, 1);
+	const struct record record = {.client = &c->client,
+		.destination = &c->destination,
+		.up = c->sides[CLIENT].bytes,
+		.down = c->sides[SERVER].bytes,
+		.started_ns = c->started_ns,
+		.source = c->source,
+		.name = c->name};
+	record_write(&record, outcome, context->options->json);
+	totals_count(&context->totals.open, -1);
+	totals_count(&context->totals.ended, 1);
 	if (!c->connected && c->source != SOURCE_NONE)
-		count(&context->totals.failed, 1);
+		totals_count(&context->totals.failed, 1);
 	for (int at = 0; at < 2; at++) {
 		struct side *side = &c->sides[at];
 		if (side->fd >= 0)
@@ -284,15 +286,6 @@ void connection_event(struct side *side, uint32_t events)
 
 /* ---- the beginning ---- */
 
-static bool is_listener(const struct context *context, const union address *address)
-{
-	const struct options *options = context->options;
-	for (unsigned at = 0; at < options->listens; at++)
-		if (address_port(&options->listen[at].address) == address_port(address))
-			return address_is_own(context->routes, address);
-	return false;
-}
-
 /*
  * Where the client wanted to go: the accepted socket's own address. Who comes to a listener's address was sent there by
  * an address translation, which knows more, or dialled it: carried on, such a connection would come back for ever.
@@ -304,7 +297,7 @@ static bool find_destination(const struct context *context, struct connection *c
 	socklen_t size = sizeof c->destination;
 	getsockname(fd, &c->destination.any, &size);
 	address_unmap(&c->destination);
-	if (!is_listener(context, &c->destination))
+	if (!listener_is(context->options, context->routes, &c->destination))
 		return true;
 	size = sizeof original;
 	int level = c->destination.any.sa_family == AF_INET ? SOL_IP : SOL_IPV6;
@@ -326,12 +319,13 @@ static int watch(const struct context *context, struct side *side)
 static void connect_onward(struct context *context, struct connection *c)
 {
 	if (!find_destination(context, c)) {
-		count(&context->totals.refused, 1);
+		totals_count(&context->totals.refused, 1);
 		connection_abort(context, c, "direct: refused");
 		return;
 	}
-	int fd = onward_connect(&c->client, &c->destination, context->options->keep_source, context->routes, &c->source);
-	count(&context->totals.sources[c->source], 1);
+	int fd = onward_connect(&(struct onward){SOCK_STREAM, context->options->keep_source, context->routes}, &c->client,
+		&c->destination, &c->source);
+	totals_count(&context->totals.sources[c->source], 1);
 	c->sides[SERVER].fd = fd < 0 ? -1 : fd;
 	int result = fd < 0 ? fd : watch(context, &c->sides[SERVER]);
 	if (result == 0)
@@ -353,7 +347,7 @@ struct connection *connection_new(struct context *context, int fd, const union a
 	c->sniffing = true;
 	c->client = *client;
 	address_unmap(&c->client);
-	count(&context->totals.open, 1);
+	totals_count(&context->totals.open, 1);
 	connect_onward(context, c);
 	return c;
 }

@@ -15,14 +15,10 @@
 #include "agent/relay/onward.h"
 #include "agent/relay/options.h"
 #include "agent/relay/pipes.h"
+#include "agent/relay/totals.h"
 
 /* What is copied at a time. A side that fills it is spliced from then on. */
 #define PIECE (64u << 10)
-
-/* One thread counts, any may read. */
-struct totals {
-	_Atomic uint64_t sources[SOURCE_COUNT], open, refused, failed, ended;
-};
 
 /* What the connections of one thread share. */
 struct context {

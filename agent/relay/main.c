@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * penstock-relay: takes intercepted TCP connections and carries each to where it was going. Some threads that share
- * nothing but the command line; this one waits for signals.
+ * penstock-relay: takes intercepted TCP connections and UDP flows and carries each to where it was going. Some threads
+ * that share nothing but the command line; this one waits for signals.
  */
 #include <errno.h>
 #include <poll.h>
@@ -21,6 +21,7 @@
 #include "agent/relay/worker.h"
 
 #define ROOM "relay"
+#define UDP_FLOWS_MAX 65536
 
 struct relay {
 	struct options options;
@@ -28,6 +29,7 @@ struct relay {
 	struct worker *workers; /* options.threads */
 	int signals;
 	uint64_t done; /* threads that have ended */
+	bool adopted;  /* some listener is not transparent by itself */
 };
 
 /* ---- totals ---- */
@@ -36,24 +38,46 @@ static uint64_t total(const struct relay *relay, size_t offset)
 {
 	uint64_t sum = 0;
 	for (unsigned at = 0; at < relay->options.threads; at++)
-		sum += *(const _Atomic uint64_t *)((const char *)&relay->workers[at].context.totals + offset);
+		sum += *(const _Atomic uint64_t *)((const char *)&relay->workers[at] + offset);
 	return sum;
 }
-#define TOTAL(relay, field) ((unsigned long long)total(relay, offsetof(struct totals, field)))
+#define TCP offsetof(struct worker, context.totals)
+#define UDP offsetof(struct worker, udp.all.totals)
+
+static void add_total(const struct relay *relay, struct buffer *line, size_t where, const char *name, size_t offset)
+{
+	buffer_printf(
+		line, " %s%s=%llu", where == UDP ? "udp-" : "", name, (unsigned long long)total(relay, where + offset));
+}
+
+static void add_totals(const struct relay *relay, struct buffer *line, size_t where)
+{
+	uint64_t open = total(relay, where + offsetof(struct totals, open));
+	uint64_t ended = total(relay, where + offsetof(struct totals, ended));
+	buffer_printf(line, " %s=%llu", where == UDP ? "udp-flows" : "connections", (unsigned long long)(open + ended));
+	add_total(relay, line, where, "open", offsetof(struct totals, open));
+	add_total(relay, line, where, "refused", offsetof(struct totals, refused));
+	add_total(relay, line, where, "failed", offsetof(struct totals, failed));
+	if (where == UDP) {
+		add_total(relay, line, where, "evicted", offsetof(struct totals, evicted));
+		add_total(relay, line, where, "lost", offsetof(struct totals, lost));
+	}
+	for (int source = SOURCE_CLIENT; source < SOURCE_COUNT; source++) {
+		const char *reason = source_reason(source);
+		char name[40];
+		snprintf(name, sizeof name, *reason ? "fallback-%s" : "source-%s", *reason ? reason : source_from(source));
+		add_total(relay, line, where, name, offsetof(struct totals, sources) + (size_t)source * sizeof(uint64_t));
+	}
+}
 
 static void print_totals(const struct relay *relay)
 {
 	struct buffer line = {0};
-	unsigned long long open = TOTAL(relay, open);
-	buffer_printf(&line,
-		"totals: connections=%llu open=%llu refused=%llu failed=%llu source-client=%llu source-node=%llu",
-		open + TOTAL(relay, ended), open, TOTAL(relay, refused), TOTAL(relay, failed),
-		TOTAL(relay, sources[SOURCE_CLIENT]), TOTAL(relay, sources[SOURCE_NODE]));
-	for (int source = 0; source < SOURCE_COUNT; source++)
-		if (*source_reason(source))
-			buffer_printf(&line, " fallback-%s=%llu", source_reason(source),
-				(unsigned long long)total(relay, offsetof(struct totals, sources) + (size_t)source * sizeof(uint64_t)));
-	log_info(ROOM, "%s", line.data);
+	if (relay->options.tcp)
+		add_totals(relay, &line, TCP);
+	if (relay->options.udp)
+		add_totals(relay, &line, UDP);
+	log_info(ROOM, "totals:%s", line.data);
 	buffer_free(&line);
 }
 
@@ -68,6 +92,14 @@ static void raise_file_limit(void)
 	}
 }
 
+/* Two files a flow: half of all. */
+static unsigned default_flows(void)
+{
+	struct rlimit limit = {0};
+	getrlimit(RLIMIT_NOFILE, &limit);
+	return limit.rlim_cur / 4 < UDP_FLOWS_MAX ? (unsigned)(limit.rlim_cur / 4) : UDP_FLOWS_MAX;
+}
+
 static void say_listening(const union address *address, unsigned threads)
 {
 	struct buffer text = {0};
@@ -76,26 +108,61 @@ static void say_listening(const union address *address, unsigned threads)
 	buffer_free(&text);
 }
 
+/* For all threads. A node without IPv6 has IPv4 alone: then *there is false. */
+static int open_one(struct relay *relay, const struct listen *where, int type, bool *there, struct error *e)
+{
+	int sockets[THREADS_MAX];
+	bool transparent = true;
+	int result = listeners_open(where, type, relay->options.threads, sockets, &transparent, e);
+	bool absent = result == -EAFNOSUPPORT || result == -EADDRNOTAVAIL;
+	*there = result == 0;
+	if (absent && where->optional) {
+		log_warn(ROOM, "%s: IPv4 only", e->detail);
+		return 0;
+	}
+	if (!transparent)
+		relay->adopted = true;
+	for (unsigned at = 0; *there && at < relay->options.threads; at++) {
+		struct worker *worker = &relay->workers[at];
+		if (type == SOCK_STREAM)
+			worker->listeners[worker->listener_count++] = sockets[at];
+		else
+			worker->udp.listeners[worker->udp.listener_count++] = sockets[at];
+	}
+	return result;
+}
+
 static int open_listeners(struct relay *relay, struct error *e)
 {
 	struct options *options = &relay->options;
-	bool transparent = true;
-	int sockets[THREADS_MAX];
 	for (unsigned i = 0; i < options->listens; i++) {
-		int result = listeners_open(&options->listen[i], options->threads, sockets, &transparent, e);
-		bool absent = result == -EAFNOSUPPORT || result == -EADDRNOTAVAIL;
-		if (absent && options->listen[i].optional) {
-			log_warn(ROOM, "%s: IPv4 only", e->detail);
-			continue;
-		}
+		const struct listen *where = &options->listen[i];
+		bool there = false;
+		int result = options->tcp ? open_one(relay, where, SOCK_STREAM, &there, e) : 0;
+		if (result == 0 && options->udp)
+			result = open_one(relay, where, SOCK_DGRAM, &there, e);
 		if (result < 0)
 			return result;
-		for (unsigned at = 0; at < options->threads; at++)
-			relay->workers[at].listeners[relay->workers[at].listener_count++] = sockets[at];
-		say_listening(&options->listen[i].address, options->threads);
+		if (there)
+			say_listening(&where->address, options->threads);
 	}
-	if (!transparent)
+	if (relay->adopted)
 		log_warn(ROOM, "not transparent by itself (CAP_NET_ADMIN is missing): penstockd has to adopt the listener");
+	return 0;
+}
+
+/* An adopted listener does not help with UDP: each answer needs a transparent socket of its own. */
+static int check_udp(struct options *options, struct error *e)
+{
+	static const char missing[] = "UDP needs CAP_NET_ADMIN or CAP_NET_RAW, to answer from the original destinations";
+	int on = 1;
+	auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (!options->udp || setsockopt(fd, SOL_IP, IP_TRANSPARENT, &on, sizeof on) == 0)
+		return 0;
+	if (options->udp_wanted)
+		return error_set(e, ERROR_SYSTEM, EPERM, NULL, "%s", missing);
+	log_warn(ROOM, "%s: carrying TCP alone", missing);
+	options->udp = false;
 	return 0;
 }
 
@@ -115,7 +182,11 @@ static int relay_open(struct relay *relay, struct error *e)
 	relay->control.done = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (relay->signals < 0 || relay->control.wake < 0 || relay->control.done < 0)
 		return error_system(e, errno, "eventfd");
-	int result = open_listeners(relay, e);
+	if (!relay->options.udp_flows)
+		relay->options.udp_flows = default_flows();
+	int result = check_udp(&relay->options, e);
+	if (result == 0)
+		result = open_listeners(relay, e);
 	if (result < 0)
 		return result;
 	for (unsigned at = 0; at < relay->options.threads; at++) {

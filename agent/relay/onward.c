@@ -24,15 +24,17 @@ const char *source_reason(enum source source)
 	return sources[source].reason;
 }
 
-static int open_socket(const union address *destination)
+static int open_socket(int type, const union address *destination)
 {
 	int on = 1;
-	int fd = socket(destination->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int fd = socket(destination->any.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on); /* else an urgent byte would be lost on the way */
+	if (type == SOCK_STREAM) {
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+		setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on); /* else an urgent byte would be lost on the way */
+	}
 	return fd;
 }
 
@@ -42,14 +44,16 @@ static int start(int fd, const union address *destination)
 }
 
 /*
- * The port is chosen only at connect(), when both ends are known: one port serves any number of destinations. It is not
- * the client's own: the connection from the client and the one onward would have the same addresses and ports.
+ * For TCP the port is chosen only at connect(), when both ends are known: one port serves any number of destinations.
+ * It is not the client's own: the connection from the client and the one onward would have the same addresses and
+ * ports.
  */
-static int from_client(const union address *client, const union address *destination, enum source *source)
+static int from_client(
+	const struct onward *how, const union address *client, const union address *destination, enum source *source)
 {
 	int on = 1;
 	union address from = *client;
-	auto_close int fd = open_socket(destination);
+	auto_close int fd = open_socket(how->type, destination);
 	if (fd < 0)
 		return fd;
 	/* Both families take it at this level. */
@@ -57,31 +61,54 @@ static int from_client(const union address *client, const union address *destina
 		*source = SOURCE_PRIVILEGE;
 		return -errno;
 	}
-	setsockopt(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	if (how->type == SOCK_STREAM) {
+		setsockopt(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	}
 	address_port_set(&from, 0);
 	*source = SOURCE_UNUSABLE;
-	if (bind(fd, &from.any, address_size(&from)) < 0)
+	if (bind(fd, &from.any, address_size(&from)) < 0) {
+		if (errno == EADDRINUSE)
+			*source = SOURCE_PORTS;
 		return -errno;
+	}
 	int result = start(fd, destination);
 	*source = result == -EADDRNOTAVAIL ? SOURCE_PORTS : result == -EINVAL ? SOURCE_UNUSABLE : SOURCE_CLIENT;
 	return result < 0 ? result : steal_fd(&fd);
 }
 
+static bool has_port_of(int fd, const union address *client)
+{
+	union address own = {0};
+	socklen_t size = sizeof own;
+	return getsockname(fd, &own.any, &size) == 0 && address_port(&own) == address_port(client);
+}
+
+/* The kernel knows of no client that a port for UDP is not to be that of: one that is, is held until another is found.
+ */
+static int from_client_apart(
+	const struct onward *how, const union address *client, const union address *destination, enum source *source)
+{
+	auto_close int first = from_client(how, client, destination, source);
+	if (first < 0 || how->type == SOCK_STREAM || !has_port_of(first, client))
+		return first < 0 ? first : steal_fd(&first);
+	return from_client(how, client, destination, source);
+}
+
 int onward_connect(
-	const union address *client, const union address *destination, bool keep, int routes, enum source *source)
+	const struct onward *how, const union address *client, const union address *destination, enum source *source)
 {
 	*source = SOURCE_NODE;
-	if (keep && client->any.sa_family != destination->any.sa_family) {
+	if (how->keep && client->any.sa_family != destination->any.sa_family) {
 		*source = SOURCE_FAMILY;
-	} else if (keep && address_is_own(routes, destination)) {
+	} else if (how->keep && address_is_own(how->routes, destination)) {
 		*source = SOURCE_OWN;
-	} else if (keep) {
-		int fd = from_client(client, destination, source);
+	} else if (how->keep) {
+		int fd = from_client_apart(how, client, destination, source);
 		if (fd >= 0 || *source == SOURCE_CLIENT || *source == SOURCE_NODE)
 			return fd; /* that it failed has nothing to do with the address */
 	}
-	auto_close int fd = open_socket(destination);
+	auto_close int fd = open_socket(how->type, destination);
 	if (fd < 0)
 		return fd;
 	int result = start(fd, destination);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The onward connection, and from whose address it goes. */
+/* The onward connection or flow, and from whose address it goes. */
 #ifndef PENSTOCK_RELAY_ONWARD_H
 #define PENSTOCK_RELAY_ONWARD_H
 
@@ -27,11 +27,13 @@ enum source {
 const char *source_from(enum source source);
 const char *source_reason(enum source source); /* "" when nothing fell back */
 
-/*
- * A socket that is connecting to the destination, or -errno. keep: from the client's address, if that can be; *source
- * says what became of it. routes: address_routes_open().
- */
+struct onward {
+	int type;   /* SOCK_STREAM, SOCK_DGRAM */
+	bool keep;  /* from the client's address, if that can be */
+	int routes; /* address_routes_open() */
+};
+/* A socket that is connecting to the destination, or -errno. *source says from whose address. */
 int onward_connect(
-	const union address *client, const union address *destination, bool keep, int routes, enum source *source);
+	const struct onward *how, const union address *client, const union address *destination, enum source *source);
 
 #endif

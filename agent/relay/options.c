@@ -11,28 +11,39 @@
 
 #define CONNECT_TIMEOUT_S 10
 #define DRAIN_S 10
+#define UDP_TIMEOUT_S 60
 #define THREADS_DEFAULT_MAX 8
 
 static const char usage[] =
 	"usage: penstock-relay --listen [ADDRESS:]PORT … [--source client|node] [OPTION…]\n"
 	"\n"
-	"A transparent TCP relay: accepts connections that penstockd hands over, connects each to its original\n"
+	"A transparent relay: takes TCP connections and UDP flows that penstockd hands over, carries each to its original\n"
 	"destination, and prints one line for each that has ended.\n"
 	"\n"
 	"  --listen [ADDRESS:]PORT    where to listen; a port alone is 0.0.0.0 and ::; may be repeated,\n"
 	"                             e.g. --listen 127.0.0.1:15001 --listen [::1]:15001\n"
 	"  --source client|node       the address that servers see: the client's, or this node's (default). Where the\n"
 	"                             client's is not possible it is the node's, and the line says why\n"
+	"  --protocols tcp,udp        what to carry, one or both, default both; without CAP_NET_ADMIN or CAP_NET_RAW UDP "
+	"is\n"
+	"                             left out, and an error when asked for here\n"
 	"  --threads N                default: one for each processor, at most 8\n"
 	"  --connect-timeout SECONDS  how long connecting onward may take, default 10\n"
 	"  --idle SECONDS             ends connections on which nothing has moved for so long, default 0: never\n"
-	"  --drain SECONDS            how long open connections may go on after SIGTERM, default 10; a second SIGTERM\n"
-	"                             ends them at once\n"
+	"  --udp-timeout SECONDS      ends UDP flows on which nothing has moved for so long, default 60; those without an\n"
+	"                             answer after 30 seconds at most\n"
+	"  --udp-flows N              how many there may be, default a quarter of the file limit, at most 65536; who has "
+	"been\n"
+	"                             idle for longest makes room\n"
+	"  --drain SECONDS            how long what is open may go on after SIGTERM, default 10; a second SIGTERM ends it "
+	"at\n"
+	"                             once, UDP flows end when they are quiet for a second\n"
 	"  --log text|json            shape of the lines, default text\n"
 	"  --version                  print the version\n"
 	"  --help                     print this text\n"
 	"\n"
-	"With CAP_NET_ADMIN the listeners are transparent by themselves; else penstockd adopts them. SIGUSR1 prints "
+	"With CAP_NET_ADMIN the listeners are transparent by themselves; else penstockd adopts them, for TCP. SIGUSR1 "
+	"prints\n"
 	"totals.\n"
 	"A connection costs under 1 KiB; while its reader is slow at most 64 KiB or one pipe of 256 KiB more in each\n"
 	"direction, beside the kernel's own socket buffers; the search for a name at most 8 KiB until it ends.\n";
@@ -121,6 +132,21 @@ static bool choice(const char *text, const char *yes, const char *no, bool *ret)
 	return *ret || strcmp(text, no) == 0;
 }
 
+/* A list of the two, each at most once. */
+static bool parse_protocols(const char *text, struct options *options)
+{
+	options->tcp = options->udp = false;
+	for (bool more = true; more; text += 4) {
+		bool *one = strncmp(text, "tcp", 3) == 0 ? &options->tcp : &options->udp;
+		if ((one == &options->udp && strncmp(text, "udp", 3) != 0) || *one || (text[3] && text[3] != ','))
+			return false;
+		*one = true;
+		more = text[3];
+	}
+	options->udp_wanted = options->udp;
+	return true;
+}
+
 static int parse_one(int option, struct options *options)
 {
 	switch (option) {
@@ -145,6 +171,16 @@ static int parse_one(int option, struct options *options)
 		if (!number(optarg, 0, 1u << 30, &options->idle_s))
 			return refuse("--idle is not a number of seconds", optarg);
 		return -1;
+	case 'p':
+		return parse_protocols(optarg, options) ? -1 : refuse("--protocols is not tcp, udp or tcp,udp", optarg);
+	case 'u':
+		if (!number(optarg, 1, 1u << 20, &options->udp_timeout_s))
+			return refuse("--udp-timeout is not a number of seconds", optarg);
+		return -1;
+	case 'f':
+		if (!number(optarg, 1, 1u << 24, &options->udp_flows))
+			return refuse("--udp-flows is not a number of flows", optarg);
+		return -1;
 	case 'd':
 		return number(optarg, 0, 3600, &options->drain_s) ? -1
 														  : refuse("--drain is not between 0 and 3600 seconds", optarg);
@@ -166,8 +202,15 @@ int options_parse(int argc, char **argv, struct options *ret)
 		{"source", required_argument, NULL, 's'}, {"threads", required_argument, NULL, 'n'},
 		{"connect-timeout", required_argument, NULL, 't'}, {"idle", required_argument, NULL, 'i'},
 		{"drain", required_argument, NULL, 'd'}, {"log", required_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'v'}, {0}};
-	*ret = (struct options){.threads = processors(), .connect_timeout_s = CONNECT_TIMEOUT_S, .drain_s = DRAIN_S};
+		{"protocols", required_argument, NULL, 'p'}, {"udp-timeout", required_argument, NULL, 'u'},
+		{"udp-flows", required_argument, NULL, 'f'}, {"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'}, {0}};
+	*ret = (struct options){.threads = processors(),
+		.connect_timeout_s = CONNECT_TIMEOUT_S,
+		.drain_s = DRAIN_S,
+		.udp_timeout_s = UDP_TIMEOUT_S,
+		.tcp = true,
+		.udp = true};
 	for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;) {
 		int code = parse_one(option, ret);
 		if (code >= 0)

@@ -21,6 +21,8 @@ struct options {
 	unsigned listens;
 	unsigned threads;
 	unsigned connect_timeout_s, idle_s, drain_s; /* idle_s 0: for ever */
+	unsigned udp_timeout_s, udp_flows;           /* flows of all threads; 0: by the limit of files */
+	bool tcp, udp, udp_wanted;                   /* wanted: asked for by name, so that it is an error without */
 	bool keep_source;                            /* --source client */
 	bool json;
 };

@@ -8,6 +8,8 @@
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 
+_Static_assert(PIECE >= DATAGRAM_MAX, "one buffer serves both");
+
 #define ROOM "relay"
 #define EVENTS_MAX 256
 #define ACCEPTS_MAX 64      /* in a row: then those that are there have their turn */
@@ -153,6 +155,9 @@ static int expire(struct worker *worker)
 		accept_resume(worker);
 	if (worker->accept_again_ms)
 		sooner(&wait, worker->accept_again_ms - worker->now_ms);
+	int64_t udp = udp_expire(&worker->udp, worker->now_ms);
+	if (udp >= 0)
+		sooner(&wait, udp);
 	return worker->queue ? 0 : wait > INT_MAX ? INT_MAX : (int)wait;
 }
 
@@ -196,15 +201,23 @@ static void abort_all(struct worker *worker)
 	}
 }
 
-/* False: the thread has nothing left to do. */
-static bool follow_stage(struct worker *worker)
+static int follow_stage(struct worker *worker)
 {
 	int stage = worker->control->stage;
-	if (stage != STAGE_SERVING)
+	if (stage != STAGE_SERVING) {
 		accept_last(worker);
-	if (stage == STAGE_ENDING)
+		udp_drain(&worker->udp);
+	}
+	if (stage == STAGE_ENDING) {
 		abort_all(worker);
-	return stage == STAGE_SERVING || worker->connecting.first || worker->carrying.first;
+		udp_stop(&worker->udp);
+	}
+	return stage;
+}
+
+static bool is_busy(const struct worker *worker)
+{
+	return worker->connecting.first || worker->carrying.first || udp_is_busy(&worker->udp);
 }
 
 static void take_event(struct worker *worker, const struct epoll_event *event)
@@ -212,6 +225,8 @@ static void take_event(struct worker *worker, const struct epoll_event *event)
 	int *listener = event->data.ptr;
 	if (event->data.ptr == worker->control)
 		return; /* the stage is looked at in each round */
+	if (event->data.ptr == &worker->udp)
+		return; /* so is UDP */
 	if (listener >= worker->listeners && listener < worker->listeners + LISTEN_MAX) {
 		for (int at = 0; at < ACCEPTS_MAX && accept_one(worker, *listener); at++)
 			;
@@ -222,21 +237,35 @@ static void take_event(struct worker *worker, const struct epoll_event *event)
 	enqueue(worker, side->connection);
 }
 
+static bool has_udp(const struct worker *worker, const struct epoll_event *events, int count)
+{
+	bool told = worker->udp.queue != NULL;
+	for (int at = 0; at < count && !told; at++)
+		told = events[at].data.ptr == &worker->udp;
+	return told;
+}
+
 static void *serve(void *argument)
 {
 	struct worker *worker = argument;
 	struct epoll_event events[EVENTS_MAX];
-	while (follow_stage(worker)) {
+	for (;;) {
+		int stage = follow_stage(worker);
 		int wait = expire(worker);
 		free_finished(worker);
+		if (stage != STAGE_SERVING && !is_busy(worker))
+			break;
 		int count = epoll_wait(worker->context.epoll, events, EVENTS_MAX, wait);
 		worker->now_ms = now_ms();
 		for (int at = 0; at < count; at++)
 			take_event(worker, &events[at]);
 		run_queue(worker);
+		if (has_udp(worker, events, count))
+			udp_serve(&worker->udp, worker->now_ms);
 	}
 	run_queue(worker); /* what is finished leaves it */
 	free_finished(worker);
+	udp_close(&worker->udp);
 	pipes_close(&worker->context.pipes);
 	free(worker->context.piece);
 	close(worker->context.epoll);
@@ -258,6 +287,13 @@ int worker_open(struct worker *worker)
 		return -errno;
 	/* Never read: each write is one edge for every thread. */
 	int result = add(worker, worker->control->wake, EPOLLIN | EPOLLET, worker->control);
+	worker->udp.all.options = worker->context.options;
+	worker->udp.all.routes = worker->context.routes;
+	worker->udp.buffer = worker->context.piece;
+	if (result == 0)
+		result = udp_open(&worker->udp);
+	if (result == 0)
+		result = add(worker, worker->udp.all.epoll, EPOLLIN, &worker->udp);
 	for (unsigned at = 0; at < worker->listener_count && result == 0; at++)
 		result = add(worker, worker->listeners[at], EPOLLIN, &worker->listeners[at]);
 	return result;

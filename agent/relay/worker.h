@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A thread of the relay: its own listening sockets, its own epoll set, its own connections. */
+/* A thread of the relay: its own listening sockets, its own epoll set, its own connections and flows. */
 #ifndef PENSTOCK_RELAY_WORKER_H
 #define PENSTOCK_RELAY_WORKER_H
 
@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "agent/relay/connection.h"
+#include "agent/relay/udp.h"
 
 /* How far the end has come, for all threads. */
 enum stage { STAGE_SERVING, STAGE_DRAINING, STAGE_ENDING };
@@ -23,6 +24,7 @@ struct worker {
 	pthread_t thread;
 	int listeners[LISTEN_MAX]; /* the thread's own, closed by it */
 	unsigned listener_count;
+	struct udp udp;
 	int64_t now_ms, warn_again_ms;
 	int64_t accept_again_ms;       /* 0: it accepts */
 	struct connections connecting; /* oldest first: as all share one timeout, they run out in this order */

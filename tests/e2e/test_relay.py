@@ -23,7 +23,7 @@ PORT = 15001
 SERVED = 8443
 RESET = struct.pack("ii", 1, 0)
 LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (?P<client>\S+) -> (?P<destination>\S+) up=(?P<up>\d+) "
-                  r"down=(?P<down>\d+) seconds=(?P<seconds>\d+\.\d{3}) source=(?P<source>\S+) name=(?P<name>\S+) "
+                  r"down=(?P<down>\d+) seconds=(?P<seconds>\d+\.\d{3}) source=(?P<source>\S+) protocol=tcp name=(?P<name>\S+) "
                   r'outcome="(?P<outcome>[^"]*)"$')
 TPROXY = """
 table inet relay {
@@ -598,7 +598,7 @@ def test_lines_as_json(world):
     line = json.loads(relay.read())
     assert re.match(r"^\d{4}-.*Z$", line.pop("time")) and line.pop("seconds") >= 0
     assert line == {"client": name, "destination": f"{world.outside.ip4}:{SERVED}", "up": 35, "down": 0, "source": "client",
-                    "reason": "", "name": "a.example", "outcome": "closed"}
+                    "reason": "", "protocol": "tcp", "name": "a.example", "outcome": "closed"}
 
 
 # ---- the process ----
@@ -716,6 +716,12 @@ def test_a_second_relay_is_told_that_the_port_is_in_use(world):
     (["--listen", "1", "--idle", "-1"], "--idle is not a number of seconds: -1"),
     (["--listen", "1", "--drain", "x"], "--drain is not between 0 and 3600 seconds: x"),
     (["--listen", "1", "--connect-timeout", "0"], "--connect-timeout is not between 1 and 3600 seconds: 0"),
+    (["--listen", "1", "--protocols", "tcp,sctp"], "--protocols is not tcp, udp or tcp,udp: tcp,sctp"),
+    (["--listen", "1", "--protocols", "udp,udp"], "--protocols is not tcp, udp or tcp,udp: udp,udp"),
+    (["--listen", "1", "--protocols", "tcp,"], "--protocols is not tcp, udp or tcp,udp: tcp,"),
+    (["--listen", "1", "--protocols", ""], "--protocols is not tcp, udp or tcp,udp"),
+    (["--listen", "1", "--udp-timeout", "0"], "--udp-timeout is not a number of seconds: 0"),
+    (["--listen", "1", "--udp-flows", "0"], "--udp-flows is not a number of flows: 0"),
     (["--listen", "1", "extra"], "what is this: extra"),
     (["--nonsense"], "unrecognized option '--nonsense'"),
 ])

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One datagram: with whom it came, where it was going, and its traffic class (DSCP and ECN). Nothing blocks. */
+#ifndef PENSTOCK_RELAY_DATAGRAM_H
+#define PENSTOCK_RELAY_DATAGRAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "agent/relay/address.h"
+
+/* No datagram of either family is longer, jumbograms apart. */
+#define DATAGRAM_MAX (64u << 10)
+
+struct datagram {
+	union address from, to; /* `to` only of a socket that listens, else AF_UNSPEC */
+	char *data;             /* may be of length 0 */
+	size_t length;
+	uint8_t class;       /* the byte that is TOS in IPv4, traffic class in IPv6 */
+	uint32_t overflowed; /* how many the socket has had no room for, since it was made */
+};
+
+/* Before bind(): what a socket is to tell of each datagram, and how many it holds. */
+void datagram_listen(int fd); /* with the original destination */
+void datagram_carry(int fd);  /* without */
+/* Into buffer, of DATAGRAM_MAX bytes. 0 or -errno, also an ICMP error that the socket has to tell. */
+int datagram_receive(int fd, char *buffer, struct datagram *ret);
+/*
+ * To whom fd, of this family, is connected. 0 or -errno; -EAGAIN: there is no room now, and EPOLLOUT will tell when
+ * there is.
+ */
+int datagram_send(int fd, int family, const struct datagram *datagram);
+/* The control message for sendmsg() that sets the class; CMSG_SPACE(sizeof(int)) bytes. */
+void datagram_put_class(struct cmsghdr *message, int family, uint8_t class);
+
+#endif
