@@ -85,7 +85,22 @@ static int job_uninstall(const struct config *config, struct error *e)
 
 /* ---- the agent ---- */
 
-/* Only logging can change while running: everything else is bound to sockets, pins or programs, and says so. */
+/* The engine that is asked for; "auto" is tried anew. One that cannot be had: the one that runs goes on. */
+static void engine_reload(struct agent *agent, struct config *fresh)
+{
+	char **running = &agent->config->datapath.engine, **wanted = &fresh->datapath.engine;
+	bool same = strcmp(*running, *wanted) == 0;
+	if ((!same || strcmp(*wanted, "auto") == 0) && reconcile_engine(agent->reconciler, engine_parse(*wanted)) == 0 &&
+		!same) {
+		free(*running);
+		*running = str_dup(*wanted);
+	}
+	free(*wanted);
+	*wanted = str_dup(*running);
+}
+
+/* Only logging and the engine can change while running: everything else is bound to sockets, pins or programs, and says
+ * so. */
 static void agent_reload(void *context)
 {
 	struct agent *agent = context;
@@ -98,9 +113,10 @@ static void agent_reload(void *context)
 	log_configure(fresh->log.level, fresh->log.format);
 	fresh->log.level = agent->config->log.level;
 	fresh->log.format = agent->config->log.format;
+	engine_reload(agent, fresh);
 	auto_free char *before = config_print(agent->config), *after = config_print(fresh);
 	log_info("config", "SIGHUP: read %s%s", agent->config_file,
-		strcmp(before, after) ? "; what changed besides log needs a restart" : "");
+		strcmp(before, after) ? "; what changed besides log and engine needs a restart" : "");
 	config_free(fresh);
 }
 

@@ -498,6 +498,16 @@ void reconcile_listeners(struct reconciler *r)
 	status_publish(r);
 }
 
+int reconcile_engine(struct reconciler *r, enum engine engine)
+{
+	struct error e = {0};
+	int result = datapath_engine_choose(r->rooms.datapath, engine, &e);
+	if (result < 0)
+		failure_note(r, "engine", &e);
+	facts_publish(r);
+	return result;
+}
+
 void reconcile_settle(struct reconciler *r)
 {
 	struct error e = {0};

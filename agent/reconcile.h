@@ -38,6 +38,8 @@ void reconcile_calls(struct reconciler *r, struct call **calls, size_t count);
 void reconcile_interfaces(struct reconciler *r, bool all);
 /* Who listens for a proxy has changed. */
 void reconcile_listeners(struct reconciler *r);
+/* Another engine from now on, for what begins (ENGINE_COUNT: auto). One that cannot be had: nothing changes. */
+int reconcile_engine(struct reconciler *r, enum engine engine);
 /* The old side, after an answer. */
 void reconcile_settle(struct reconciler *r);
 

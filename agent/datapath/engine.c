@@ -38,6 +38,7 @@ static void engine_set(struct datapath *d, enum engine engine, const char *reaso
 	if (status->active != engine)
 		log_info(ROOM, "engine %s: %s", engine_name(engine), reason);
 	status->active = engine;
+	status->trial_count = 0;
 	atomic_store(&d->engine.active, engine);
 	d->engine.decided = true;
 }
@@ -69,12 +70,20 @@ static void engine_try(struct datapath *d)
 			d, ENGINE_EBPF, "this kernel has neither bpf_sk_assign nor nft_tproxy: nothing can be handed to a proxy");
 }
 
+static void engine_undecide(struct datapath *d)
+{
+	struct engine_status *status = &d->engine.status;
+	snprintf(status->reason, sizeof(status->reason), "no proxy was wanted yet, so none was tried");
+	status->trial_count = 0;
+	d->engine.decided = false;
+}
+
 int engine_open(struct datapath *d, bool tproxy, struct error *e)
 {
 	enum engine wanted = d->options.engine;
 	d->engine.status.active = tproxy ? ENGINE_TPROXY : ENGINE_EBPF;
 	atomic_store(&d->engine.active, d->engine.status.active);
-	snprintf(d->engine.status.reason, sizeof(d->engine.status.reason), "no proxy was wanted yet, so none was tried");
+	engine_undecide(d);
 	return wanted == ENGINE_COUNT ? 0 : engine_take(d, wanted, e);
 }
 
@@ -94,7 +103,7 @@ int datapath_engine_choose(struct datapath *datapath, enum engine engine, struct
 		if (result < 0)
 			return result;
 	} else {
-		d->engine.decided = false;
+		engine_undecide(d);
 		engine_settle(d);
 	}
 	d->options.engine = engine;
