@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beside the rules of CNIs, VPNs and firewalls, with both engines: what is ours reaches the proxy, what is theirs keeps its
+marks and goes where they send it."""
+import socket
+
+import pytest
+
+from others import TOOLS, Others
+from proxies import Relay
+from steering import ENGINES, FAMILIES, OUTSIDE, World, answered, come, egress, ingress, to
+from talk import TRANSPARENT, Client
+from test_coexistence import MASK, everywhere
+
+INTERCEPT = MASK & -MASK
+ALLOWED = f"meta mark & {MASK:#x} == {INTERCEPT:#x} accept"  # as the README says it
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def shared(request):
+    with World("a", "b", engine=request.param) as world:
+        yield world
+
+
+BOTH = pytest.mark.parametrize("others", TOOLS, indirect=True)
+
+
+@pytest.fixture
+def others(request, world):
+    world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
+    with Others(world.node, getattr(request, "param", TOOLS[0])) as made:
+        yield made
+
+
+# ---- marks of others ----
+
+HIT = {"calico": ["-A FORWARD -m mark --mark 0x10000/0x10000 -j ACCEPT", "-i pv+ -j MARK", "-i pv+ -g cali-wl-to-host"],
+       "cilium": ["--set-xmark 0x200/0xffffffff", "--set-xmark 0xc00/0xf00", "CILIUM_INPUT -m mark --mark 0x200/0xf00"],
+       "tailscale": ["-A ts-forward -i uplink -j MARK", "-j MASQUERADE", "-A ts-forward -m mark --mark 0x40000/0xff0000"],
+       "wg_quick": []}
+
+
+@BOTH
+@pytest.mark.parametrize("who", HIT)
+def test_as_they_come(world, others, who):
+    """What policy of theirs lets pass has their marks: else their FORWARD would drop it."""
+    getattr(others, who)()
+    assert everywhere(world) == world.handed()
+    assert [rule for rule in HIT[who] if not others.hits(rule)] == []
+
+
+@FAMILIES
+def test_a_proxy_that_marks_its_own_connections(world, others, family):
+    """As Tailscale's daemon does; the mark is remembered with the connection, and answers come with it, beside ours."""
+    others.tailscale()
+    others.nft("inet foreign { counter there { }\ncounter back { }\n"
+               "chain out { type filter hook postrouting priority 0; oifname uplink meta mark & 0xff0000 == 0x80000 counter name there; }\n"
+               "chain in { type filter hook prerouting priority -100; iifname uplink "
+               f"meta mark & {MASK | 0xff0000:#x} == {INTERCEPT | 0x80000:#x} counter name back; }}\n}}")
+    with world.node.entered():
+        leg = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+    with leg:
+        leg.setsockopt(*TRANSPARENT[leg.family], 1)
+        leg.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x80000)
+        leg.bind((world.address("a", family), 0))
+        leg.settimeout(3)
+        leg.connect((world.address("outside", family), 80))
+        leg.sendall(b"hello\n")
+        assert leg.recv(4096)
+    for name in ("there", "back"):
+        assert "packets 0 " not in world.node.run("nft", "list", "counter", "inet", "foreign", name).stdout, name
+
+
+@BOTH
+@pytest.mark.parametrize("does", ["raw -j MARK --set-mark 0x1", "mangle -j CONNMARK --restore-mark"])
+def test_who_wipes_whole_marks(world, others, does):
+    """It also wipes ours, and nothing reaches a proxy; but nothing goes past it either."""
+    table, does = does.split(" ", 1)
+    others.tables(f"*{table}\n-A PREROUTING -i {world.a.interface} -p tcp --syn {does}\nCOMMIT\n")
+    world.front()
+    for family in (4, 6):
+        assert answered(world, world.a, "outside", family, timeout=0.3) == "TimeoutError"
+
+
+# ---- policy routing of others ----
+
+def test_rules_before_and_behind_ours(world, others):
+    """Before: of the table of local addresses, of marks of theirs, of sources. Behind: all that is not marked to a tunnel."""
+    others.rules("pref 1 fwmark 0x1000/0xf000 lookup 99", "pref 2 lookup 98", "pref 6 lookup main suppress_prefixlength 0", "pref 7 lookup 97")
+    others.routes([f"default via {ip} dev uplink table 97" for ip in OUTSIDE], ["unreachable default table 99"] * 2)
+    assert everywhere(world) == world.handed()
+
+
+def test_a_tunnel_that_takes_all_before_ours(world, others):
+    """Nothing reaches a proxy, nor goes past it into the tunnel. With a lower rulePriority it does."""
+    others.rules(f"pref 3 iif {world.a.interface} lookup 97")
+    others.routes([f"default via {ip} dev uplink table 97" for ip in OUTSIDE])
+    world.front()
+    assert answered(world, world.a, "outside", timeout=0.3) == "TimeoutError"
+    world.running.config["datapath"]["rulePriority"] = 2
+    world.running.write_config()
+    world.running.restart()
+    try:
+        for family in (4, 6):
+            assert answered(world, world.a, "outside", family) == "proxy"
+    finally:
+        del world.running.config["datapath"]["rulePriority"]
+        world.running.write_config()
+        world.running.restart()
+
+
+# ---- firewalls ----
+
+def test_nothing_may_be_forwarded(world, others):
+    """By all three at once; what a proxy has is not forwarded."""
+    for tool in TOOLS:
+        others.tables("*filter\n:FORWARD DROP\nCOMMIT\n", tool=tool)
+    others.nft("inet foreign { chain c { type filter hook forward priority 0; policy drop; }\n}")
+    for source in ("client", "node"):
+        with Relay(world, "--source", source):
+            for family in (4, 6):
+                assert answered(world, world.b, "outside", family, timeout=0.1) == "TimeoutError"
+                for client, target in ((world.a, "outside"), (world.a, "b"), (world.outside, "b")):
+                    with Client(client, world.address(target, family)) as talk:
+                        assert talk.hello()["server"] == target and talk.pour(1) is None
+
+
+@pytest.mark.parametrize("by", ["nftables", "iptables", "calico"])
+def test_a_firewall_for_what_comes_in(world, others, by):
+    """It drops what goes to a proxy too, until it lets our mark in: the README's words."""
+    mark = f"-m mark --mark {INTERCEPT:#x}/{MASK:#x} -j ACCEPT"
+    world.front()
+    if by == "nftables":
+        others.nft("inet foreign { chain c { type filter hook input priority 0; policy drop; iifname lo accept\n"
+                   "ct state established,related accept\nmeta l4proto { icmp, ipv6-icmp } accept\n}\n}")
+    elif by == "iptables":
+        others.tables("*filter\n:INPUT DROP\n-A INPUT -i lo -j ACCEPT\n-A INPUT -p icmp -j ACCEPT\n-A INPUT -p ipv6-icmp -j ACCEPT\n"
+                      "-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\nCOMMIT\n")
+    else:
+        others.calico(to_host="DROP")
+    assert answered(world, world.a, "outside", timeout=0.3) == "TimeoutError"
+    if by == "nftables":
+        world.node.run("nft", "insert", "rule", "inet", "foreign", "c", *ALLOWED.split())
+    else:
+        others.tables(f"*filter\n-I INPUT {mark}\nCOMMIT\n")
+    world.fronts.pop().close()
+    assert everywhere(world) + 1 == world.handed()
