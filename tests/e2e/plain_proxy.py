@@ -8,12 +8,16 @@
 Ends, with its workers, when standard input does.
 """
 import argparse
+import ctypes
 import json
 import os
 import socket
+import struct
 import threading
 import time
 
+CAP_NET_BIND_SERVICE, CAP_NET_RAW = 10, 13
+PR_SET_KEEPCAPS = 8
 IPPROTO_MPTCP = 262
 IP_TRANSPARENT, IP_RECVORIGDSTADDR = 19, 20
 IPV6_RECVORIGDSTADDR, IPV6_TRANSPARENT = 74, 75
@@ -88,10 +92,17 @@ def listen(options):
     return listener
 
 
-def become(uid):
+def become(uid, udp):
+    """UDP proxies keep what it takes to answer from other people's addresses, and from ports like 443."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_KEEPCAPS, udp, 0, 0, 0)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+    if udp:
+        kept = 1 << CAP_NET_RAW | 1 << CAP_NET_BIND_SERVICE
+        header = struct.pack("=Ii", 0x20080522, 0)
+        assert libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)) == 0
 
 
 def end_with_input():
@@ -116,12 +127,12 @@ def main():
         with open(f"{options.cgroup}/cgroup.procs", "w") as file:
             file.write(str(os.getpid()))
     if options.uid is not None:
-        become(options.uid)
+        become(options.uid, options.udp)
     listener = listen(options)
     print("listens", flush=True)
     if options.later_uid is not None:
         time.sleep(options.wait)
-        become(options.later_uid)
+        become(options.later_uid, options.udp)
     master = os.getpid()
     for _ in range(options.workers):
         if os.getpid() == master:
