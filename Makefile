@@ -120,6 +120,7 @@ $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 $(B)/unit/discover: $(B)/agent/datapath/discover.o
 $(B)/unit/intake: $(INTAKE)
 $(B)/unit/relay_sniff: $(B)/agent/relay/sniff.o
+$(B)/unit/relay_flow: $(B)/agent/relay/flow.o $(B)/agent/relay/address.o
 $(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT) $(B)/agent/datapath/conditions.o
 	@mkdir -p $(@D)
 	$(say) LINK $@
