@@ -74,13 +74,14 @@ static void handover_print(struct buffer *b, uint32_t intercept, const struct po
 	static const char *const maps[] = {"loopback", "wildcard"};
 	map_print(b, maps[0], PS_HANDOVER_LOOPBACK, ports);
 	map_print(b, maps[1], PS_HANDOVER_WILDCARD, ports);
-	/* INTERCEPT and REROUTE both have the lowest bit, and nothing else comes here with it. */
+	/* INTERCEPT and REROUTE both have the lowest bit. Where somebody has wiped it the packet must not go past the proxy:
+	 * it would be forwarded. */
 	buffer_printf(b,
 		"	chain handover {\n"
 		"		type filter hook prerouting priority mangle; policy accept;\n"
-		"		meta mark & %#x == 0 accept\n"
-		"		meta priority != %x:0-%x:%x accept\n",
-		intercept, PS_HANDOVER_LOOPBACK >> 16, PS_HANDOVER_WILDCARD >> 16, PS_HANDOVER_PORT);
+		"		meta priority != %x:0-%x:%x accept\n"
+		"		meta mark & %#x == 0 drop\n",
+		PS_HANDOVER_LOOPBACK >> 16, PS_HANDOVER_WILDCARD >> 16, PS_HANDOVER_PORT, intercept);
 	for (int map = 0; map < 2; map++)
 		for (int family = 0; family < 2; family++)
 			buffer_printf(b, "		meta l4proto { tcp, udp } tproxy %s to %s:meta priority map @%s accept\n",

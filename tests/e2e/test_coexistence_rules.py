@@ -75,7 +75,7 @@ def test_a_proxy_that_marks_its_own_connections(world, others, family):
 def test_who_wipes_whole_marks(world, others, does):
     """It also wipes ours, and nothing reaches a proxy; but nothing goes past it either."""
     table, does = does.split(" ", 1)
-    others.tables(f"*{table}\n-A PREROUTING -i {world.a.interface} -p tcp --syn {does}\nCOMMIT\n")
+    others.tables(f"*{table}\n-A PREROUTING -i {world.a.interface} -p tcp {does}\nCOMMIT\n")
     world.front()
     for family in (4, 6):
         assert answered(world, world.a, "outside", family, timeout=0.3) == "TimeoutError"
