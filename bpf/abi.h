@@ -300,6 +300,10 @@ struct ps_cgroup {
 	__u32 endpoint[2];
 };
 #define PS_CGROUPS_MAX 1024
+/* By socket: the id of the cgroup in whose name it connected. */
+struct ps_host_socket {
+	__u64 cgroup;
+};
 
 /*
  * Hash by ifindex of a port: the bridge that it belongs to. Written by the agent before the port's programs are

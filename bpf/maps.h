@@ -132,6 +132,15 @@ struct {
 	__type(value, struct ps_cgroup);
 } ps_cgroup SEC(".maps");
 
+/* Written and read by programs; goes with the socket. Full (the kernel has no memory for it): the connection is
+ * refused where it would be handed over. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct ps_host_socket);
+} ps_host SEC(".maps");
+
 /* Written by the agent and, at a fork, by programs; read by programs. Full: the least recently used goes; the agent
  * writes it again while the process has a listener. */
 struct {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The programs of the data path, one object. Each is thin: parse → track → judge → act → account. */
+#include "bpf/host.h"
 #include "bpf/network.h"
 #include "bpf/sockets.h"
 #include "bpf/usual.h"
@@ -54,6 +55,19 @@ int to_network(struct __sk_buff *skb)
 	return network_out(skb);
 }
 
+/* Ingress and egress of lo, for processes of this node. */
+SEC("tc")
+int from_loopback(struct __sk_buff *skb)
+{
+	return host_in(skb);
+}
+
+SEC("tc")
+int to_loopback(struct __sk_buff *skb)
+{
+	return host_out(skb);
+}
+
 /* ---- on sockets: every process's, at the root of cgroup v2 ---- */
 
 SEC("cgroup/getsockopt")
@@ -89,13 +103,15 @@ int socket_getsockname6(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4")
 int socket_connect4(struct bpf_sock_addr *ctx)
 {
-	return socket_connects(ctx);
+	socket_connects(ctx);
+	return host_connects4(ctx);
 }
 
 SEC("cgroup/connect6")
 int socket_connect6(struct bpf_sock_addr *ctx)
 {
-	return socket_connects(ctx);
+	socket_connects(ctx);
+	return host_connects6(ctx);
 }
 
 /* ---- on every process's reads and forks ---- */

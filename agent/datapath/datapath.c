@@ -49,6 +49,8 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	if (result == 0)
 		result = watch_open(d, e);
 	if (result == 0)
+		result = hosts_take_over(d, flags & PS_CONTROL_HOST, e);
+	if (result == 0)
 		result = interfaces_take_over(d, e);
 	/* An earlier agent's, perhaps of another configuration. */
 	d->steering = routes_count() > 0 || interfaces_steered(d);
@@ -93,6 +95,7 @@ void datapath_close(struct datapath *datapath)
 		return;
 	listeners_close(datapath);
 	interfaces_clear(datapath);
+	hosts_clear(datapath);
 	watch_close(datapath);
 	monitor_close(&datapath->monitor);
 	nftables_clear(datapath);

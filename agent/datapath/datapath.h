@@ -74,6 +74,8 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 const struct map *datapath_locals(const struct datapath *datapath);
 /* Whether an endpoint, of any compiler, has an interface to be bound to, as far as the news that was read tells. */
 bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint);
+/* Whether the cgroup of an endpoint of processes, of any compiler, is there. */
+bool datapath_cgroup_there(const struct datapath *datapath, const struct endpoint *endpoint);
 struct interface_status {
 	uint32_t ifindex;
 	const char *name;

@@ -8,7 +8,8 @@
  *   intercepted  An intercepted packet crosses PREROUTING like any other: kube-proxy would rewrite the address of a
  *                Service, and the socket would not be found. So it is mapped to where it goes anyway, one priority
  *                before kube-proxy's: a connection's first mapping is the only one.
- *   processes    what a process of this node sends and a proxy is to have (HOST) is routed anew, to lo (REROUTE).
+ *   processes    what a process of this node sends and a proxy is to have (HOST) is routed anew, to lo (REROUTE),
+ *                unless it goes to this node itself.
  *   rerouted     the same as intercepted, for that.
  *
  * Plain commands: JSON would say the same with more words. What is read back is JSON, because nft 1.0.6 prints a
@@ -112,7 +113,7 @@ void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *
 		buffer_printf(b,
 			"	chain processes {\n"
 			"		type route hook output priority mangle; policy accept;\n"
-			"		meta mark & %#x == %#x meta mark set meta mark | %#x\n"
+			"		meta mark & %#x == %#x fib daddr type unicast meta mark set meta mark | %#x\n"
 			"	}\n",
 			mask, answer, intercept);
 	if (wanted->host && wanted->nat)

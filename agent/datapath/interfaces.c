@@ -199,6 +199,11 @@ static void settle_interface(struct datapath *d, uint32_t ifindex)
 	struct attachment *attachment = map_get(&d->attachments, &ifindex);
 	if (!link)
 		return;
+	if (ifindex == LOOPBACK_IFINDEX) {
+		if (d->hosts.stands)
+			attach(d, link, attachment_get(d, ifindex), ROLE_LOOPBACK, PS_IFACE_NETWORK);
+		return;
+	}
 	bool pattern = wanted_by_pattern(d, link);
 	uint32_t flags = net_link_l3(link) ? PS_IFACE_L3 : 0;
 	if (pattern && d->options.unclaimed_deny)
@@ -353,6 +358,7 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 	d->net.changed = false;
 	tell(d, compiler, &moved, bound, context);
 	map_clear(&moved);
+	hosts_look(d, compiler, bound, context);
 	return 0;
 }
 
@@ -398,7 +404,9 @@ static int note_row(void *context, const void *key, const void *value)
 	struct datapath *d = context;
 	struct attachment attachment = {.row = true};
 	memcpy(&attachment.kernel, value, sizeof(attachment.kernel));
-	if (attachment.kernel.flags & PS_IFACE_NETWORK)
+	if (*(const uint32_t *)key == LOOPBACK_IFINDEX)
+		attachment.role = ROLE_LOOPBACK;
+	else if (attachment.kernel.flags & PS_IFACE_NETWORK)
 		attachment.role = hook_enters(&d->pins, *(const uint32_t *)key) ? ROLE_NETWORK : ROLE_EXIT;
 	map_put(&d->attachments, key, &attachment);
 	return 0;

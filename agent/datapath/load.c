@@ -17,7 +17,9 @@
 const char *const program_names[PROGRAM_COUNT] = {[PROGRAM_FROM_WORKLOAD] = "from_workload",
 	[PROGRAM_TO_WORKLOAD] = "to_workload",
 	[PROGRAM_FROM_NETWORK] = "from_network",
-	[PROGRAM_TO_NETWORK] = "to_network"};
+	[PROGRAM_TO_NETWORK] = "to_network",
+	[PROGRAM_FROM_LOOPBACK] = "from_loopback",
+	[PROGRAM_TO_LOOPBACK] = "to_loopback"};
 
 static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_control",
 	[OTHER_SIDE] = "ps_side",
@@ -29,7 +31,9 @@ static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_contro
 	[OTHER_STAT] = "ps_stat",
 	[OTHER_RULE_HITS] = "ps_rule_hits",
 	[OTHER_PROXY_COUNT] = "ps_proxy_count",
-	[OTHER_LISTENER] = "ps_listener"};
+	[OTHER_LISTENER] = "ps_listener",
+	[OTHER_CGROUP] = "ps_cgroup",
+	[OTHER_EXEMPT] = "ps_exempt"};
 
 /* ---- what libbpf says: at debug, and once more as an error when a load fails (then the verifier's log is in it) ----
  */

@@ -53,6 +53,8 @@ enum other_map {
 	OTHER_RULE_HITS,
 	OTHER_PROXY_COUNT,
 	OTHER_LISTENER,
+	OTHER_CGROUP,
+	OTHER_EXEMPT,
 	OTHER_MAPS
 };
 /* Programs on sockets (sockets.c). */
@@ -82,6 +84,8 @@ enum hook_program {
 	PROGRAM_TO_WORKLOAD,
 	PROGRAM_FROM_NETWORK,
 	PROGRAM_TO_NETWORK,
+	PROGRAM_FROM_LOOPBACK,
+	PROGRAM_TO_LOOPBACK,
 	PROGRAM_COUNT,
 	PROGRAM_NONE = PROGRAM_COUNT
 };
@@ -89,8 +93,9 @@ extern const char *const program_names[PROGRAM_COUNT];
 /* What an interface is to us: which programs it has. */
 enum hook_role {
 	ROLE_WORKLOAD,
-	ROLE_NETWORK, /* no workload is behind it */
-	ROLE_EXIT,    /* the same while there are Services and no proxy: only what leaves is looked at */
+	ROLE_NETWORK,  /* no workload is behind it */
+	ROLE_EXIT,     /* the same while there are Services and no proxy: only what leaves is looked at */
+	ROLE_LOOPBACK, /* lo, once processes of this node are subjects */
 	ROLE_COUNT
 };
 /* By direction: what enters (from_*) stands at PS_EGRESS, what leaves (to_*) at PS_INGRESS. */
@@ -303,6 +308,15 @@ struct engine_state {
 	_Atomic int active;          /* for every thread */
 };
 
+struct hosts {
+	bool wanted;             /* subjects are processes of this node */
+	bool stands;             /* or were: rule, table and programs on lo are set */
+	bool full;               /* not all cgroups fit */
+	char root[PIN_PATH_MAX]; /* of cgroup v2; "": not known */
+	struct map rows;         /* cgroup's id → struct host_row */
+	struct map found;        /* endpoint → cgroup's id */
+};
+
 struct connection_cache {
 	_Atomic int64_t due; /* seconds, CLOCK_MONOTONIC */
 	_Atomic uint64_t ipv6;
@@ -328,6 +342,7 @@ struct datapath {
 	struct sockets sockets;
 	struct nftables nftables;
 	struct engine_state engine;
+	struct hosts hosts;
 	bool grace_due;    /* flipped, and no grace period since: programs may still read the idle side */
 	bool resync[2];    /* the side may hold anything */
 	bool untouched[2]; /* nothing was written to the side since open */
@@ -366,6 +381,18 @@ int engine_open(struct datapath *d, bool tproxy, struct error *e);
 void engine_settle(struct datapath *d);
 /* The live control word says what is so by now. */
 int control_write(struct datapath *d, struct error *e);
+
+/* ---- processes of this node (hosts.c) ---- */
+
+int hosts_take_over(struct datapath *d, bool stands, struct error *e);
+/* Which cgroups are there by now. Those whose being there changed, or that are others of the same path, are told. */
+void hosts_look(struct datapath *d, const struct compiler *compiler,
+	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context);
+/* Before the first of them goes live. */
+int hosts_stage(struct datapath *d, struct error *e);
+/* The idle half of table ps_cgroup. */
+int hosts_write_side(struct datapath *d, unsigned int side, struct error *e);
+void hosts_clear(struct datapath *d);
 
 /* Until no program that began before is still running. */
 void grace_wait(void);

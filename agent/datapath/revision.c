@@ -60,6 +60,8 @@ int datapath_stage(struct datapath *datapath, struct tables *tables, struct erro
 		if (result == 0)
 			result = nftables_stage(datapath, tables, e);
 		engine_settle(datapath);
+		if (result == 0)
+			result = hosts_stage(datapath, e);
 	}
 	if (result == 0)
 		result = side_catch_up(datapath, tables, !side_live(datapath), e);
@@ -73,7 +75,7 @@ static uint32_t control_flags(const struct datapath *d)
 {
 	return (d->steering ? PS_CONTROL_STEERING : 0) | (d->services ? PS_CONTROL_SERVICES : 0) |
 		   (d->engine.status.active == ENGINE_TPROXY ? PS_CONTROL_TPROXY : 0) |
-		   (nftables_hands_over(d) ? PS_CONTROL_TABLE : 0);
+		   (nftables_hands_over(d) ? PS_CONTROL_TABLE : 0) | (d->hosts.stands ? PS_CONTROL_HOST : 0);
 }
 
 static int control_put(const struct datapath *d, const struct ps_control *control, struct error *e)

@@ -164,6 +164,8 @@ int side_catch_up(struct datapath *d, struct tables *tables, unsigned int side, 
 	d->untouched[side] = false;
 	if (result == 0)
 		result = interfaces_write_side(d, side, e);
+	if (result == 0)
+		result = hosts_write_side(d, side, e);
 	d->resync[side] = result < 0;
 	if (result < 0)
 		return result;

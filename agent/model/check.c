@@ -178,6 +178,13 @@ const char *cgroup_wrong(const char *text)
 	return NULL;
 }
 
+const char *cgroup_subject_wrong(const char *text)
+{
+	if (*text == '/' || (*text && text[strlen(text) - 1] == '/'))
+		return "begins or ends with a slash: it is a path below the cgroup root, like system.slice/foo.service";
+	return cgroup_wrong(text);
+}
+
 const char *executable_wrong(const char *text)
 {
 	return text[0] == '/' && strlen(text) < 4096 ? NULL : "is not an absolute path";

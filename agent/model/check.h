@@ -17,9 +17,10 @@ const char *port_name_wrong(const char *text);   /* IANA service name, RFC 6335 
 const char *domain_name_wrong(const char *text); /* DomainName of network-policy-api: "*." may come first */
 const char *ip_wrong(const char *text);
 const char *cidr_wrong(const char *text);
-const char *interface_wrong(const char *text); /* as dev_valid_name() in net/core/dev.c */
-const char *rule_name_wrong(const char *text); /* at most 100 characters */
-const char *cgroup_wrong(const char *text);    /* a path below the cgroup root */
+const char *interface_wrong(const char *text);      /* as dev_valid_name() in net/core/dev.c */
+const char *rule_name_wrong(const char *text);      /* at most 100 characters */
+const char *cgroup_wrong(const char *text);         /* a path below the cgroup root */
+const char *cgroup_subject_wrong(const char *text); /* and spelt in one way only */
 const char *executable_wrong(const char *text);
 const char *timestamp_wrong(const char *text); /* RFC 3339 */
 const char *bandwidth_wrong(const char *text); /* a quantity of 1k to 1P, as the CNI bandwidth plugin's callers check */

@@ -103,7 +103,7 @@ static void subject_check(struct walk *w, json_t *pruned)
 }
 static const struct schema subject = {SHAPE_OBJECT, .fields = subject_fields, .check = subject_check};
 
-static const struct schema cgroup = {SHAPE_STRING, .wrong = cgroup_wrong};
+static const struct schema cgroup = {SHAPE_STRING, .wrong = cgroup_subject_wrong};
 static const struct field process_subject_fields[] = {
 	OPTIONAL("namespaces", &selector_schema), OPTIONAL("pods", &namespaced_pod), OPTIONAL("cgroup", &cgroup), {0}};
 static void process_subject_check(struct walk *w, json_t *pruned)

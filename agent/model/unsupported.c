@@ -55,11 +55,6 @@ static void rules_unsupported(struct walk *w, const json_t *spec, const char *na
 
 static void intercept_unsupported(struct walk *w, const json_t *spec)
 {
-	if (json_object_get(json_object_get(spec, "subject"), "cgroup")) {
-		size_t before = walk_key(w, "subject");
-		walk_error_key(w, "cgroup", "interception of the node's own processes is " NOT_ENFORCED);
-		walk_leave(w, before);
-	}
 	rules_unsupported(w, spec, "egress", "to");
 	rules_unsupported(w, spec, "ingress", "from");
 }

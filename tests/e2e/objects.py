@@ -88,7 +88,7 @@ def proxy(name, port, protocols=("TCP",), unavailable="Deny", **spec):
 
 def intercept(name, subject, egress, priority=100, ingress=None):
     """subject: a label map, or a whole subject; egress, ingress: rules."""
-    if "pods" not in subject and "namespaces" not in subject:
+    if not {"pods", "namespaces", "cgroup"} & set(subject):
         subject = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": subject}}}
     return {"apiVersion": OURS, "kind": "InterceptPolicy", "metadata": {"name": name},
             "spec": {"priority": priority, "subject": subject, "egress": egress,

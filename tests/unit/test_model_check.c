@@ -39,6 +39,8 @@ static void strings(void **state)
 		{interface_wrong, LIST("eth0", "a.b", "veth@1", "fifteen_letters"),
 			LIST("", ".", "..", "a/b", "a:b", "a b", "sixteen_letters_")},
 		{cgroup_wrong, LIST("a", "system.slice/foo.service", "/a/b", "a/"), LIST("", "..", "a/../b", "a//b", "./a")},
+		{cgroup_subject_wrong, LIST("a", "system.slice/foo.service"),
+			LIST("", "/", "/a", "a/", "..", "a/../b", "a//b", ".", "a/.")},
 		{executable_wrong, LIST("/usr/bin/x"), LIST("", "x", "bin/x")},
 		{bandwidth_wrong, LIST("1k", "1P", "10M", "1.5Gi", "1e6"), LIST("", "999", "1.1P", "-1M", "10X", "M", "1 M")},
 		{ip_wrong, LIST("10.0.0.1", "fd00::1"), LIST("", "10.0.0", "10.0.0.1/8")},
