@@ -458,6 +458,15 @@ struct ps_key_held {
 	__u32 process; /* tgid and pid of the initial pid namespace */
 	__u32 thread;
 };
+/* LRU, by a client's address and port: the flow of datagrams that it began last and a proxy took. Who receives one is
+ * told its sender alone. */
+struct ps_key_asker {
+	__u8 addr[16]; /* IPv4 in the first four bytes, the rest zero */
+	__u16 port;
+	__u8 family; /* 4 or 6 */
+	__u8 pad;
+};
+#define PS_ASKERS_MAX 16384
 /* LRU, by cookie of a connecting socket: the client that it connects for. */
 struct ps_leg {
 	__u8 client[16]; /* IPv4 in the first four bytes, the rest zero */
@@ -522,6 +531,7 @@ PS_STATIC_ASSERT(sizeof(struct ps_count) == 16, "ps_count");
 PS_STATIC_ASSERT(sizeof(struct ps_key_listener) == 16, "ps_key_listener");
 PS_STATIC_ASSERT(sizeof(struct ps_held) == 48, "ps_held");
 PS_STATIC_ASSERT(sizeof(struct ps_key_held) == 8, "ps_key_held");
+PS_STATIC_ASSERT(sizeof(struct ps_key_asker) == 20, "ps_key_asker");
 PS_STATIC_ASSERT(sizeof(struct ps_leg) == 24, "ps_leg");
 PS_STATIC_ASSERT(PS_STAT_COUNT <= PS_STAT_MAX, "ps_stat");
 

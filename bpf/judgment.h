@@ -215,6 +215,26 @@ static __noinline bool conn_shares(const struct packet *p, struct ps_conn *fresh
 	return false;
 }
 
+/* For the programs on sockets: whose flow it is that a proxy receives by its listener. */
+static __noinline void asker_note(const struct packet *p)
+{
+	struct aside *aside = aside_get();
+
+	if (!aside)
+		PS_RETURN_ZERO;
+	__builtin_memset(&aside->asker, 0, sizeof(aside->asker));
+	__builtin_memset(&aside->flow, 0, sizeof(aside->flow));
+	__builtin_memcpy(aside->asker.addr, p->source.word, sizeof(aside->asker.addr));
+	aside->asker.port = p->source_port;
+	aside->asker.family = aside->flow.family = p->v4 ? 4 : 6;
+	if (p->v4)
+		aside->flow.key4 = p->key4;
+	else
+		aside->flow.key6 = p->key6;
+	bpf_map_update_elem(&ps_asker, &aside->asker, &aside->flow, BPF_ANY);
+	PS_RETURN_ZERO;
+}
+
 PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 {
 	const struct work *w = work_get(from);
@@ -241,6 +261,8 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 	if (flags & PS_CONN_INTERCEPTED) {
 		conn.proxy = w->proxy;
 		conn.intercept_rule = w->intercept_rule;
+		if (p->protocol == IPPROTO_UDP)
+			asker_note(p);
 	}
 	conn.flags = flags;
 	conn_remember(&conn, w);

@@ -160,6 +160,14 @@ struct {
 	__type(value, struct ps_held);
 } ps_held SEC(".maps");
 
+/* Written and read by programs. Full: the least recently used goes, and what is sent on for it is the node's own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PS_ASKERS_MAX);
+	__type(key, struct ps_key_asker);
+	__type(value, struct ps_held);
+} ps_asker SEC(".maps");
+
 /* Written and read by programs. Full: the least recently used goes; each is read at its connection's first packet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -103,7 +103,7 @@ static __always_inline int network_intercepted(
 static __always_inline int network_answer(
 	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, struct ps_conn_live *live)
 {
-	if (steer_known(skb, w) != STEER_TAKEN) {
+	if (steer_reply(skb, w, conn) != STEER_TAKEN) {
 		work_drop(w, PS_REASON_NO_LISTENER);
 		return network_refuse(skb, w);
 	}

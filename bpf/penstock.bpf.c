@@ -103,15 +103,39 @@ int socket_getsockname6(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4")
 int socket_connect4(struct bpf_sock_addr *ctx)
 {
-	socket_connects(ctx);
+	socket_connects(ctx, false);
 	return host_connects4(ctx);
 }
 
 SEC("cgroup/connect6")
 int socket_connect6(struct bpf_sock_addr *ctx)
 {
-	socket_connects(ctx);
+	socket_connects(ctx, true);
 	return host_connects6(ctx);
+}
+
+SEC("cgroup/sendmsg4")
+int socket_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return socket_connects(ctx, false);
+}
+
+SEC("cgroup/sendmsg6")
+int socket_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return socket_connects(ctx, true);
+}
+
+SEC("cgroup/recvmsg4")
+int socket_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return socket_receives(ctx, false);
+}
+
+SEC("cgroup/recvmsg6")
+int socket_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return socket_receives(ctx, true);
 }
 
 /* ---- on every process's reads and forks ---- */

@@ -7,6 +7,7 @@
  *    keeps.
  *  - Who asks for the addresses of such a socket (accept with an address, getpeername, getsockname, SO_ORIGINAL_DST) or
  *    reads from it has its connection in hand: ps_held. A process that is forked has what the thread that forks it has.
+ *  - Who receives a datagram of an intercepted flow by a proxy's listener has that flow in hand as well.
  *  - What then connects does so for that connection's client: ps_leg, which leg.h reads at the socket's first packet.
  */
 #ifndef PENSTOCK_SOCKETS_H
@@ -30,6 +31,7 @@
 #define PS_AF_INET 2
 #define PS_AF_INET6 10
 #define PS_SOCK_STREAM 1
+#define PS_SOCK_DGRAM 2
 #define PS_SOL_IP 0
 #define PS_SOL_IPV6 41
 #define PS_SO_ORIGINAL_DST 80 /* IP6T_SO_ORIGINAL_DST has the same number */
@@ -71,6 +73,11 @@ static __always_inline bool socket_tcp(__u32 type, __u32 protocol)
 	return type == PS_SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
 }
 
+static __always_inline bool socket_udp(__u32 type, __u32 protocol)
+{
+	return type == PS_SOCK_DGRAM && protocol == IPPROTO_UDP;
+}
+
 /* An IPv6 socket may have an IPv4 connection (::ffff:a.b.c.d): on the wire and in our tables it is IPv4. */
 static __always_inline bool socket_v4(__u32 family, const __u32 *peer)
 {
@@ -97,17 +104,17 @@ struct ends {
 	bool high; /* the peer is the key's second address */
 };
 
-static __always_inline void ends_key(struct ends *ends, bool v4)
+static __always_inline void ends_key(struct ends *ends, bool v4, __u8 protocol)
 {
 	if (v4) {
 		ends->high = high4(ends->peer.v4, ends->local.v4, ends->peer_port, ends->local_port);
 		key4_set(&ends->held.key4, ends->high, ends->peer.v4, ends->local.v4, ends->peer_port, ends->local_port);
-		ends->held.key4.protocol = IPPROTO_TCP;
+		ends->held.key4.protocol = protocol;
 		ends->held.family = 4;
 	} else {
 		ends->high = high6(&ends->peer, &ends->local, ends->peer_port, ends->local_port);
 		key6_set(&ends->held.key6, ends->high, &ends->peer, &ends->local, ends->peer_port, ends->local_port);
-		ends->held.key6.protocol = IPPROTO_TCP;
+		ends->held.key6.protocol = protocol;
 		ends->held.family = 6;
 	}
 }
@@ -129,11 +136,11 @@ static __always_inline void ends_read(const struct bpf_sock *sk, struct ends *en
 		for (int i = 0; i < 4; i++)
 			ends->local.word[i] = sk->src_ip6[i];
 	}
-	ends_key(ends, v4);
+	ends_key(ends, v4, IPPROTO_TCP);
 }
 
 /* The same from the kernel's own socket. */
-static __always_inline void ends_read_kernel(const struct sock_common___ends *sk, struct ends *ends)
+static __always_inline void ends_read_kernel(const struct sock_common___ends *sk, __u8 protocol, struct ends *ends)
 {
 	bool v4;
 
@@ -150,7 +157,7 @@ static __always_inline void ends_read_kernel(const struct sock_common___ends *sk
 		for (int i = 0; i < 4; i++)
 			ends->local.word[i] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
 	}
-	ends_key(ends, v4);
+	ends_key(ends, v4, protocol);
 }
 
 /* Whether the socket accepted an intercepted connection. */
@@ -332,10 +339,14 @@ static __always_inline int socket_reads(const struct sock___ends *sk)
 	struct ps_held *own;
 	struct ends ends;
 
+	bool datagrams = socket_udp(sk->sk_type, sk->sk_protocol);
+
 	if ((common->skc_family != PS_AF_INET && common->skc_family != PS_AF_INET6) ||
-		!socket_tcp(sk->sk_type, sk->sk_protocol) || common->skc_net.net->net_cookie != netns_cookie)
+		!(datagrams || socket_tcp(sk->sk_type, sk->sk_protocol)) || common->skc_net.net->net_cookie != netns_cookie)
 		return 0;
-	ends_read_kernel(common, &ends);
+	if (datagrams && !common->skc_dport) /* a listener's: socket_receives */
+		return 0;
+	ends_read_kernel(common, datagrams ? IPPROTO_UDP : IPPROTO_TCP, &ends);
 	if (!ends_intercepted(&ends))
 		return 0;
 	current = bpf_get_current_pid_tgid();
@@ -348,6 +359,48 @@ static __always_inline int socket_reads(const struct sock___ends *sk)
 	else
 		bpf_map_update_elem(&ps_held, &key, &ends.held, BPF_ANY);
 	return 0;
+}
+
+/* The other end; six: the program of IPv6, for which an IPv4 address is a mapped one. */
+static __always_inline void socket_other(const struct bpf_sock_addr *ctx, bool six, struct address *ret)
+{
+	ret->half[0] = ret->half[1] = 0;
+	if (!six) {
+		ret->v4 = ctx->user_ip4;
+		return;
+	}
+	ret->word[0] = ctx->user_ip6[0];
+	ret->word[1] = ctx->user_ip6[1];
+	ret->word[2] = ctx->user_ip6[2];
+	ret->word[3] = ctx->user_ip6[3];
+	if (!socket_v4(PS_AF_INET6, ret->word))
+		return;
+	ret->v4 = ret->word[3];
+	ret->word[2] = ret->word[3] = 0;
+}
+
+/* Runs in recvfrom and recvmsg, with the sender's address. Only transparent sockets can be proxies' listeners. */
+static __always_inline int socket_receives(struct bpf_sock_addr *ctx, bool six)
+{
+	struct ps_key_asker key = {};
+	const struct ps_held *flow;
+	struct address from;
+	struct ps_held held;
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk || !socket_udp(ctx->type, ctx->protocol) || bpf_get_netns_cookie(ctx) != netns_cookie ||
+		!inet_transparent(socket_inet(sk)))
+		return SOCKET_GOES_ON;
+	socket_other(ctx, six, &from);
+	__builtin_memcpy(key.addr, from.word, sizeof(key.addr));
+	key.family = from.word[1] || from.half[1] ? 6 : 4;
+	key.port = bpf_ntohs(ctx->user_port);
+	flow = bpf_map_lookup_elem(&ps_asker, &key);
+	if (!flow)
+		return SOCKET_GOES_ON;
+	held = *flow;
+	held_note(&held);
+	return SOCKET_GOES_ON;
 }
 
 /* Runs at every fork, in the parent. The child has the parent's sockets: what that thread holds, it does. */
@@ -391,37 +444,59 @@ static __always_inline bool leg_speaks(const struct bpf_sock *sk, const struct p
 	return own.word[0] == client[0] && own.word[1] == client[1] && own.word[2] == client[2] && own.word[3] == client[3];
 }
 
-/* Before a socket's SYN. A socket may connect again, for somebody else: the row is for this time. */
-static __always_inline int socket_connects(struct bpf_sock_addr *ctx)
+/* A proxy answers its client with a socket of its own: that is no leg. */
+static __always_inline bool socket_answers(
+	const struct bpf_sock_addr *ctx, bool six, const struct ps_held *held, bool high)
 {
+	const __u32 *client = (const __u32 *)held->key6.addr[high];
+	struct address to;
+
+	socket_other(ctx, six, &to);
+	if (held->family == 4)
+		return to.v4 == held->key4.addr[high] && bpf_ntohs(ctx->user_port) == held->key4.port[high];
+	return to.word[0] == client[0] && to.word[1] == client[1] && to.word[2] == client[2] && to.word[3] == client[3] &&
+		   bpf_ntohs(ctx->user_port) == held->key6.port[high];
+}
+
+/* Before a socket's SYN, its connection for datagrams, or a datagram of one that has none. A socket may connect again,
+ * for somebody else: the row is for this time. */
+static __always_inline int socket_connects(struct bpf_sock_addr *ctx, bool six)
+{
+	bool datagrams = socket_udp(ctx->type, ctx->protocol), high;
 	struct choice choice;
 	const struct ps_conn *conn;
 	const struct ps_held *held;
 	struct ps_leg leg = {};
 	__u64 cookie;
 
-	if (!socket_tcp(ctx->type, ctx->protocol) || bpf_get_netns_cookie(ctx) != netns_cookie)
+	if (!(datagrams || socket_tcp(ctx->type, ctx->protocol)) || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return SOCKET_GOES_ON;
-	if (ctx->sk->state != BPF_TCP_CLOSE) /* asks how its connect() goes */
+	if (!datagrams && ctx->sk->state != BPF_TCP_CLOSE) /* asks how its connect() goes */
 		return SOCKET_GOES_ON;
 	cookie = bpf_get_socket_cookie(ctx);
 	held_choose(&choice);
 	held = choice.held;
 	conn = choice.conn;
-	if (!held || !conn) {
-		bpf_map_delete_elem(&ps_leg, &cookie);
-		return SOCKET_GOES_ON;
-	}
+	if (!held || !conn)
+		goto none;
+	high = conn->flags & PS_CONN_ORIGIN_HIGH;
+	if (datagrams && socket_answers(ctx, six, held, high))
+		goto none;
 	leg.family = held->family;
 	leg.proxy = conn->proxy;
 	if (conn->flags & PS_CONN_REWRITTEN)
 		__builtin_memcpy(leg.client, conn->origin, sizeof(leg.client));
 	else if (held->family == 4)
-		*(__be32 *)leg.client = held->key4.addr[!!(conn->flags & PS_CONN_ORIGIN_HIGH)];
+		*(__be32 *)leg.client = held->key4.addr[high];
 	else
-		__builtin_memcpy(leg.client, held->key6.addr[!!(conn->flags & PS_CONN_ORIGIN_HIGH)], sizeof(leg.client));
+		__builtin_memcpy(leg.client, held->key6.addr[high], sizeof(leg.client));
 	bpf_map_update_elem(&ps_leg, &cookie, &leg, BPF_ANY);
-	account_stat(leg_speaks(ctx->sk, &leg) ? PS_STAT_LEG_CLIENT : PS_STAT_LEG_NODE);
+	if (!datagrams) /* of which one is counted when its flow begins */
+		account_stat(leg_speaks(ctx->sk, &leg) ? PS_STAT_LEG_CLIENT : PS_STAT_LEG_NODE);
+	return SOCKET_GOES_ON;
+none:
+	if (bpf_map_lookup_elem(&ps_leg, &cookie))
+		bpf_map_delete_elem(&ps_leg, &cookie);
 	return SOCKET_GOES_ON;
 }
 

@@ -342,12 +342,16 @@ static __always_inline int steer(struct __sk_buff *skb, const struct work *w, __
 	return w->packet.protocol == IPPROTO_UDP ? steer_udp(skb, number) : steer_tcp(skb, number);
 }
 
-/* A packet of a connection that the stack will find by its mark, because it has a socket of its own. */
-static __always_inline int steer_known(struct __sk_buff *skb, const struct work *w)
+/* A reply to a leg. The stack finds a TCP socket by the mark. With datagrams those to the node's own address come home
+ * by themselves, and to a client's there must be the socket: else somebody on the wildcard would get them. */
+static __always_inline int steer_reply(struct __sk_buff *skb, const struct work *w, const struct ps_conn *conn)
 {
-	if (w->packet.protocol == IPPROTO_UDP)
+	if (w->packet.protocol == IPPROTO_UDP && !(conn->flags & PS_CONN_REWRITTEN))
 		return steer_datagram(skb, false);
-	mark_set(skb);
+	if (w->packet.protocol == IPPROTO_UDP)
+		mark_clear(skb);
+	else
+		mark_set(skb);
 	return STEER_TAKEN;
 }
 

@@ -99,6 +99,8 @@ struct aside {
 	struct opinions backends;
 	struct party party;
 	struct bpf_fib_lookup route;
+	struct ps_key_asker asker;
+	struct ps_held flow;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -53,7 +53,7 @@ static __always_inline int work_known(
 		if (known_steer(skb, w, conn, live) == PS_DROP)
 			return PS_DROP;
 	} else if (from && reply && conn->flags & PS_CONN_LEG) {
-		if (steer_known(skb, w) != STEER_TAKEN)
+		if (steer_reply(skb, w, conn) != STEER_TAKEN)
 			return work_drop(w, PS_REASON_NO_LISTENER);
 	} else if (from && known_rests(skb, w, conn)) {
 		return PS_PASS;

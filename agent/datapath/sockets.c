@@ -34,6 +34,10 @@ static const struct socket_hook_info hooks[SOCKET_HOOKS] = {
 	[SOCKET_GETSOCKNAME6] = {"socket_getsockname6", "cgroup-getsockname6", BPF_CGROUP_INET6_GETSOCKNAME},
 	[SOCKET_CONNECT4] = {"socket_connect4", "cgroup-connect4", BPF_CGROUP_INET4_CONNECT},
 	[SOCKET_CONNECT6] = {"socket_connect6", "cgroup-connect6", BPF_CGROUP_INET6_CONNECT},
+	[SOCKET_SENDMSG4] = {"socket_sendmsg4", "cgroup-sendmsg4", BPF_CGROUP_UDP4_SENDMSG},
+	[SOCKET_SENDMSG6] = {"socket_sendmsg6", "cgroup-sendmsg6", BPF_CGROUP_UDP6_SENDMSG},
+	[SOCKET_RECVMSG4] = {"socket_recvmsg4", "cgroup-recvmsg4", BPF_CGROUP_UDP4_RECVMSG},
+	[SOCKET_RECVMSG6] = {"socket_recvmsg6", "cgroup-recvmsg6", BPF_CGROUP_UDP6_RECVMSG},
 	[SOCKET_RECV] = {"socket_recv", "trace-sock_recv_length", BPF_TRACE_RAW_TP},
 	[SOCKET_FORK] = {"socket_fork", "trace-sched_process_fork", BPF_TRACE_RAW_TP},
 };
