@@ -7,8 +7,9 @@ build=(gcc make clang bpftool libbpf-dev libelf-dev zlib1g-dev libmicrohttpd-dev
 	libmnl-dev libnftables-dev libcurl4-openssl-dev linux-libc-dev libc6-dev python3 python3-yaml)
 demo=("${build[@]}" iproute2 curl openssl util-linux procps)
 tests=("${demo[@]}" git libcmocka-dev python3-pytest python3-scapy python3-jsonschema nftables iptables iputils-ping prometheus
-	clang-format cppcheck shellcheck haproxy nginx libnginx-mod-stream socat squid mitmproxy trafficserver ethtool)
-daemons=(prometheus haproxy nginx squid trafficserver) # Debian starts them; here the programs alone are wanted
+	clang-format cppcheck shellcheck haproxy nginx libnginx-mod-stream socat squid mitmproxy trafficserver ethtool
+	ngtcp2-client ngtcp2-server)
+daemons=(prometheus haproxy nginx squid trafficserver ngtcp2-server) # Debian starts them; here the programs alone are wanted
 bench=("${tests[@]}")
 case "${1:-}" in
 build) wanted=("${build[@]}") ;;
@@ -43,6 +44,6 @@ fi
 "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null
 for daemon in "${daemons[@]}"; do
 	if [[ " ${missing[*]} " == *" $daemon "* ]] && [ -d /run/systemd/system ]; then
-		systemctl disable -q --now "$daemon.service" # not at the next boot either
+		systemctl disable -q --now "${daemon/ngtcp2-server/ngtcp2d}.service" # not at the next boot either
 	fi
 done

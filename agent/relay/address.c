@@ -66,11 +66,13 @@ int address_routes_open(void)
 	return fd < 0 ? -errno : fd;
 }
 
-/*
- * Asks for the route, as the kernel takes it for a connection of ours. Whether one can bind to the address would say
- * the same, but not where net.ipv4.ip_nonlocal_bind is set.
- */
-bool address_is_own(int routes, const union address *address)
+union answer {
+	struct nlmsghdr head;
+	char bytes[4096];
+};
+
+/* The route to an address, as the kernel takes it for a connection of ours; NULL when there is none. */
+static const struct rtmsg *ask_route(int routes, const union address *address, union answer *answer)
 {
 	bool four = address->any.sa_family == AF_INET;
 	unsigned length = four ? 4 : 16;
@@ -84,20 +86,41 @@ bool address_is_own(int routes, const union address *address)
 		.route = {.rtm_family = address->any.sa_family, .rtm_dst_len = length * 8},
 		.attribute = {.rta_len = RTA_LENGTH(length), .rta_type = RTA_DST},
 	};
-	union {
-		struct nlmsghdr head;
-		char bytes[4096];
-	} answer;
 	if (four)
 		memcpy(ask.bytes, &address->four.sin_addr, 4);
 	else
 		memcpy(ask.bytes, &address->six.sin6_addr, 16);
 	if (routes < 0 || send(routes, &ask, ask.head.nlmsg_len, 0) < 0)
-		return false;
+		return NULL;
 	/* The kernel has answered before send() returns. */
-	ssize_t got = recv(routes, &answer, sizeof answer, MSG_DONTWAIT);
-	if (got < (ssize_t)NLMSG_LENGTH(sizeof(struct rtmsg)) || answer.head.nlmsg_type != RTM_NEWROUTE)
-		return false;
-	const struct rtmsg *route = NLMSG_DATA(&answer.head);
-	return route->rtm_type == RTN_LOCAL;
+	ssize_t got = recv(routes, answer, sizeof *answer, MSG_DONTWAIT);
+	if (got < (ssize_t)NLMSG_LENGTH(sizeof(struct rtmsg)) || answer->head.nlmsg_type != RTM_NEWROUTE)
+		return NULL;
+	return NLMSG_DATA(&answer->head);
+}
+
+/* Whether one can bind to the address would say the same, but not where net.ipv4.ip_nonlocal_bind is set. */
+bool address_is_own(int routes, const union address *address)
+{
+	union answer answer;
+	const struct rtmsg *route = ask_route(routes, address, &answer);
+	return route && route->rtm_type == RTN_LOCAL;
+}
+
+bool address_source(int routes, const union address *to, union address *ret)
+{
+	union answer answer;
+	bool four = to->any.sa_family == AF_INET;
+	const struct rtmsg *route = ask_route(routes, to, &answer);
+	int left = route ? (int)RTM_PAYLOAD(&answer.head) : 0;
+	const struct rtattr *at = route ? RTM_RTA(route) : NULL;
+	for (; RTA_OK(at, left); at = RTA_NEXT(at, left)) {
+		if (at->rta_type != RTA_PREFSRC || RTA_PAYLOAD(at) != (four ? 4 : 16))
+			continue;
+		memset(ret, 0, sizeof *ret);
+		ret->any.sa_family = to->any.sa_family;
+		memcpy(four ? (void *)&ret->four.sin_addr : (void *)&ret->six.sin6_addr, RTA_DATA(at), RTA_PAYLOAD(at));
+		return true;
+	}
+	return false;
 }

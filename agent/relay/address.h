@@ -24,9 +24,11 @@ bool address_equal(const union address *a, const union address *b);
 /* "10.0.0.1:80", "[fd00::1]:80"; "?" when there is none. */
 void address_format(struct buffer *out, const union address *address);
 
-/* What address_is_own asks through: a netlink socket for one thread, or -errno. */
+/* What the two below ask through: a netlink socket for one thread, or -errno. */
 int address_routes_open(void);
 /* The node's routes lead to the node itself. False also when nobody can say. */
 bool address_is_own(int routes, const union address *address);
+/* The node's address that the routes choose to reach another, with port 0. False when they choose none. */
+bool address_source(int routes, const union address *to, union address *ret);
 
 #endif

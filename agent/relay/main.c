@@ -73,10 +73,8 @@ static void add_totals(const struct relay *relay, struct buffer *line, size_t wh
 static void print_totals(const struct relay *relay)
 {
 	struct buffer line = {0};
-	if (relay->options.tcp)
-		add_totals(relay, &line, TCP);
-	if (relay->options.udp)
-		add_totals(relay, &line, UDP);
+	add_totals(relay, &line, TCP);
+	add_totals(relay, &line, UDP);
 	log_info(ROOM, "totals:%s", line.data);
 	buffer_free(&line);
 }

@@ -95,6 +95,25 @@ static int from_client_apart(
 	return from_client(how, client, destination, source);
 }
 
+/*
+ * Of UDP, each port that some client's address has is taken where the node's own is not said yet, so it is said when
+ * they run short.
+ */
+static int from_node(const struct onward *how, const union address *destination)
+{
+	union address own;
+	auto_close int fd = open_socket(how->type, destination);
+	if (fd < 0)
+		return fd;
+	int result = start(fd, destination);
+	if (result == -EAGAIN && how->type == SOCK_DGRAM && address_source(how->routes, destination, &own)) {
+		if (bind(fd, &own.any, address_size(&own)) < 0)
+			return -errno;
+		result = start(fd, destination);
+	}
+	return result < 0 ? result : steal_fd(&fd);
+}
+
 int onward_connect(
 	const struct onward *how, const union address *client, const union address *destination, enum source *source)
 {
@@ -108,9 +127,5 @@ int onward_connect(
 		if (fd >= 0 || *source == SOURCE_CLIENT || *source == SOURCE_NODE)
 			return fd; /* that it failed has nothing to do with the address */
 	}
-	auto_close int fd = open_socket(how->type, destination);
-	if (fd < 0)
-		return fd;
-	int result = start(fd, destination);
-	return result < 0 ? result : steal_fd(&fd);
+	return from_node(how, destination);
 }

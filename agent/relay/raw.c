@@ -30,9 +30,10 @@ int raw_open(struct raw *raw, int family)
 	if (fd < 0)
 		return -errno;
 	receive_nothing(fd);
-	if (setsockopt(fd, SOL_IP, IP_TRANSPARENT, &on, sizeof on) < 0)
+	if (family == AF_INET && setsockopt(fd, SOL_IP, IP_TRANSPARENT, &on, sizeof on) < 0)
 		return -errno;
-	if (family == AF_INET6 && setsockopt(fd, SOL_IPV6, IPV6_CHECKSUM, &at, sizeof at) < 0)
+	if (family == AF_INET6 && (setsockopt(fd, SOL_IPV6, IPV6_TRANSPARENT, &on, sizeof on) < 0 ||
+								  setsockopt(fd, SOL_IPV6, IPV6_CHECKSUM, &at, sizeof at) < 0))
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
 	*place = steal_fd(&fd);
