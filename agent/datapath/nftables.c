@@ -242,10 +242,8 @@ static int table_settle(struct datapath *d, bool look)
 	int result = table_make(d, same, &e);
 	snprintf(n->why, sizeof(n->why), "%.250s", e.detail);
 	if (result < 0 && !n->failed)
-		log_warn(ROOM,
-			"where this node translates addresses of Services, connections to them reach no proxy, and with engine "
-			"tproxy none: %s",
-			e.detail);
+		log_warn(
+			ROOM, "where this node translates addresses of Services, connections to them reach no proxy: %s", e.detail);
 	n->failed = result < 0;
 	return result;
 }

@@ -249,7 +249,7 @@ def alone(lab):
         lab.node.run("nft", "-f", "-", input=harmless + "\n")
     lab.running.api.put_state(lab.items + lab.handed)
     assert answers(lab, lab.a) == PROXY
-    assert "penstock" not in nft(lab, "list", "tables")
+    assert "penstock" in nft(lab, "list", "tables") and not stands(lab)
     return lab
 
 
