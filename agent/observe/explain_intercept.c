@@ -22,8 +22,11 @@ static bool proxy_available(const struct telling *t, const char *proxy, char why
 {
 	struct listener_status *listeners = NULL;
 	size_t count = t->source->listeners ? t->source->listeners(t->source->context, &listeners) : 0;
+	const struct object *object = snapshot_find(t->snapshot, KIND_TRANSPARENT_PROXY, "", proxy);
 	bool available = false;
 	*why = 0;
+	if (object && !(t->query.protocol == PROTOCOL_UDP ? object->proxy->udp : object->proxy->tcp))
+		snprintf(why, 256, "which is not among the proxy's protocols");
 	for (size_t i = 0; i < count; i++) {
 		const struct listener_status *listener = &listeners[i];
 		if (strcmp(listener->proxy, proxy) || !listener_hears(listener, t->query.protocol, t->query.source.family))

@@ -25,7 +25,8 @@
 	X(INTERCEPTED, "penstock_intercepted_connections_total", "counter", "proxy, engine",                               \
 		"Connections handed to this proxy.")                                                                           \
 	X(PROXY_UP, "penstock_proxy_up", "gauge", "proxy",                                                                 \
-		"1 while there is a listener that this proxy's connections can be handed to, of either family.")               \
+		"1 while each of the proxy's protocols has a listener that its connections can be handed to, of either "       \
+		"family.")                                                                                                     \
 	X(ONWARD, "penstock_onward_connections_total", "counter", "source",                                                \
 		"Connections that proxies began for a client, from the client's own address, or from the node's: as programs " \
 		"on "                                                                                                          \

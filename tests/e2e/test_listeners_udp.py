@@ -263,9 +263,10 @@ def test_a_rule_may_not_hand_over_what_the_proxy_does_not_take(node):
     assert answer.status == 422 and answer.json["errors"] == [
         {"pointer": "/apply/0/spec/egress/0/protocols/1/tcp", "detail": 'TransparentProxy "gw" takes UDP only'}]
     # Under quarantine it stands: nobody takes it, and it goes nowhere else.
-    assert lab.running.api.request("PATCH", "/v1/state", {"apply": [gateway("TCP")]}, query={"invalid": "quarantine"}).status == 200
+    lab.running.api.patch([gateway("TCP")], invalid="quarantine")
     start(lab, "0.0.0.0", "--udp")
     start(lab, "0.0.0.0")
     usable(lab)
     assert explained(lab, "UDP")["verdict"] == "Intercept" and not explained(lab, "UDP")["intercept"]["available"]
+    assert "over IPv4, which is not among the proxy's protocols" in " ".join(explained(lab, "UDP")["steps"])
     assert ask(lab, timeout=0.3) is None

@@ -69,6 +69,53 @@ static void addresses_that_connections_reach(void **state)
 	assert_non_null(strstr(why, "SO_BINDTODEVICE, ifindex 3"));
 }
 
+/* From these a UDP proxy answers: the original destination's address, with the proxy's port by chance. */
+static void answers_are_no_listeners(void **state)
+{
+	static const struct {
+		const char *address;
+		uint8_t protocol;
+		bool transparent, answers;
+	} cases[] = {
+		{"10.0.0.1", UDP, true, true},
+		{"2001:db8::1", UDP, true, true},
+		{"127.0.0.2", UDP, true, true},
+		{"10.0.0.1", UDP, false, false},
+		{"10.0.0.1", TCP, true, false},
+		{"127.0.0.1", UDP, true, false},
+		{"::1", UDP, true, false},
+		{"0.0.0.0", UDP, true, false},
+		{"::", UDP, true, false},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct heard heard = {
+			.ip = bound_to(cases[i].address), .protocol = cases[i].protocol, .transparent = cases[i].transparent};
+		if (listener_answers(&heard) != cases[i].answers)
+			fail_msg("%s", cases[i].address);
+	}
+}
+
+static void each_protocol_has_its_listeners(void **state)
+{
+	struct listener_status list[] = {
+		{.proxy = "gw", .ip = bound_to("127.0.0.1"), .protocol = TCP, .state = LISTENER_ADOPTED},
+		{.proxy = "gw", .ip = bound_to("::"), .protocol = UDP, .state = LISTENER_IGNORED},
+		{.proxy = "other", .ip = bound_to("::"), .protocol = UDP, .state = LISTENER_READY},
+	};
+	struct proxy tcp = {.tcp = true}, udp = {.udp = true}, both = {.tcp = true, .udp = true};
+	assert_int_equal(listeners_families(list, 3, "gw", TCP), LISTENERS_IPV4);
+	assert_int_equal(listeners_families(list, 3, "gw", UDP), 0);
+	assert_int_equal(listeners_families(list, 3, "other", UDP), LISTENERS_IPV4 | LISTENERS_IPV6);
+	assert_true(listeners_serve(list, 3, "gw", &tcp));
+	assert_false(listeners_serve(list, 3, "gw", &udp));
+	assert_false(listeners_serve(list, 3, "gw", &both));
+	assert_true(listener_hears(&list[1], UDP, 6));
+	assert_false(listener_hears(&list[1], TCP, 6));
+	list[1].state = LISTENER_READY;
+	assert_true(listeners_serve(list, 3, "gw", &both));
+	assert_false(listeners_serve(list, 3, "gw2", &both));
+}
+
 static void cgroups_by_their_components(void **state)
 {
 	static const struct {
@@ -169,6 +216,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(addresses_that_connections_reach),
+		cmocka_unit_test(answers_are_no_listeners),
+		cmocka_unit_test(each_protocol_has_its_listeners),
 		cmocka_unit_test(cgroups_by_their_components),
 		cmocka_unit_test(cgroups_as_a_container_sees_them),
 		cmocka_unit_test(all_conditions_have_to_hold),

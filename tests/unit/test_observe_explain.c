@@ -58,7 +58,7 @@ struct world {
 
 static void world_publish(struct world *w)
 {
-	struct metrics_facts facts = {w->snapshot, w->compiler, w->book, true};
+	struct metrics_facts facts = {w->snapshot, w->compiler, w->book, true, ENGINE_EBPF};
 	metrics_publish(w->metrics, &facts);
 }
 
@@ -261,7 +261,19 @@ static void listeners(void **state)
 		.state = LISTENER_IGNORED,
 		.why = "uid 3 is not 4"};
 	json_t *json = explain(*state, QUESTION, NULL);
-	expect_step(json, "over IPv4, uid 3 is not 4: it would be denied");
+	expect_step(json, "listens on TCP port 15001 over IPv4, uid 3 is not 4: it would be denied");
+	json_decref(json);
+	/* Of another protocol; this proxy takes none of them. */
+	*one =
+		(struct listener_status){.proxy = "gw", .protocol = PROTOCOL_UDP, .ip = {.family = 4}, .state = LISTENER_READY};
+	assert_false(available(*state));
+	kernel.listener_count = 0;
+	json = explain(*state,
+		"{\"source\":{\"workload\":\"shop/chat\"},\"destination\":{\"ip\":\"203.0.113.9\"},\"protocol\":\"UDP\","
+		"\"port\":443}",
+		NULL);
+	expect_step(json, "nobody that could take it listens on UDP port 15001 over IPv4, which is not among the proxy's "
+					  "protocols: it would be denied");
 	json_decref(json);
 }
 
