@@ -147,10 +147,10 @@ struct exchange *exchange_new(struct exchanges *all, const struct flow_key *key)
 	int result;
 	if (listener_is(all->options, all->routes, &key->destination))
 		refuse(all, x, "direct", 0, &all->totals.refused);
+	else if ((result = open_server_end(all, x)) < 0) /* first: the kernel side asks for whom */
+		refuse(all, x, "connect", -result, &all->totals.failed);
 	else if ((result = open_client_end(all, x)) < 0)
 		refuse(all, x, "answer", -result, &all->totals.failed);
-	else if ((result = open_server_end(all, x)) < 0)
-		refuse(all, x, "connect", -result, &all->totals.failed);
 	return x;
 }
 

@@ -285,9 +285,9 @@ def quic(shared):
     servers = []
     for ip in (shared.outside.ip4, shared.outside.ip6):
         servers.append(shared.outside.popen("/usr/sbin/gtlsserver", "-q", "--no-quic-dump", "--no-http-dump", "-d", directory, ip,
-                                            "4434", f"{directory}/key", f"{directory}/certificate", stdout=subprocess.DEVNULL,
+                                            "8443", f"{directory}/key", f"{directory}/certificate", stdout=subprocess.DEVNULL,
                                             stderr=subprocess.DEVNULL))
-    wait(lambda: shared.outside.run("ss", "-ulnH", "sport = :4434").stdout.count("\n") == 2)
+    wait(lambda: shared.outside.run("ss", "-ulnH", "sport = :8443").stdout.count("\n") == 2)
     yield directory, hashlib.sha256(data).hexdigest()
     for server in servers:
         server.kill()
@@ -301,10 +301,10 @@ def test_quic(world, quic, family, source):
     directory, digest = quic
     relay = world.start("--source", source)
     ip = getattr(world.outside, family)
-    url = f"https://{ip if family == 'ip4' else f'[{ip}]'}:4434/blob"
+    url = f"https://{ip if family == 'ip4' else f'[{ip}]'}:8443/blob"
 
     def talk(*options):
-        world.pod.run("gtlsclient", "-q", "--no-quic-dump", "--no-http-dump", "--exit-on-all-streams-close", *options, ip, "4434", url,
+        world.pod.run("gtlsclient", "-q", "--no-quic-dump", "--no-http-dump", "--exit-on-all-streams-close", *options, ip, "8443", url,
                       timeout=30)
     talk(f"--download={directory}/got")
     with open(f"{directory}/got/blob", "rb") as file:
