@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs test files side by side: side_by_side.py RESULTS SUITE…, each SUITE a folder below tests/.
+"""Runs test files side by side: side_by_side.py RESULTS SUITE…, each SUITE a folder or a file below tests/.
 
 Each file is a pytest process of its own, so that its namespaces, pins and paths have its pid in their names; WORKERS
 (default 3: the tests wait more than they compute) of them run at a time, those that take longest first. Tests marked
@@ -107,7 +107,8 @@ def stop(number, frame):
 
 def main(results, *suites):
     results = pathlib.Path(results)
-    paths = ordered(path for suite in suites for path in (TESTS / suite).glob("test_*.py"))
+    paths = ordered(path for suite in suites for path in (TESTS.glob(suite) if suite.endswith(".py") else
+                                                          (TESTS / suite).glob("test_*.py")))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:

@@ -8,10 +8,10 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from lab import Lab  # noqa: E402
+from lab import OUTSIDE4, OUTSIDE6, Lab  # noqa: E402
 from objects import namespace  # noqa: E402
 from scenes import IN_B, member, serve  # noqa: E402
-from steering import World, egress  # noqa: E402
+from steering import ENGINES, World, egress, to  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -50,10 +50,10 @@ def pair(lab):
     return lab
 
 
-@pytest.fixture(scope="module")
-def shared():
-    """The node of a file's tests of interception, its agent, pods and servers."""
-    with World("a", "b", "c") as world:
+@pytest.fixture(scope="module", params=ENGINES)
+def shared(request):
+    """The node of a file's tests of interception, its agent, pods and servers: with either engine."""
+    with World("a", "b", "c", engine=request.param) as world:
         yield world
 
 
@@ -67,13 +67,23 @@ def world(shared):
     shared.end()
 
 
-@pytest.fixture
-def alone():
+@pytest.fixture(params=ENGINES)
+def alone(request):
     """The same, of a test that bends the node."""
-    with World("a", "b", "c") as world:
+    with World("a", "b", "c", engine=request.param) as world:
         world.begin(egress())
         yield world
         world.end()
+
+
+@pytest.fixture
+def gate(shared):
+    """What a sends to port 80 of the outside host or of the pod b goes to the proxy gw on the node."""
+    shared.begin(egress(to(OUTSIDE4, OUTSIDE6, *shared.b.ips)))
+    yield shared
+    if not shared.running.running():
+        shared.running.start()
+    shared.end()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -8,6 +8,7 @@ import pytest
 from lab import ALLOW, DENY, OUTSIDE4, Lab, Probe
 from objects import allow_to, intercept, policy, proxy
 from scenes import echoed, eventually, member, serve
+from steering import ENGINES
 
 PROXY_PORT = 15001
 
@@ -20,10 +21,10 @@ def rule(action="Intercept", to=None, port=80, **more):
     return made
 
 
-def three(lab):
+def three(lab, engine):
     """a and b, an outside host, and an agent."""
     lab.a, lab.b = lab.pod("a"), lab.pod("b")
-    lab.running = lab.agent()
+    lab.engine, lab.running = engine, lab.agent(datapath={"engine": engine})
     lab.items = [member(n, p, interface=p.interface) for n, p in lab.pods.items()]
     lab.interception = [proxy("gw", PROXY_PORT), intercept("llm", {"name": "a"}, [rule()])]
     lab.listen = lambda: lab.prober.listen(lab.node, PROXY_PORT, ip="0.0.0.0", transparent=True)
@@ -40,10 +41,10 @@ def begin(lab):
     return lab
 
 
-@pytest.fixture(scope="module")
-def shared_node():
+@pytest.fixture(scope="module", params=ENGINES)
+def shared_node(request):
     with Lab(outside=True) as lab:
-        yield three(lab)
+        yield three(lab, request.param)
 
 
 @pytest.fixture
@@ -52,10 +53,10 @@ def handed(shared_node):
     shared_node.prober.close_listeners()
 
 
-@pytest.fixture
-def own_handed(lab_outside):
+@pytest.fixture(params=ENGINES)
+def own_handed(request, lab_outside):
     """The same, of a test that bends the node."""
-    return begin(three(lab_outside))
+    return begin(three(lab_outside, request.param))
 
 
 def tried(lab, source, destination=OUTSIDE4, port=80, expect=ALLOW, **options):
@@ -74,7 +75,7 @@ def test_the_proxy_sees_both_addresses(handed):
     probe = tried(lab, lab.a, bind=(lab.a.ip4, 41234))
     assert probe.ok, probe
     assert probe.peer == (lab.a.ip4, 41234, OUTSIDE4, 80)
-    assert counted(lab, engine="ebpf") == 1
+    assert counted(lab, engine=lab.engine) == 1
 
 
 def test_a_far_destination_that_nobody_serves(handed):

@@ -14,6 +14,7 @@ from lab import BUILD, OUTSIDE4, OUTSIDE6, Lab
 from netns import run
 from objects import intercept, proxy
 from scenes import eventually, member, serve
+from steering import ENGINES
 from test_intercept import rule
 from test_openapi import schema_of, validate
 
@@ -22,11 +23,11 @@ PORT = 15001
 SOON = 1.0
 
 
-@pytest.fixture(scope="module")
-def shared_node():
+@pytest.fixture(scope="module", params=ENGINES)
+def shared_node(request):
     with Lab(outside=True) as lab:
         prepare(lab)
-        lab.running = lab.agent(metrics={"listen": ""})
+        lab.running = lab.agent(datapath={"engine": request.param})
         yield lab
 
 

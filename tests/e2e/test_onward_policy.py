@@ -11,6 +11,7 @@ import pytest
 from lab import ALLOW, DENY, Lab, Probe
 from objects import allow_from, intercept, namespace, proxy
 from scenes import eventually, member, serve
+from steering import ENGINES
 
 PORT, FAR, FAR6 = 15001, "203.0.113.9", "2001:db8:f::9"
 FROM_B = [{"podSelector": {"matchLabels": {"name": "b"}}}]
@@ -141,11 +142,11 @@ def running(lab, kind, server=None):
 
 
 @pytest.fixture(scope="module")
-def shared_node():
+def shared_node(request):
     with Lab(outside=True) as lab:
         lab.a, lab.b, lab.s = (lab.pod(name) for name in "abs")
         serve(lab, lab.s)
-        lab.running = lab.agent()
+        lab.running = lab.agent(datapath={"engine": getattr(request, "param", "ebpf")})
         yield lab
 
 
@@ -172,6 +173,7 @@ def dropped(lab):
     return lab.running.api.metrics()("penstock_packets_total", direction="Ingress", verdict="Dropped")
 
 
+@pytest.mark.parametrize("shared_node", ENGINES, indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ingress_policy_asks_for_whom_a_proxy_connects(onward, kind):
     lab = onward

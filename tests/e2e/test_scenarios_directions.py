@@ -6,7 +6,7 @@ import pytest
 
 from objects import allow_from, policy, proxy
 from proxies import PORT, Relay
-from steering import FAMILIES, OUTSIDE, SOURCES, World, answered, come, egress, host, ingress, to
+from steering import ENGINES, FAMILIES, OUTSIDE, SOURCES, World, answered, come, egress, host, ingress, to
 from talk import Client, ask
 
 
@@ -121,9 +121,9 @@ def test_policies_of_the_other_ends_do_not_ask(world, family, source):
 
 # ---- bridges ----
 
-@pytest.fixture(scope="module")
-def bridges():
-    with World("a", "b", "c", bridge=True) as world:
+@pytest.fixture(scope="module", params=ENGINES)
+def bridges(request):
+    with World("a", "b", "c", bridge=True, engine=request.param) as world:
         yield world
 
 

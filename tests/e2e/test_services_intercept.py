@@ -7,16 +7,16 @@ from cluster import TALK, Cluster, blocks, into, out, pods
 from lab import OUTSIDE4, OUTSIDE6
 from objects import intercept
 from proxies import HAProxy, Relay
-from steering import come, ingress, made, to
+from steering import ENGINES, come, ingress, made, to
 from talk import Client, ask
 from test_sockets import dial, listening, original
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["v4", "v6"])
 
 
-@pytest.fixture(scope="module", params=["iptables"])  # test_nftables.py has them all
+@pytest.fixture(scope="module", params=ENGINES)
 def node(request):
-    with Cluster(request.param) as cluster:
+    with Cluster("iptables", engine=request.param) as cluster:  # test_nftables.py has them all
         yield cluster
 
 

@@ -17,6 +17,7 @@ from lab import OUTSIDE4, OUTSIDE6, Lab
 from netns import run
 from objects import intercept, proxy
 from scenes import eventually, member
+from steering import ENGINES
 
 PORT = 15001
 SOL_IP, SOL_IPV6, SO_ORIGINAL_DST = 0, 41, 80
@@ -30,10 +31,13 @@ def to_outside(action="Intercept"):
             "protocols": [{"tcp": {"destinationPort": {"number": 80}}}]}
 
 
-def steered(lab):
+BOTH = pytest.mark.parametrize("handed", ENGINES, indirect=True)
+
+
+def steered(lab, engine="ebpf"):
     """A pod a, whose connections to the outside host's port 80 are a proxy's on the node."""
     lab.a = lab.pod("a")
-    lab.running = lab.agent()
+    lab.running = lab.agent(datapath={"engine": engine})
     lab.items = [member(n, p, interface=p.interface) for n, p in lab.pods.items()]
     lab.interception = [proxy("gw", PORT), intercept("llm", {"name": "a"}, [to_outside()])]
     lab.running.api.put_state(lab.items + lab.interception)
@@ -41,8 +45,8 @@ def steered(lab):
 
 
 @pytest.fixture
-def handed(lab_outside):
-    return steered(lab_outside)
+def handed(request, lab_outside):
+    return steered(lab_outside, getattr(request, "param", "ebpf"))
 
 
 @contextlib.contextmanager
@@ -113,6 +117,7 @@ def links(agent, kind="cgroup-"):
 # ---- SO_ORIGINAL_DST ----
 
 
+@BOTH
 @pytest.mark.parametrize("transparent", [True, False], ids=["transparent", "adopted"])
 @pytest.mark.parametrize("address, destination", [
     ("127.0.0.1", OUTSIDE4), ("0.0.0.0", OUTSIDE4), ("::", OUTSIDE4), ("::1", OUTSIDE6), ("::", OUTSIDE6)])
@@ -153,6 +158,7 @@ def test_a_direct_connection_gets_the_kernels_answer(lab_outside):
     assert held(lab.running) == {}, "nor is it anybody's intercepted connection"
 
 
+@BOTH
 def test_a_socket_elsewhere_with_the_same_addresses_is_not_answered(handed):
     """In the outside host's namespace, which may be a pod's: client and server have the addresses of a's connection."""
     lab = handed
@@ -170,6 +176,7 @@ def test_a_socket_elsewhere_with_the_same_addresses_is_not_answered(handed):
 # ---- whose connection a thread has, and for whom it connects ----
 
 
+@BOTH
 @pytest.mark.parametrize("destination", [OUTSIDE4, OUTSIDE6])
 def test_a_connect_is_noted_for_the_client(handed, destination):
     lab = handed
