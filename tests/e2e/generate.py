@@ -68,6 +68,7 @@ class Generator:
     def __init__(self, seed):
         self.rng = random.Random(seed)
         self.sport = 1024
+        self.handed_over = ("tcp",)  # what rules of interception name
 
     def cluster(self, members):
         rng = self.rng
@@ -237,7 +238,7 @@ class Generator:
             rule["proxy"] = rng.choice(proxies)
         if rng.random() < 0.6:
             named = side == "ingress" or not any("networks" in peer or "nodes" in peer for peer in peers)
-            rule["protocols"] = [self.protocol(named) for _ in range(rng.randint(1, 2))]
+            rule["protocols"] = [self.protocol(named, self.handed_over) for _ in range(rng.randint(1, 2))]
         return rule
 
     def cluster_peer(self):

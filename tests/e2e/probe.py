@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 
 IPPROTO_SCTP = 132
+# By family: (level, the option that makes a socket transparent, the one that tells the original destination).
+OPTIONS = {socket.AF_INET: (socket.IPPROTO_IP, 19, 20), socket.AF_INET6: (socket.IPPROTO_IPV6, 75, 74)}
 PROTOCOLS = {"TCP": (socket.SOCK_STREAM, socket.IPPROTO_TCP), "UDP": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
              "SCTP": (socket.SOCK_STREAM, IPPROTO_SCTP)}
 ALLOW, DENY = "allow", "deny"
@@ -31,6 +33,27 @@ def family_of(ip):
     return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
+def original_destination(control):
+    """(address, port) from the control messages of a datagram."""
+    for level, kind, value in control:
+        if (level, kind) == (socket.IPPROTO_IP, 20):
+            return socket.inet_ntop(socket.AF_INET, value[4:8]), int.from_bytes(value[2:4], "big")
+        if (level, kind) == (socket.IPPROTO_IPV6, 74):
+            return socket.inet_ntop(socket.AF_INET6, value[8:24]), int.from_bytes(value[2:4], "big")
+    raise ValueError("no original destination")
+
+
+def answering(namespace, address):
+    """A socket that speaks for somebody else's address."""
+    family = family_of(address[0])
+    with namespace.entered():
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(*OPTIONS[family][:2], 1)
+    sock.bind(address)
+    return sock
+
+
 @dataclass
 class Probe:
     """source: a Namespace; destination: an address. result: "allow" (echoed), "deny" (silence), or an errno's name."""
@@ -43,7 +66,7 @@ class Probe:
     label: str = ""
     transparent: bool = False  # bind to an address that is not the namespace's
     result: str = None
-    peer: tuple = None  # what the server saw as the client's address
+    peer: tuple = None  # what the server saw: the client's address, and its own if it is one of TCP or transparent
     local: tuple = None  # the client's own end
     server: tuple = None  # (namespace's name, port, protocol, address) of the listener that answered
     payload: bytes = field(default=b"", repr=False)
@@ -70,7 +93,8 @@ class Prober:
     # ---- servers: they echo, and note who asked ----
 
     def listen(self, namespace, port, protocol="TCP", ip="::", transparent=False):
-        """Opens an echo server; on "::" it serves both families. False: the kernel does not have the protocol."""
+        """Opens an echo server; on "::" it serves both families. False: the kernel does not have the protocol.
+        A transparent one of UDP answers from the address to which the client has sent."""
         kind, number = PROTOCOLS[protocol]
         key = (namespace.name, port, protocol, ip)
         if key in self.listeners:
@@ -86,10 +110,14 @@ class Prober:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if transparent:
-            level, option = (socket.IPPROTO_IPV6, 75) if family_of(ip) == socket.AF_INET6 else (socket.IPPROTO_IP, 19)
-            sock.setsockopt(level, option, 1)
+            sock.setsockopt(*OPTIONS[family_of(ip)][:2], 1)
         sock.bind((ip, port))
-        if protocol == "UDP":
+        if protocol == "UDP" and transparent:
+            for level, _, told in OPTIONS.values():
+                if level == socket.IPPROTO_IP or ":" in ip:
+                    sock.setsockopt(level, told, 1)
+            self._watch(sock, select.EPOLLIN, lambda events: self._serve_as_others(sock, key, namespace))
+        elif protocol == "UDP":
             self._watch(sock, select.EPOLLIN, lambda events: self._serve_datagrams(sock, key))
         else:
             sock.listen(512)
@@ -114,6 +142,22 @@ class Prober:
                 sock.sendto(data, peer)
             except OSError:
                 pass
+
+    def _serve_as_others(self, sock, key, namespace):
+        for _ in range(256):
+            try:
+                data, control, _, peer = sock.recvmsg(65536, 256)
+            except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    return
+                continue
+            peer, local = (peer[0].removeprefix("::ffff:"), peer[1]), original_destination(control)
+            self.seen[data[:16]], self.served[data[:16]] = (*peer, *local), key
+            with answering(namespace, local) as answer:
+                try:
+                    answer.sendto(data, peer)
+                except OSError:
+                    pass
 
     def _accept(self, listener, key):
         while True:
@@ -175,8 +219,7 @@ class Prober:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, number)
         try:
             if probe.transparent:
-                level, option = (socket.IPPROTO_IPV6, 75) if family == socket.AF_INET6 else (socket.IPPROTO_IP, 19)
-                sock.setsockopt(level, option, 1)
+                sock.setsockopt(*OPTIONS[family][:2], 1)
             if probe.bind:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(probe.bind)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of random policies on real connections share: proxies that come and go, and connections that go on."""
+"""What tests of random policies on real connections share: proxies that come and go, connections and flows that go on."""
 import socket
 import struct
 import time
@@ -25,8 +25,10 @@ def plain(ip):
 
 
 class RandomScene:
-    def __init__(self, lab, deny_with="drop"):
-        self.lab, self.agent = lab, lab.agent(log={"level": "info"}, datapath={"denyWith": deny_with})
+    def __init__(self, lab, deny_with="drop", engine="auto", protocols=("TCP",)):
+        """protocols: of the proxies. All of them listen in the same places."""
+        self.lab, self.protocols = lab, protocols
+        self.agent = lab.agent(log={"level": "info"}, datapath={"denyWith": deny_with, "engine": engine})
         self.deny_with = deny_with
         self.members, self.pods = [], []
         self.places = {name: ([], ()) for name in PROXIES}
@@ -40,11 +42,13 @@ class RandomScene:
 
     def move_proxies(self, rng, everywhere=False):
         for name, port in PROXIES.items():
-            for ip in self.places[name][0]:
-                self.lab.prober.unlisten(self.lab.node, port, ip=ip)
+            sockets = [(protocol, ip) for protocol in self.protocols for ip in self.places[name][0]]
+            for protocol, ip in sockets:
+                self.lab.prober.unlisten(self.lab.node, port, protocol, ip)
             self.places[name] = PLACES[-1] if everywhere else rng.choice(PLACES)
-            for ip in self.places[name][0]:
-                self.lab.prober.listen(self.lab.node, port, ip=ip, transparent=True)
+            sockets = [(protocol, ip) for protocol in self.protocols for ip in self.places[name][0]]
+            for protocol, ip in sockets:
+                self.lab.prober.listen(self.lab.node, port, protocol, ip, transparent=True)
 
     def listens(self, proxy, ip):
         return family(ip) in self.places.get(proxy, ([], ()))[1]
@@ -62,12 +66,25 @@ class RandomScene:
     def open(self, probe, taker, backend=None):
         """The connection of a probe that passed, once more; backend: where a Service sends it."""
         with probe.source.entered():
-            sock = socket.socket(socket.AF_INET6 if family(probe.destination) == 6 else socket.AF_INET)
+            sock = socket.socket(socket.AF_INET6 if family(probe.destination) == 6 else socket.AF_INET,
+                                 socket.SOCK_DGRAM if probe.protocol == "UDP" else socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.bind((probe.bind[0], self.port()))
         sock.connect_ex((probe.destination, probe.port))
-        self.live.append(Live(sock, Packet(probe.bind[0], probe.destination, probe.protocol, probe.port), taker, backend))
+        self.live.append(Live(sock, Packet(probe.bind[0], probe.destination, probe.protocol, probe.port), taker, backend,
+                              (probe.label, probe.port)))
+
+    def follow(self, live):
+        """Who has it now, or None: a connection stays with the socket that has accepted it; of a flow each datagram is
+        handed over anew, and one that was let past the proxy stays direct."""
+        name = next((name for name, port in PROXIES.items() if live.taker == (self.lab.node.name, port)), None)
+        live.now = live.taker
+        if name and live.packet.protocol == "UDP" and not self.listens(name, live.packet.destination):
+            if name == "gw-bypass":
+                live.taker = live.direct
+            live.now = live.direct if name == "gw-bypass" else None
+        return live.now
 
     def exchange(self, wanted):
         """Sends on every live connection; wanted: which of them should be answered. Returns those that are otherwise."""
@@ -85,7 +102,7 @@ class RandomScene:
                 break
         return [f"{live}: " + ("answered" if live.answered else "not answered") for live in late] + \
             [f"{live}: answered by {self.lab.prober.served[live.payload]}" for live in wanted
-             if live.answered and self.lab.prober.served[live.payload][:2] != live.taker]
+             if live.answered and self.lab.prober.served[live.payload][:2] != live.now]
 
     def keep(self, kept):
         for live in self.live:
@@ -95,10 +112,11 @@ class RandomScene:
 
 
 class Live:
-    """An open connection; taker: (namespace, port) of the listener that has it."""
+    """An open connection; taker: (namespace, port) of the listener that has it; direct: that of where it goes."""
 
-    def __init__(self, sock, packet, taker, backend=None):
+    def __init__(self, sock, packet, taker, backend=None, direct=None):
         self.sock, self.packet, self.taker, self.backend = sock, packet, taker, backend
+        self.now, self.direct = taker, direct
         self.payload, self.sent, self.answered = b"", False, False
 
     def __str__(self):

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real connections under random policies: who takes each of them, and which addresses he sees, is what the naive
-evaluator says. Two proxies on the node come and go, for one family or both. Some connections go on under later
-policies: they stay with whom they are, as long as policy allows them.
+"""Real connections and datagrams under random policies, the same on two nodes, one with either engine: who takes each of
+them, and which addresses he sees, is what the naive evaluator says, and the same on both. Two proxies on the node come and
+go, for one family or both. Some connections and flows go on under later policies: they stay with whom they are, as long as
+policy allows them.
 
 PENSTOCK_SEED repeats a run; PENSTOCK_ROUNDS and PENSTOCK_CONNECTIONS make it longer.
 """
 import collections
+import contextlib
+import itertools
 import json
 import os
 import random
+import time
 
 import pytest
 
@@ -19,6 +23,7 @@ from generate import PORTS, Generator, Member
 from lab import ALLOW, DENY, OUTSIDE4, OUTSIDE6, Lab, Probe
 from objects import intercept, policy, proxy
 from random_scene import PROXIES, RandomScene, family, plain
+from steering import ENGINES
 
 ROUNDS = int(os.environ.get("PENSTOCK_ROUNDS", "14"))
 CONNECTIONS = int(os.environ.get("PENSTOCK_CONNECTIONS", "120"))
@@ -29,8 +34,9 @@ BEYOND = ["203.0.113.9", "203.0.113.130", "2001:db8:9::9", "2001:db8:9::8000", O
 class Scene(RandomScene):
     """Four pods, and a host outside with several addresses; everybody serves every port."""
 
-    def __init__(self, lab, deny_with="drop"):
-        super().__init__(lab, deny_with)
+    def __init__(self, lab, deny_with="drop", engine="auto"):
+        super().__init__(lab, deny_with, engine, ("TCP", "UDP"))
+        self.engine = engine
         lab.outside.ip(*[f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip in BEYOND[:4]])
         for number in range(4):
             pod = lab.pod(f"m{number}")
@@ -41,7 +47,7 @@ class Scene(RandomScene):
         for host in [*self.pods, lab.outside]:
             for port in PORTS:
                 lab.prober.listen(host, port)
-                lab.prober.listen(host, port, "UDP")
+                lab.prober.listen(host, port, "UDP", transparent=True)
 
     def draw(self, rng):
         """A probe between two of us; at least one end is a pod."""
@@ -53,9 +59,7 @@ class Scene(RandomScene):
         if source[0] is not self.lab.outside and rng.random() < 0.5:
             others = [end for end in ends if end[0] not in (source[0], self.lab.outside)]
         destination = rng.choice(others)
-        # A datagram's answer comes from the address that it was sent to only where there is one.
-        udp = destination[0] is not self.lab.outside and rng.random() < 0.1
-        return Probe(source[0], destination[1], rng.choice(PORTS), "UDP" if udp else "TCP", bind=(source[1], self.port()),
+        return Probe(source[0], destination[1], rng.choice(PORTS), rng.choice(["TCP", "UDP"]), bind=(source[1], self.port()),
                      label=destination[0].name)
 
     def expect(self, world, probe):
@@ -67,16 +71,45 @@ class Scene(RandomScene):
             return refused
         if verdict.action == PASS:
             return direct
-        assert probe.protocol == "TCP", "nothing else is intercepted"
         if self.listens(verdict.proxy, probe.destination):
             return ALLOW, self.lab.node.name, verdict.proxy, verdict.hit[1]
         return direct if verdict.proxy == "gw-bypass" else refused
 
 
+    def hits(self):
+        """What is counted of the rules of interception."""
+        return {(have["policy"], have["direction"], have["rule"]): value for have, value in
+                self.agent.api.metrics().find("penstock_rule_hits_total", kind="InterceptPolicy")}
+
+    def outcome(self, probe):
+        """What became of it, in words that do not tell the engine."""
+        where, port = probe.server[:2] if probe.server else ("", 0)
+        peer = tuple(plain(word) if isinstance(word, str) else word for word in probe.peer or ())
+        return probe.result, where.removeprefix(self.lab.prefix), port, peer, probe.local
+
+    def run(self, probes, world):
+        """Attempts all; says what the evaluator would have otherwise."""
+        expected = [self.expect(world, probe) for probe in probes]
+        for probe, (result, *_) in zip(probes, expected, strict=True):
+            probe.expect = result
+        before = self.intercepted()
+        self.lab.prober.probe(probes)
+        wrong = []
+        for probe, wanted in zip(probes, expected, strict=True):
+            if what := complaint(probe, wanted):
+                packet = Packet(probe.bind[0], probe.destination, probe.protocol, probe.port)
+                wrong.append(f"{packet}: {what}, wanted {wanted}\n  {world.judge(packet)}")
+        handed, after = collections.Counter(name for _, _, name, _ in expected if name), self.intercepted()
+        return expected, wrong, {name: (after[name] - before[name], handed[name]) for name in PROXIES}
+
+
 @pytest.fixture(scope="module", params=["routed", "bridge", "routed, refusing", "bridge, refusing"])
-def scene(request):
-    with Lab(outside=True, bridge="bridge" in request.param) as lab:
-        yield Scene(lab, "reject" if "refusing" in request.param else "drop")
+def scenes(request):
+    """Two nodes that differ in their engine."""
+    with contextlib.ExitStack() as stack:
+        labs = [stack.enter_context(Lab(outside=True, bridge="bridge" in request.param)) for _ in ENGINES]
+        yield [Scene(lab, "reject" if "refusing" in request.param else "drop", engine)
+               for lab, engine in zip(labs, ENGINES, strict=True)]
 
 
 def complaint(probe, expected):
@@ -91,7 +124,7 @@ def complaint(probe, expected):
     source, sport = (plain(probe.peer[0]), probe.peer[1])
     if (source, sport) != (probe.bind[0], probe.local[1]):
         return f"the client is seen as {probe.peer[:2]}"
-    if probe.protocol == "TCP" and (plain(probe.peer[2]), probe.peer[3]) != (probe.destination, probe.port):
+    if (plain(probe.peer[2]), probe.peer[3]) != (probe.destination, probe.port):
         return f"the original destination is seen as {probe.peer[2:]}"
     return None
 
@@ -100,7 +133,8 @@ def draw_items(scene, generator):
     items = generator.cluster(scene.members) + generator.nodes()
     items += [generator.policy(number) for number in range(generator.rng.randint(0, 5))]
     items += generator.cluster_policies()[:2]
-    items += [proxy(name, port, unavailable="Bypass" if name == "gw-bypass" else "Deny") for name, port in PROXIES.items()]
+    taken = {name: generator.rng.choice([["TCP", "UDP"], ["TCP", "UDP"], ["TCP", "UDP"], ["TCP"], ["UDP"]]) for name in PROXIES}
+    items += [proxy(name, port, taken[name], "Bypass" if name == "gw-bypass" else "Deny") for name, port in PROXIES.items()]
     items += [generator.intercept(number) for number in range(generator.rng.randint(1, 5))]
     return items + [rest(generator.rng, side) for side in ("egress", "ingress") if generator.rng.random() < 0.5]
 
@@ -113,57 +147,96 @@ def rest(rng, side):
                      [rule] if side == "ingress" else None)
 
 
-def test_real_connections_go_where_the_evaluator_says(scene):
+def same(rng, scenes, function):
+    """The function's answer for each of the scenes, with the same dice."""
+    state, answers = rng.getstate(), []
+    for scene in scenes:
+        rng.setstate(state)
+        answers.append(function(scene))
+    return answers
+
+
+def go_on(scenes, world, where):
+    """Those of earlier rounds; returns the indexes of those that go on, and how many have a proxy."""
+    for scene in scenes:
+        kept = [live for live in scene.live if world.judge(live.packet).action != REFUSE]
+        wanted = [live for live in kept if scene.follow(live)]
+        stale = scene.exchange(wanted)
+        assert not stale, f"{where}, {scene.engine}: {len(stale)} of {len(scene.live)} live ones:\n" + "\n".join(stale[:5])
+    return [scene.live.index(live) for live in kept], sum(live.taker[0] == scene.lab.node.name for live in wanted)
+
+
+def test_real_connections_go_where_the_evaluator_says(scenes):
     print(f"PENSTOCK_SEED={SEED}")
     generator, outcomes, counts = Generator(SEED), collections.Counter(), collections.Counter()
+    rng, generator.handed_over = generator.rng, ("tcp", "udp")
     for number in range(ROUNDS):
-        items = draw_items(scene, generator)
-        scene.move_proxies(generator.rng)
-        scene.agent.api.put_state(items, invalid="quarantine")
-        world, before = World(items), scene.intercepted()
-        allowed = [live for live in scene.live if world.judge(live.packet).action != REFUSE]
-        stale = scene.exchange(allowed)
-        assert not stale, (f"PENSTOCK_SEED={SEED}, round {number}: {len(stale)} of {len(scene.live)} live connections:\n" +
-                           "\n".join(stale[:5]) + f"\nobjects: {json.dumps(items)}")
-        counts["live, refused"] += len(scene.live) - len(allowed)
-        counts["live, kept"] += len(allowed)
-        counts["live, handed"] += sum(live.taker[0] == scene.lab.node.name for live in allowed)
-        probes = [scene.draw(generator.rng) for _ in range(CONNECTIONS)]
-        expected = [scene.expect(world, probe) for probe in probes]
-        for probe, (result, *_) in zip(probes, expected, strict=True):
-            probe.expect = result
-        scene.lab.prober.probe(probes)
-        wrong = []
-        for probe, wanted in zip(probes, expected, strict=True):
-            what = complaint(probe, wanted)
-            outcomes[wanted[0], wanted[2], wanted[3], family(probe.destination)] += 1
-            if what:
-                packet = Packet(probe.bind[0], probe.destination, probe.protocol, probe.port)
-                wrong.append(f"{packet}: {what}, wanted {wanted}\n  {world.judge(packet)}")
-        assert not wrong, (f"PENSTOCK_SEED={SEED}, round {number}: {len(wrong)} of {len(probes)} differ, listeners "
-                           f"{scene.places}:\n" + "\n".join(wrong[:5]) + f"\nobjects: {json.dumps(items)}")
-        handed = collections.Counter(name for _, _, name, _ in expected if name)
-        after = scene.intercepted()
-        assert {name: after[name] - before[name] for name in PROXIES} == {name: handed[name] for name in PROXIES}
-        scene.keep(generator.rng.sample(allowed, min(15, len(allowed))))
-        passed = [pair for pair in zip(probes, expected, strict=True) if pair[1][0] == ALLOW and pair[0].protocol == "TCP"]
-        for probe, wanted in generator.rng.sample(passed, min(15, len(passed))):
-            scene.open(probe, (wanted[1], PROXIES.get(wanted[2], probe.port)))
-        stale = scene.exchange(scene.live)
-        assert not stale, f"PENSTOCK_SEED={SEED}, round {number}: just opened:\n" + "\n".join(stale[:5])
+        items = draw_items(scenes[0], generator)
+        same(rng, scenes, lambda scene: scene.move_proxies(rng))
+        for scene in scenes:
+            scene.agent.api.put_state(items, invalid="quarantine")
+        world = World(items)
+        where = f"PENSTOCK_SEED={SEED}, round {number}, listeners {scenes[0].places}"
+        try:
+            kept, handed = go_on(scenes, world, where)
+            counts.update({"live, refused": len(scenes[0].live) - len(kept), "live, kept": len(kept), "live, handed": handed})
+            begun, before = time.monotonic(), [scene.hits() for scene in scenes]
+            drawn = same(rng, scenes, lambda scene: [scene.draw(rng) for _ in range(CONNECTIONS)])
+            for scene, probes in zip(scenes, drawn, strict=True):
+                expected, wrong, counted = scene.run(probes, world)
+                assert not wrong, f"{where}, {scene.engine}: {len(wrong)} of {len(probes)} differ:\n" + "\n".join(wrong[:5])
+                assert all(have == wanted for have, wanted in counted.values()), (where, scene.engine, counted)
+            quick = time.monotonic() - begun < 0.9
+            for one, other in zip(*drawn, strict=True):
+                assert scenes[0].outcome(one) == scenes[1].outcome(other), f"{where}: {one}, {other}"
+            hits = [{key: value - before[at].get(key, 0) for key, value in scene.hits().items()}
+                    for at, scene in enumerate(scenes)]
+            assert hits[0] == hits[1] or not quick, f"{where}: rules' hits"  # a SYN is repeated after a second
+            open_more(rng, scenes, kept, drawn, expected)
+            for scene in scenes:
+                stale = scene.exchange(scene.live)
+                assert not stale, f"{where}, {scene.engine}: just opened:\n" + "\n".join(stale[:5])
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nobjects: {json.dumps(items)}") from None
+        for probe, wanted in zip(drawn[0], expected, strict=True):
+            outcomes[wanted[0], wanted[2], wanted[3], family(probe.destination), probe.protocol] += 1
     print(dict(outcomes), dict(counts))
-    def refused(version):
-        return sum(count for (result, _, _, of), count in outcomes.items() if result != ALLOW and of == version)
-    if ROUNDS >= 14:  # a run in which little happens proves little
-        for version in (4, 6):
-            assert min(refused(version), outcomes[ALLOW, None, None, version]) > 50, outcomes
-            for direction in ("Egress", "Ingress"):
-                assert sum(outcomes[ALLOW, name, direction, version] for name in PROXIES) > 0, outcomes
-        assert min(counts.values()) > 5, counts
+    enough(outcomes, counts)
 
 
-def test_an_attempt_that_nobody_answered_is_handed_over_when_it_is_repeated(scene):
+def open_more(rng, scenes, kept, drawn, expected):
+    """A few of those that live on do, and a few of what passed begin again, in each of the scenes alike."""
+    kept = rng.sample(kept, min(15, len(kept)))
+    passed = [at for at, (result, *_) in enumerate(expected) if result == ALLOW]
+    passed = rng.sample(passed, min(15, len(passed)))
+    for scene, probes in zip(scenes, drawn, strict=True):
+        scene.keep([scene.live[at] for at in kept if scene.follow(scene.live[at])])
+        for at in passed:
+            _, _, name, _ = expected[at]
+            where = scene.lab.node.name if name else probes[at].label
+            scene.open(probes[at], (where, PROXIES.get(name, probes[at].port)))
+
+
+def enough(outcomes, counts):
+    """A run in which little happens proves little."""
+    if ROUNDS < 14:
+        return
+    for version, protocol in itertools.product((4, 6), ("TCP", "UDP")):
+        these = {key[:3]: 0 for key in outcomes} | collections.Counter()
+        for key, count in outcomes.items():
+            if key[3:] == (version, protocol):
+                these[key[:3]] += count
+        assert sum(count for (result, _, _), count in these.items() if result != ALLOW) > 25, outcomes
+        assert these[ALLOW, None, None] > 25, outcomes
+        for direction in ("Egress", "Ingress"):
+            assert sum(these.get((ALLOW, name, direction), 0) for name in PROXIES) > 0, outcomes
+    assert min(counts.values()) > 5, counts
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_attempt_that_nobody_answered_is_handed_over_when_it_is_repeated(scenes, engine):
     """From the same port: the entry of the attempt that was refused says nothing of the one that begins now."""
+    scene = scenes[ENGINES.index(engine)]
     lab, api = scene.lab, scene.agent.api
     items = [member.object(random.Random(1)) for member in scene.members]
     ends = [(scene.pods[0], scene.pods[0].ip4, scene.pods[1].ip4), (lab.outside, BEYOND[2], scene.pods[1].ip6)]
