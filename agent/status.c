@@ -49,7 +49,7 @@ static void render_hooks(struct buffer *b, const struct status_facts *facts)
 		buffer_printf(b, "\"ifindex\":%u", interface.ifindex);
 		member_string(b, "interface", interface.name);
 		member_string(b, "hook", interface.hook);
-		member_string(b, "role", interface.network ? "network" : "workload");
+		member_string(b, "role", interface.host ? "host" : interface.network ? "network" : "workload");
 		endpoint_name(b, facts->compiler, interface.endpoint);
 		if (interface.error)
 			member_string(b, "error", interface.error);
@@ -191,6 +191,24 @@ static void render_workloads(struct buffer *b, const struct status_facts *facts)
 	buffer_puts(b, "]");
 }
 
+static void render_cgroups(struct buffer *b, const struct status_facts *facts)
+{
+	const struct endpoint *endpoint;
+	size_t at = 0;
+	bool first = true;
+	buffer_puts(b, ",\"cgroups\":[");
+	while (facts->compiler && (endpoint = compiler_cgroup_next(facts->compiler, &at))) {
+		element(b, &first);
+		buffer_printf(b, "\"state\":\"%s\"", endpoint->bound ? "found" : "pending");
+		member_string(b, "cgroup", endpoint->cgroup);
+		const char *why = datapath_cgroup_fails(facts->datapath, endpoint);
+		if (why)
+			member_string(b, "error", why);
+		buffer_puts(b, "}");
+	}
+	buffer_puts(b, "]");
+}
+
 static void render_quarantined(struct buffer *b, const struct snapshot *snapshot)
 {
 	bool first = true;
@@ -253,6 +271,7 @@ char *status_render(const struct status_facts *facts)
 	render_maps(&b, facts);
 	render_proxies(&b, facts->datapath, facts->snapshot);
 	render_workloads(&b, facts);
+	render_cgroups(&b, facts);
 	render_quarantined(&b, facts->snapshot);
 	buffer_puts(&b, ",\"lastError\":");
 	if (facts->last_error && facts->last_error[0]) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/warn.h"
 
+#include <string.h>
 #include "agent/base/map.h"
 
 /* A local workload without an interface yet is accepted, and said. */
@@ -22,6 +23,24 @@ static void pending_warn(
 			errors_add(warnings, ERROR_NONE, "", "%s %s/%s has no interface on this node yet: pending",
 				kinds[endpoint->kind].kind, endpoint->namespace, endpoint->name);
 	map_clear(&names);
+}
+
+/* Nor is a subject's cgroup that is not there yet. */
+static void cgroups_warn(const struct candidate *candidate, const struct compiler *compiler,
+	const struct datapath *tried, struct errors *warnings)
+{
+	const struct endpoint *endpoint;
+	for (size_t i = 0; i < candidate->difference_count; i++) {
+		const struct object *new = candidate->differences[i].new;
+		if (!new || new->kind != KIND_INTERCEPT_POLICY || !new->policy->cgroup)
+			continue;
+		for (size_t at = 0; (endpoint = compiler_cgroup_next(compiler, &at));)
+			if (strcmp(endpoint->cgroup, new->policy->cgroup) == 0 &&
+				!(tried ? datapath_cgroup_there(tried, endpoint) : endpoint->bound))
+				errors_add(warnings, ERROR_NONE, "",
+					"InterceptPolicy %s: there is no cgroup %s on this node yet: pending", new->name,
+					new->policy->cgroup);
+	}
 }
 
 /* A Pod is taken as kubectl prints it; what of it is not enforced is said. */
@@ -65,6 +84,7 @@ void candidate_warn(
 	const struct candidate *candidate, const struct compiler *compiler, struct datapath *tried, struct errors *warnings)
 {
 	pending_warn(candidate, compiler, tried, warnings);
+	cgroups_warn(candidate, compiler, tried, warnings);
 	bandwidth_warn(candidate, warnings);
 	unknown_peers_warn(candidate, warnings);
 }

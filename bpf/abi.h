@@ -437,6 +437,8 @@ struct ps_key_listener {
 /* Hash by process (tgid of the initial pid namespace): it has a proxy's listener, or is the agent; nothing that it
  * opens is intercepted. Written by the agent as it sees listeners; a fork inherits it (sockets.h). */
 #define PS_EXEMPT_MAX 4096
+#define PS_EXEMPT_HOLDS 1u  /* it was seen with a listener, or is the agent */
+#define PS_EXEMPT_FORKED 2u /* by one that is exempt: until it executes something */
 
 /* ---- legs: written and read by programs on sockets (sockets.h), read by those on packets (leg.h) ---- */
 

@@ -56,13 +56,30 @@ static __noinline bool host_exempt(void)
 	__u64 current = bpf_get_current_pid_tgid();
 	__u32 process = current >> 32;
 	struct ps_key_held key = {.process = process, .thread = current};
+	const __u32 *exempt;
 
-	if (bpf_map_lookup_elem(&ps_exempt, &process))
+	exempt = bpf_map_lookup_elem(&ps_exempt, &process);
+	if (exempt && (*exempt == PS_EXEMPT_HOLDS || task_forked()))
 		return true;
 	if (held_alive(bpf_map_lookup_elem(&ps_held, &key)))
 		return true;
 	key.thread = 0;
 	return held_alive(bpf_map_lookup_elem(&ps_held, &key));
+}
+
+/* At every fork, in the parent. */
+static __always_inline int host_forks(const struct task_struct *child)
+{
+	__u32 zero = 0, parent = bpf_get_current_pid_tgid() >> 32, process = child->tgid, forked = PS_EXEMPT_FORKED;
+	const struct ps_control *control = bpf_map_lookup_elem(&ps_control, &zero);
+	const __u32 *exempt;
+
+	if (!control || !(control->flags & PS_CONTROL_HOST) || process == parent)
+		return 0;
+	exempt = bpf_map_lookup_elem(&ps_exempt, &parent);
+	if (exempt && (*exempt == PS_EXEMPT_HOLDS || task_forked()))
+		bpf_map_update_elem(&ps_exempt, &process, &forked, BPF_NOEXIST);
+	return 0;
 }
 
 /* ---- what is wanted ---- */

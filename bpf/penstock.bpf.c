@@ -149,7 +149,8 @@ int socket_recv(__u64 *ctx)
 SEC("tp_btf/sched_process_fork")
 int socket_fork(__u64 *ctx)
 {
-	return process_forks((const struct task_struct *)ctx[1]);
+	process_forks((const struct task_struct *)ctx[1]);
+	return host_forks((const struct task_struct *)ctx[1]);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

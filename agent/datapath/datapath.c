@@ -72,7 +72,7 @@ int datapath_open(const struct datapath_options *options, struct datapath **ret,
 		return result;
 	struct datapath *d = mem_alloc(sizeof(*d));
 	d->pins.directory_lock = d->pins.namespace_lock = -1;
-	d->monitor.fd = d->watch = d->news = -1;
+	d->monitor.fd = d->watch = d->news = d->hosts.watch = -1;
 	d->resync[0] = d->resync[1] = d->untouched[0] = d->untouched[1] = true;
 	d->connections = mem_alloc(sizeof(*d->connections));
 	map_init(&d->rules, sizeof(uint32_t), 0);

@@ -76,10 +76,13 @@ const struct map *datapath_locals(const struct datapath *datapath);
 bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint);
 /* Whether the cgroup of an endpoint of processes, of any compiler, is there. */
 bool datapath_cgroup_there(const struct datapath *datapath, const struct endpoint *endpoint);
+/* Why it is there and not served; NULL: it is. */
+const char *datapath_cgroup_fails(const struct datapath *datapath, const struct endpoint *endpoint);
 struct interface_status {
 	uint32_t ifindex;
 	const char *name;
 	uint32_t endpoint; /* PS_ENDPOINT_NONE: attached by pattern, unclaimed */
+	bool host;         /* lo */
 	bool network;      /* no workload is behind it: watched for what belongs to proxies */
 	const char *hook;  /* "tcx", "clsact" */
 	const char *error; /* or NULL */

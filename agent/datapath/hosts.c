@@ -8,10 +8,14 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 #include "agent/datapath/private.h"
+
+#define FULL_MAX (PIN_PATH_MAX + 4096)
 
 struct host_row {
 	uint32_t endpoint;       /* wanted */
@@ -19,10 +23,52 @@ struct host_row {
 	bool there;              /* in the kernel's map */
 };
 
+/* ---- what is there ---- */
+
+/*
+ * A cgroup of the path that comes or goes is told by the directory that it is in; where that is not there itself, by
+ * those above it. What is watched already stays watched once.
+ */
+static void cgroup_watch(struct datapath *d, const char *path)
+{
+	char full[FULL_MAX];
+	size_t root = strlen(d->hosts.root);
+	if (!root || d->hosts.watch < 0)
+		return;
+	snprintf(full, sizeof(full), "%s/%s", d->hosts.root, path);
+	for (char *slash; (slash = strrchr(full + root, '/'));) {
+		*slash = '\0';
+		inotify_add_watch(d->hosts.watch, full, IN_CREATE | IN_DELETE | IN_ONLYDIR);
+	}
+}
+
+void hosts_read(struct datapath *d)
+{
+	_Alignas(struct inotify_event) char buffer[4096];
+	while (d->hosts.watch >= 0 && read(d->hosts.watch, buffer, sizeof(buffer)) > 0)
+		;
+}
+
+static void watch_begin(struct datapath *d)
+{
+	struct hosts *hosts = &d->hosts;
+	if (hosts->watch >= 0)
+		return;
+	hosts->watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	if (hosts->watch < 0 || news_add(d, hosts->watch) < 0)
+		log_warn(ROOM, "cgroups that come and go are noticed late: inotify: %s", strerror(errno));
+}
+
+static void watch_end(struct datapath *d)
+{
+	cleanup_close(&d->hosts.watch);
+	d->hosts.watch = -1;
+}
+
 /* 0: there is none. */
 static uint64_t cgroup_find(const struct datapath *d, const char *path)
 {
-	char full[2 * PIN_PATH_MAX + 4096];
+	char full[FULL_MAX];
 	struct stat found;
 	if (!d->hosts.root[0])
 		return 0;
@@ -63,8 +109,10 @@ void hosts_look(struct datapath *d, const struct compiler *compiler,
 	hosts->wanted = false;
 	while ((endpoint = compiler_cgroup_next(compiler, &at))) {
 		hosts->wanted = true;
+		watch_begin(d);
 		if (!hosts->root[0] && sockets_cgroup(hosts->root) < 0)
 			hosts->root[0] = '\0';
+		cgroup_watch(d, endpoint->cgroup); /* what comes while we look is told */
 		uint64_t id = cgroup_find(d, endpoint->cgroup);
 		const uint64_t *before = map_get(&hosts->found, &endpoint->id);
 		if (id)
@@ -75,6 +123,8 @@ void hosts_look(struct datapath *d, const struct compiler *compiler,
 	map_clear(&hosts->found);
 	hosts->found = found;
 	rows_want(hosts);
+	if (!hosts->wanted)
+		watch_end(d);
 }
 
 int hosts_stage(struct datapath *d, struct error *e)
@@ -136,6 +186,17 @@ bool datapath_cgroup_there(const struct datapath *datapath, const struct endpoin
 	return cgroup_find(datapath, endpoint->cgroup) != 0;
 }
 
+const char *datapath_cgroup_fails(const struct datapath *datapath, const struct endpoint *endpoint)
+{
+	const struct hosts *hosts = &datapath->hosts;
+	const uint64_t *id = map_get(&hosts->found, &endpoint->id);
+	if (!hosts->root[0])
+		return "the root of cgroup v2 is not mounted";
+	if (datapath->sockets.tried && datapath->sockets.why[0])
+		return datapath->sockets.why;
+	return id && !map_get(&hosts->rows, id) ? "map ps_cgroup is full" : NULL;
+}
+
 static int note_row(void *context, const void *key, const void *value)
 {
 	struct hosts *hosts = context;
@@ -162,4 +223,5 @@ void hosts_clear(struct datapath *d)
 {
 	map_clear(&d->hosts.rows);
 	map_clear(&d->hosts.found);
+	watch_end(d);
 }

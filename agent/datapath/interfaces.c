@@ -277,6 +277,7 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 	if (result < 0)
 		return result;
 	watch_read(d);
+	hosts_read(d);
 	bool whole = all || !d->looked || d->net.stale;
 	if (whole) {
 		result = monitor_dump(&d->net, e);
@@ -384,6 +385,7 @@ bool datapath_interface_next(const struct datapath *datapath, size_t *at, struct
 	*ret = (struct interface_status){.ifindex = *(const uint32_t *)key,
 		.name = link ? link->name : "",
 		.endpoint = attachment->endpoint,
+		.host = attachment->role == ROLE_LOOPBACK,
 		.network = attachment->role != ROLE_WORKLOAD,
 		.hook = hook_names[datapath->hook],
 		.error = attachment->error ? strerrordesc_np(attachment->error) : NULL};

@@ -66,6 +66,7 @@ struct listeners {
 	size_t wanted_count;
 	struct listener *list;
 	size_t count, capacity;
+	struct exempt *exempt;
 	struct map rows; /* struct ps_key_listener → struct row: as in the kernel */
 
 	int event;
@@ -376,11 +377,18 @@ static void look(struct listeners *ls)
 	ls->deaf = false;
 	listeners_search(ls, now);
 	struct listener_status *status = mem_array(ls->count + 1, sizeof(*status));
-	for (size_t i = 0; i < ls->count; i++)
+	auto_free uint32_t *usable = mem_array(ls->count + 1, sizeof(*usable));
+	size_t usable_count = 0;
+	for (size_t i = 0; i < ls->count; i++) {
 		status_fill(ls, &ls->list[i], &status[i], now);
+		if (status[i].state != LISTENER_IGNORED)
+			usable[usable_count++] = ls->list[i].heard.inode;
+	}
 	qsort(status, ls->count, sizeof(*status), status_compare);
 	status_replace(ls, status, ls->count);
 	rows_expire(ls, now);
+	if (ls->datapath->hosts.stands)
+		exempt_look(ls->exempt, ls->datapath->loaded.other[OTHER_EXEMPT], usable, usable_count, now);
 }
 
 /* ---- the thread ---- */
@@ -419,6 +427,7 @@ int listeners_open(struct datapath *d, struct error *e)
 	pthread_condattr_t monotonic;
 	ls->datapath = d;
 	ls->event = -1;
+	ls->exempt = exempt_new();
 	map_init(&ls->rows, sizeof(struct ps_key_listener), sizeof(struct row));
 	pthread_mutex_init(&ls->look, NULL);
 	pthread_mutex_init(&ls->lock, NULL);
@@ -468,6 +477,7 @@ void listeners_close(struct datapath *d)
 	}
 	wanted_clear(ls);
 	map_clear(&ls->rows);
+	exempt_free(ls->exempt);
 	cleanup_close(&ls->diag);
 	cleanup_close(&ls->event);
 	pthread_cond_destroy(&ls->wake);

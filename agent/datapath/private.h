@@ -314,9 +314,10 @@ struct engine_state {
 
 struct hosts {
 	bool wanted;             /* subjects are processes of this node */
-	bool stands;             /* or were: rule, table and programs on lo are set */
+	_Atomic bool stands;     /* or were: rule, table and programs on lo are set */
 	bool full;               /* not all cgroups fit */
 	char root[PIN_PATH_MAX]; /* of cgroup v2; "": not known */
+	int watch;               /* inotify on the cgroups above theirs; -1: none */
 	struct map rows;         /* cgroup's id → struct host_row */
 	struct map found;        /* endpoint → cgroup's id */
 };
@@ -388,6 +389,8 @@ int control_write(struct datapath *d, struct error *e);
 
 /* ---- processes of this node (hosts.c) ---- */
 
+/* What inotify has told: then hosts_look finds it. */
+void hosts_read(struct datapath *d);
 int hosts_take_over(struct datapath *d, bool stands, struct error *e);
 /* Which cgroups are there by now. Those whose being there changed, or that are others of the same path, are told. */
 void hosts_look(struct datapath *d, const struct compiler *compiler,
@@ -414,6 +417,14 @@ void rules_leave(struct datapath *d); /* counters of rules that no live table na
 /* Starts the thread that looks; it touches nothing before datapath_proxies was called. */
 int listeners_open(struct datapath *d, struct error *e);
 void listeners_close(struct datapath *d);
+
+/* ---- who is never intercepted (exempt.c) ---- */
+
+struct exempt;
+struct exempt *exempt_new(void);
+void exempt_free(struct exempt *x);
+/* Keeps ps_exempt (`map`) to those who hold one of these sockets, by inode. now: ms. With each look for listeners. */
+void exempt_look(struct exempt *x, int map, const uint32_t *inodes, size_t count, int64_t now);
 
 /* ---- pins that somebody removes (watch.c) ---- */
 
