@@ -357,6 +357,12 @@ enum ps_conn_state {
 /* In `service`, of a connection to a Service's address, at the originator's side. */
 #define PS_CONN_PENDING 1u    /* its backends are judged differently: the hook where it leaves decides */
 #define PS_CONN_TRANSLATED 2u /* `backend`, `backend_port`: where this node sends it */
+#define PS_CONN_ASKED 4u      /* an egress rule of an InterceptPolicy was about it: ingress rules are not asked */
+/* A proxy has it by an ingress rule of the backend (behind.h). With TRANSLATED it is the Service's address' entry; else
+ * that of the addresses of the proxy's socket, which no packet passes by. */
+#define PS_CONN_BEHIND 8u
+#define PS_CONN_OWN 16u    /* with both: a socket has it already, and needs no hand-over */
+#define PS_CONN_MASKED 32u /* with both: this node rewrites its source as well */
 /* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
  */
 #define PS_JUDGED_ALLOW 1u
@@ -376,7 +382,7 @@ struct ps_conn {
 	__u8 flags;       /* PS_CONN_* */
 	__u8 proxy;
 	__u8 reason[PS_DIRECTION_COUNT];
-	__u8 service; /* PS_CONN_PENDING, PS_CONN_TRANSLATED */
+	__u8 service; /* PS_CONN_PENDING … PS_CONN_MASKED */
 	__u16 backend_port;
 	union {            /* what this node's NAT hides. Addresses: IPv4 in the first four bytes, the rest zero */
 		__u32 entered; /* the workload interface by which the originator entered, when its source is no address of it */

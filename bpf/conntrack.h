@@ -76,6 +76,9 @@ static __always_inline bool conn_reopened(const struct packet *p, const struct p
 
 	if (p->traits & PACKET_STARTS && (reply || conn->state == PS_CONN_CLOSING))
 		return true;
+	/* At its own addresses nothing of it is ever seen. */
+	if (p->traits & PACKET_STARTS && (conn->service & (PS_CONN_BEHIND | PS_CONN_TRANSLATED)) == PS_CONN_BEHIND)
+		return true;
 	if (p->traits & PACKET_STARTS) /* what was first seen midstream, and not answered, was a late packet */
 		return conn->flags & PS_CONN_MIDSTREAM && conn->state == PS_CONN_NEW;
 	/* The other end of a refused attempt may open its own. TCP says so with a SYN. A leg that leaves this node was not

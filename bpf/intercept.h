@@ -12,6 +12,34 @@
 
 /* ---- a known connection ---- */
 
+/*
+ * Its backend's rule gave it to a proxy (behind.h). What has no socket yet goes on to the last hook, and comes back
+ * from there. The rest is for the stack, behind NAT; but the answer to a SYN cookie has no socket. Whether that is one
+ * can be seen only where the source stays as it is.
+ */
+static __noinline int known_behind(
+	struct __sk_buff *skb, struct work *w, struct ps_conn *conn, const struct ps_conn_live *live)
+{
+	const struct address destination = w->packet.destination;
+	__u16 port = w->packet.destination_port;
+
+	if (w->packet.traits & PACKET_STARTS || w->packet.protocol == IPPROTO_UDP) {
+		mark_clear(skb);
+		if (w->packet.protocol == IPPROTO_TCP && conn->state == PS_CONN_NEW)
+			conn->flags &= ~PS_CONN_INTERCEPTED; /* unless it comes back */
+		return PS_PASS;
+	}
+	if (!live && !(conn->service & PS_CONN_MASKED)) {
+		__builtin_memcpy(w->packet.destination.word, conn->backend, sizeof(conn->backend));
+		w->packet.destination_port = conn->backend_port;
+		steer_tcp(skb, conn->proxy);
+		w->packet.destination = destination;
+		w->packet.destination_port = port;
+	}
+	mark_set(skb);
+	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
+}
+
 /* An intercepted connection's packet to the proxy. Once TCP is established the mark is enough: the local stack finds
  * the socket, or answers with a reset. */
 static __always_inline int known_steer(
@@ -21,6 +49,8 @@ static __always_inline int known_steer(
 
 	bool datagram = w->packet.protocol == IPPROTO_UDP;
 
+	if (conn->service & PS_CONN_BEHIND)
+		return known_behind(skb, w, conn, live);
 	if ((datagram || !live || w->packet.traits & PACKET_STARTS) && steer(skb, w, conn->proxy) == STEER_NOBODY)
 		goto nobody;
 	mark_set(skb);

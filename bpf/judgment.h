@@ -135,7 +135,9 @@ static __noinline void conn_judged(struct ps_conn *conn, const struct work *w)
 	if (w->judged & 1 << PS_EGRESS) {
 		conn->rule[PS_EGRESS] = w->verdict[PS_EGRESS].rule;
 		conn->reason[PS_EGRESS] = w->verdict[PS_EGRESS].reason;
-		conn->service = w->service;
+		conn->service = w->service | (conn->service & (PS_CONN_BEHIND | PS_CONN_OWN | PS_CONN_MASKED));
+		if (w->verdict[PS_EGRESS].intercept_rule != PS_RULE_NONE)
+			conn->service |= PS_CONN_ASKED;
 		PS_WRITE_ONCE(conn->judged[PS_EGRESS], judged_word(w->generation, w->bits[PS_EGRESS]));
 	}
 	if (w->judged & 1 << PS_INGRESS) {
@@ -153,7 +155,7 @@ static __always_inline void conn_translated(struct ps_conn *conn, const struct w
 		return;
 	__builtin_memcpy(conn->backend, w->backend.word, sizeof(conn->backend));
 	conn->backend_port = w->backend_port;
-	conn->service = PS_CONN_TRANSLATED;
+	conn->service = PS_CONN_TRANSLATED | (conn->service & ~PS_CONN_PENDING);
 }
 
 static __always_inline void conn_backend(const struct ps_conn *conn, struct work *w)
@@ -161,6 +163,14 @@ static __always_inline void conn_backend(const struct ps_conn *conn, struct work
 	w->service = conn->service & PS_CONN_TRANSLATED;
 	__builtin_memcpy(w->backend.word, conn->backend, sizeof(conn->backend));
 	w->backend_port = conn->backend_port;
+}
+
+/* A proxy has it because of where it is sent: both directions ask about the backend, for no last hook will. */
+static __noinline void party_behind(struct work *w, bool reply)
+{
+	party_find(reply ? &w->source : &w->destination, &w->backend, w->packet.v4, w->side);
+	w->known |= WORK_TRANSLATED;
+	PS_RETURN_ZERO;
 }
 
 /* What cannot be seen again at a reply: who the originator was. The address stands before the flag that says so. */
@@ -362,6 +372,8 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	parties_find(skb, from);
 	if (from || reply)
 		conn_backend(conn, w);
+	if (conn->service & PS_CONN_BEHIND && w->service & PS_CONN_TRANSLATED)
+		party_behind(w, reply);
 	w->bits[PS_EGRESS] = w->bits[PS_INGRESS] = 0;
 	if (ask_own)
 		judge(skb, from, own, reply);

@@ -3,7 +3,8 @@
  * What happens to one packet at an interface that no workload is behind: uplinks, tunnels, bridges. Hardly anything is
  * refused here; that is for the workload's own hooks. What enters, in this order:
  *
- *  1. what is marked already goes on: it comes from a bridge's port (steer_out), and may have to be handed over here
+ *  1. what is marked already goes on: it comes from a bridge's port (steer_out) or from the last hook (behind.h), and
+ *     may have to be handed over here
  *  2. an ICMP error about a connection that a proxy has goes to the proxy's socket
  *  3. a packet of a connection that a proxy has, or a reply to one that it opened with a client's address, goes there
  *  4. a packet that belongs to no connection, and ends at a local workload: handed over if an ingress rule says so; or
@@ -16,6 +17,7 @@
 #ifndef PENSTOCK_NETWORK_H
 #define PENSTOCK_NETWORK_H
 
+#include "bpf/behind.h"
 #include "bpf/intercept.h"
 #include "bpf/judgment.h"
 #include "bpf/reject.h"
@@ -227,6 +229,11 @@ PS_APART int network_in(struct __sk_buff *skb)
 
 	if (!bridged && !l3 && network_usual(skb))
 		return PS_PASS;
+	if (bridged) {
+		action = behind_enter(skb, l3); /* 1 */
+		if (action != BEHIND_NOT)
+			return action;
+	}
 	w = network_begin(skb, true);
 	if (!w || work_parse(skb, l3, true) != PACKET_JUDGED)
 		return PS_PASS;

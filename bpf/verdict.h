@@ -25,6 +25,8 @@ PS_APART int judge(struct __sk_buff *skb, bool from, __u32 direction, bool rever
 	q.row.side = w->side;
 	q.row.direction = direction;
 	q.port = reverse ? w->packet.source_port : w->packet.destination_port;
+	if (w->known & WORK_TRANSLATED)
+		q.port = w->backend_port;
 	q.protocol = w->packet.protocol;
 	if (source_is_subject) {
 		local = w->source.local;

@@ -22,6 +22,7 @@
 #define PENSTOCK_WORKLOAD_H
 
 #include "bpf/account.h"
+#include "bpf/behind.h"
 #include "bpf/intercept.h"
 #include "bpf/judgment.h"
 #include "bpf/maps.h"
@@ -44,6 +45,8 @@ static __always_inline int work_known(
 		return PS_DROP;
 	}
 	reply = conn_reply(conn, w->packet.high);
+	if (!from && !reply && behind_owns(skb, conn))
+		return behind_again(skb, w, conn);
 	/* Learnt after the source was proved. */
 	if (from == reply)
 		conn->ifindex[1] = w->ifindex;
@@ -127,6 +130,12 @@ static __always_inline int work_new(
 	judgment_count(w, NOT_DENIED);
 	if (lonely || orphan)
 		return PS_PASS;
+	if (!from && !reverse) {
+		int action = behind_new(skb, w);
+
+		if (action != PS_PASS)
+			return action;
+	}
 	/* A connection that lives is not disturbed by an attempt to open it from the other end; one that its originator has
 	 * forgotten makes room for one that goes to a proxy. */
 	if (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING &&
@@ -277,6 +286,11 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 		return PS_DROP; /* cannot be */
 	if (deny_with_reject && reject_passes(skb, flags & PS_IFACE_L3, from, &action))
 		return action;
+	if (from && mark_is_set(skb)) {
+		action = behind_enter(skb, flags & PS_IFACE_L3);
+		if (action != BEHIND_NOT)
+			return action == PS_PASS ? steer_out(skb) : action;
+	}
 	__builtin_memset(w, 0, sizeof(*w));
 	w->packet.bytes = skb->len;
 	w->ifindex = flags & PS_IFACE_L3 ? ifindex | PS_CONN_L3 : ifindex;

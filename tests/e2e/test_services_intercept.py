@@ -3,11 +3,10 @@
 what it opens itself is translated by kube-proxy as ever."""
 import pytest
 
-from cluster import TALK, Cluster, blocks, into, out, pods
-from lab import OUTSIDE4, OUTSIDE6
+from cluster import TALK, Cluster, into, out, pods
 from objects import intercept
 from proxies import HAProxy, Relay
-from steering import ENGINES, come, ingress, made, to
+from steering import ENGINES, made, to
 from talk import Client, ask
 from test_sockets import dial, listening, original
 
@@ -215,23 +214,3 @@ def test_the_relay_keeps_the_clients_address(cluster, backend):
     front = Relay(cluster, "--source", "client")
     cluster.usable()
     relays(cluster, web, front, [backend], kept=True)
-
-
-# ---- at the backend's side ----
-
-@pytest.mark.parametrize("source", ["a", "outside"])
-def test_ingress_rules_of_a_backend_do_not_intercept_behind_a_service(cluster, source):
-    """A limit that README tells: only a translation after the first hook shows the backend. Policy holds; without the
-    Service the same connection is the proxy's."""
-    web, space = cluster.expose("ingress-side", "b"), getattr(cluster, source)
-    rule = ingress(come(port=TALK))
-    everybody = blocks(*cluster.a.ips, OUTSIDE4, OUTSIDE6)
-    settled(cluster, web, rule, into("b", port=TALK, peers=everybody))
-    for ip in (web.ips if source == "a" else []) + web.external:
-        assert ask(space, ip, 90)["server"] == "b", ip
-    for ip in cluster.b.ips:
-        assert ask(space, ip, TALK)["server"] == "proxy", ip
-    cluster.give([web], rule, into("b", "c", port=TALK))
-    cluster.reached()
-    assert {ask(space, ip, 90, timeout=0.2) for ip in web.external} == {"TimeoutError"}
-    assert cluster.reached() == set()
