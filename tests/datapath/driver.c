@@ -32,6 +32,11 @@ const struct endpoint *compiler_endpoint_next(const struct compiler *c, size_t *
 	return NULL;
 }
 
+const struct endpoint *compiler_cgroup_next(const struct compiler *c, size_t *at)
+{
+	return NULL;
+}
+
 const struct endpoint *compiler_endpoint_find(const struct compiler *c, uint32_t id)
 {
 	return id < ENDPOINTS_MAX && c->list[id].workload ? &c->list[id] : NULL;
