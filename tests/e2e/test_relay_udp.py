@@ -26,12 +26,13 @@ TPROXY = """
 table inet relay {
 	chain prerouting {
 		type filter hook prerouting priority mangle; policy accept;
-		meta l4proto { tcp, udp } socket transparent 1 meta mark set 1 accept
+		iifname != "IFACE" meta l4proto { tcp, udp } socket transparent 1 meta mark set 1 accept
 		iifname "IFACE" meta nfproto ipv4 meta l4proto { tcp, udp } tproxy ip to V4:15001 meta mark set 1 accept
 		iifname "IFACE" meta nfproto ipv6 meta l4proto { tcp, udp } tproxy ip6 to V6:15001 meta mark set 1 accept
 	}
 }
 """
+# A client's datagrams are not looked up by `socket`: it also finds a socket that has an address and is not connected yet.
 FAMILIES = ["ip4", "ip6"]
 
 
