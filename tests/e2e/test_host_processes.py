@@ -1,19 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes of the node itself, by cgroup: handed to a proxy like a workload's connections, and nobody else's."""
-import os
+import contextlib
+import json
+import socket
+import threading
 
 import pytest
 
 from lab import OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
 from objects import intercept, proxy
-from proxies import PORT
+from proxies import PORT, Relay
 from puppet import Group, Puppet, cgroup_root
-from steering import ENGINES, FAMILIES, OUTSIDE, World, to
+from steering import ENGINES, FAMILIES, OUTSIDE, SOON, World, to
 from scenes import eventually
+from talk import TRANSPARENT, Server, plain
 
 pytestmark = pytest.mark.skipif(cgroup_root() is None, reason="the machine's root of cgroup v2 is not mounted")
 OWN = {4: UPLINK4, 6: UPLINK6}
 THERE = {4: OUTSIDE4, 6: OUTSIDE6}
+
+
+MASK = 0x60000000
+ANY = [{"tcp": {}}, {"udp": {}}]
+ORIGINAL = {socket.AF_INET: (socket.IPPROTO_IP, 20), socket.AF_INET6: (socket.IPPROTO_IPV6, 74)}
+
+
+class Datagrams:
+    """Answers each datagram with who took it, from whom, and where it went. A proxy's: from its original destination."""
+
+    def __init__(self, space, port, name, proxy=False):
+        self.name, self.proxy, self.space, self.sockets, self.accepted = name, proxy, space, [], []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            sock = self._socket(family)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if proxy:
+                sock.setsockopt(*ORIGINAL[family], 1)
+            sock.bind(("", port) if family == socket.AF_INET else ("::", port))
+            self.sockets.append(sock)
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _socket(self, family):
+        with self.space.entered():
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.proxy:
+            sock.setsockopt(*TRANSPARENT[family], 1)
+        return sock
+
+    def _serve(self, sock):
+        while True:
+            try:
+                data, ancillary, _, peer = sock.recvmsg(65536, 256)
+            except OSError:
+                return
+            if not data:
+                return
+            said = {"who": self.name, "peer": [plain(peer[0]), peer[1]], "size": len(data)}
+            if not self.proxy:
+                sock.sendto(json.dumps(said).encode(), peer)
+                continue
+            raw = next(data for level, kind, data in ancillary if (level, kind) == ORIGINAL[sock.family])
+            at, size = (4, 4) if sock.family == socket.AF_INET else (8, 16)
+            said["local"] = [socket.inet_ntop(sock.family, raw[at:at + size]), int.from_bytes(raw[2:4], "big")]
+            with self._socket(sock.family) as back:
+                back.bind(tuple(said["local"]))
+                back.sendto(json.dumps(said).encode(), peer)
+
+    def close(self):
+        for sock in self.sockets:
+            with contextlib.suppress(OSError):  # not connected; but who waits in it wakes
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
 
 def about(group, *rules, name="host", **more):
@@ -26,10 +84,11 @@ class Node(World):
     def __init__(self, engine):
         super().__init__(engine=engine)
         self.group = Group(f"{self.prefix}/one")
+        self.far = Datagrams(self.outside, 53, "outside")
         self.inside, self.beside = Puppet(self.node, self.group), Puppet(self.node)
 
     def close(self):
-        for name in ("inside", "beside", "group"):
+        for name in ("inside", "beside", "group", "far"):
             if hasattr(self, name):
                 getattr(self, name).close()
         super().close()
@@ -58,3 +117,143 @@ def test_a_process_of_the_cgroup(world, family):
     assert world.beside.ask(THERE[family])["server"] == "outside"
     assert world.inside.ask(THERE[family], 81) == "ConnectionRefusedError"
     assert world.handed() == 1
+
+
+@FAMILIES
+def test_datagrams_of_a_process(world, family):
+    world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
+    said = world.inside.send(THERE[family], 53, keep="flow")
+    assert said["local"] == [THERE[family], 53] and said["from"] == said["local"] and said["who"] == "proxy"
+    assert said["peer"] == said["own"] and said["own"][0] == OWN[family]
+    assert world.inside.again("flow", size=30000)["who"] == "proxy"
+    assert world.inside.again("flow", end=True)
+    assert world.beside.send(THERE[family], 53)["who"] == "outside"
+    assert world.handed() == 1
+
+
+def test_a_socket_of_both_families(world):
+    world.front()
+    world.usable()
+    said = world.inside.ask(OUTSIDE4, mapped=True)
+    assert said["server"] == "proxy" and said["peer"][0] == UPLINK4 and said["local"] == [OUTSIDE4, 80]
+
+
+def test_its_own_mark_stays(world):
+    world.front()
+    world.usable()
+    said = world.inside.ask(OUTSIDE4, mark=0x1234)
+    assert said["server"] == "proxy" and said["mark"] & ~MASK == 0x1234
+    said = world.inside.ask(OUTSIDE4, port=81, mark=0x1234, timeout=1)
+    assert said == "ConnectionRefusedError"
+
+
+def test_cgroups_below_with_rules_of_their_own(world):
+    world.front()
+    world.usable()
+    with Group(world.group.path + "/below") as below, Group(world.group.path + "/other") as other, \
+            Puppet(world.node, below) as puppet, Puppet(world.node, other) as sibling:
+        assert puppet.ask(OUTSIDE4)["server"] == "proxy"
+        world.put(about(world.group), about(below, to(OUTSIDE4, action="Bypass"), name="first", priority=1))
+        assert puppet.ask(OUTSIDE4)["server"] == "outside"
+        assert puppet.ask(OUTSIDE6)["server"] == "proxy"
+        assert sibling.ask(OUTSIDE4)["server"] == "proxy"
+        assert world.inside.ask(OUTSIDE4)["server"] == "proxy"
+        world.put(about(below))
+        assert puppet.ask(OUTSIDE4)["server"] == "proxy"
+        assert world.inside.ask(OUTSIDE4)["server"] == "outside"
+
+
+def state_of(world, path):
+    return next(one["state"] for one in world.running.api.status()["cgroups"] if one["cgroup"] == path)
+
+
+def test_a_cgroup_that_comes_goes_and_comes_again(world):
+    world.front()
+    world.usable()
+    path = f"{world.prefix}/late/deeper.service"
+    answer = world.running.api.put_object(about(path, name="late"))
+    assert any(path in warning["detail"] for warning in answer["warnings"])
+    assert state_of(world, path) == "pending"
+    for _ in range(2):
+        with Group(path) as group:
+            eventually(lambda: state_of(world, path) == "found", SOON)
+            with Puppet(world.node, group) as puppet:
+                assert puppet.ask(OUTSIDE4)["server"] == "proxy"
+        eventually(lambda: state_of(world, path) == "pending", SOON)
+
+
+class GroupRelay(Relay):
+    """The relay as a process of that cgroup."""
+
+    def __init__(self, lab, group, *options):
+        self.group = group
+        super().__init__(lab, *options)
+
+    def command(self):
+        return ["sh", "-c", f'echo $$ > {self.group.directory}/cgroup.procs; exec "$@"', "sh", *super().command()]
+
+
+@pytest.mark.parametrize("spoof", [False, True], ids=["own", "client"])
+def test_a_proxy_in_the_same_cgroup(world, spoof):
+    """What it opens goes out, for whomever: there is no loop."""
+    with GroupRelay(world, world.group, "--source", "client" if spoof else "node") as relay:
+        eventually(lambda: "IPv4" in world.proxy_status()["families"], SOON)
+        goes_past_it(world, relay)
+
+
+def goes_past_it(world, relay):
+    said = world.inside.ask(OUTSIDE4)
+    assert said["server"] == "outside" and relay.seen(1)[0][2:] == (OUTSIDE4, 80)
+    assert world.handed() == 1
+
+
+def test_nobody_listens(world):
+    world.quiet()
+    assert world.inside.ask(OUTSIDE4, timeout=0.3) == "TimeoutError"
+    assert world.inside.ask(OUTSIDE6, timeout=0.3) == "TimeoutError"
+    assert world.no_listener() >= 2
+    world.put(about(world.group), gw=proxy("gw", PORT, unavailable="Bypass"))
+    assert world.inside.ask(OUTSIDE4)["server"] == "outside"
+    assert world.inside.ask(OUTSIDE6)["server"] == "outside"
+    world.front()
+    eventually(lambda: world.inside.ask(OUTSIDE4)["server"] == "proxy", SOON)
+
+
+def test_its_own_node_is_none_of_a_proxys_business(world):
+    world.put(about(world.group, to(port=8080)))
+    world.front()
+    world.usable()
+    server = Server(world.node, 8080, "node")
+    try:
+        for ip in ("127.0.0.1", "::1", UPLINK4, UPLINK6):
+            assert world.inside.ask(ip, 8080)["server"] == "node", ip
+    finally:
+        server.close()
+
+
+def test_what_is_open_stays_where_it_is(world):
+    world.put()
+    world.front()
+    world.usable()
+    assert world.inside.ask(OUTSIDE4, keep="direct")["server"] == "outside"
+    world.put(about(world.group))
+    assert world.inside.ask(OUTSIDE4, keep="taken")["server"] == "proxy"
+    assert world.inside.again("direct") and world.inside.again("taken")
+    world.put()
+    assert world.inside.ask(OUTSIDE4)["server"] == "outside"
+    assert world.inside.again("direct") and world.inside.again("taken")
+    world.inside.again("direct", end=True)
+    world.inside.again("taken", end=True)
+
+
+def test_an_agent_that_starts_again(world):
+    world.front()
+    world.usable()
+    assert world.inside.ask(OUTSIDE4, keep="taken")["server"] == "proxy"
+    world.running.stop()
+    assert world.inside.ask(OUTSIDE4)["server"] == "proxy"
+    world.running.start()
+    assert world.inside.again("taken") and world.inside.ask(OUTSIDE4)["server"] == "proxy"
+    world.inside.again("taken", end=True)
+    assert state_of(world, world.group.path) == "found"
