@@ -22,6 +22,7 @@
 
 #define LOOK_MS 100
 #define BACK_OFF_MS 10000
+#define UDP_PAUSE_MS 400
 /* Rows that nobody wants stay this long: the live side may still ask for them until a flip. */
 #define ROW_STAYS_MS 2000
 
@@ -60,6 +61,8 @@ struct listeners {
 	pthread_cond_t wake;
 	bool stop, told;
 	bool deaf; /* the last look saw nothing */
+	bool deaf_to_udp;
+	int64_t udp_due; /* ms: not before */
 	int diag;
 	char *base; /* cgroup_base() */
 	struct wanted *wanted;
@@ -175,12 +178,33 @@ static int listeners_hear_of(struct listeners *ls, uint8_t protocol)
 	return diag_listeners(ls->diag, protocol, ports, count, listener_hear, ls);
 }
 
+/*
+ * All of the node's UDP sockets are walked, and a proxy may have one for each flow (20,000 take some 4 ms). The longer
+ * it takes, the less often it is done; a restart is still seen within a second.
+ */
+static int listeners_hear_udp(struct listeners *ls)
+{
+	int64_t begun = now_ms(), pause;
+	if (listeners_hear_of(ls, IPPROTO_UDP) < 0) {
+		if (errno != ENOENT) /* else TCP's listeners are known all the same */
+			return -1;
+		if (!ls->deaf_to_udp)
+			log_warn(
+				ROOM, "no udp_diag in this kernel: UDP sockets are not found, they have to be transparent themselves");
+		ls->deaf_to_udp = true;
+	}
+	pause = (now_ms() - begun) * 100;
+	ls->udp_due = now_ms() + (pause < UDP_PAUSE_MS ? pause : UDP_PAUSE_MS);
+	return 0;
+}
+
 static int listeners_hear(struct listeners *ls)
 {
+	bool udp = now_ms() >= ls->udp_due;
 	size_t left = 0;
 	for (size_t i = 0; i < ls->count; i++)
-		ls->list[i].seen = false;
-	if (listeners_hear_of(ls, IPPROTO_TCP) < 0 || listeners_hear_of(ls, IPPROTO_UDP) < 0)
+		ls->list[i].seen = !udp && ls->list[i].heard.protocol == IPPROTO_UDP;
+	if (listeners_hear_of(ls, IPPROTO_TCP) < 0 || (udp && listeners_hear_udp(ls) < 0))
 		return -1;
 	for (size_t i = 0; i < ls->count; i++)
 		if (ls->list[i].seen)
@@ -508,6 +532,7 @@ void datapath_proxies(struct datapath *datapath, const struct proxy_wanted *prox
 	}
 	ls->wanted_count = count;
 	ls->count = 0; /* everything is looked at anew */
+	ls->udp_due = 0;
 	ls->told = true;
 	look(ls);
 	pthread_cond_signal(&ls->wake);
