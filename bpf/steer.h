@@ -24,10 +24,16 @@ enum steer {
 	STEER_NOBODY, /* nobody listens; the packet is as it was */
 };
 
+/* Port 0 is nobody's: led to the local stack, to be found by who has it. */
+#define HANDOVER_MARK PS_HANDOVER_LOOPBACK
+
+/* Rules of others may wipe whole marks. The priority says that it was ours, and the table of nftables makes it anew. */
 static __always_inline void mark_set(struct __sk_buff *skb)
 {
 	PS_OPAQUE(skb);
 	skb->mark = (skb->mark & ~mark_mask) | mark_intercept;
+	if (skb->priority - PS_HANDOVER_LOOPBACK > (PS_HANDOVER_WILDCARD | PS_HANDOVER_PORT) - PS_HANDOVER_LOOPBACK)
+		skb->priority = HANDOVER_MARK;
 }
 
 /* The mark is ours: a workload cannot set it. */
@@ -37,8 +43,11 @@ static __always_inline void mark_clear(struct __sk_buff *skb)
 
 	PS_OPAQUE(skb);
 	mark = skb->mark;
-	if (mark & mark_mask)
-		skb->mark = mark & ~mark_mask;
+	if (!(mark & mark_mask))
+		return;
+	skb->mark = mark & ~mark_mask;
+	if (skb->priority == HANDOVER_MARK)
+		skb->priority = 0;
 }
 
 static __always_inline bool mark_is_set(const struct __sk_buff *skb)

@@ -5,6 +5,8 @@
  *
  *   handover     what the mark leads here and its priority gives to a port of a proxy: to the transparent socket that
  *                has its very addresses, else to who listens on loopback, or on the wildcard. Nobody takes it: dropped.
+ *                Behind the rules of others (mangle): some wipe whole marks, as wg-quick does of UDP. Without its mark
+ *                a packet would be forwarded, so it gets it again. Port 0: the mark is all it needs.
  *   intercepted  An intercepted packet crosses PREROUTING like any other: kube-proxy would rewrite the address of a
  *                Service, and the socket would not be found. So it is mapped to where it goes anyway, one priority
  *                before kube-proxy's: a connection's first mapping is the only one.
@@ -34,6 +36,11 @@ bool ports_has(const struct port_set *set, uint16_t port)
 void ports_add(struct port_set *set, uint16_t port)
 {
 	set->word[port / 64] |= 1ull << (port % 64);
+}
+
+void ports_remove(struct port_set *set, uint16_t port)
+{
+	set->word[port / 64] &= ~(1ull << (port % 64));
 }
 
 bool ports_differ(const struct port_set *a, const struct port_set *b)
@@ -68,21 +75,23 @@ static void map_print(struct buffer *b, const char *name, uint32_t handover, con
 	buffer_free(&elements);
 }
 
-static void handover_print(struct buffer *b, uint32_t intercept, const struct port_set *ports)
+static void handover_print(struct buffer *b, uint32_t mask, const struct port_set *ports)
 {
+	uint32_t intercept = mask & -mask;
 	static const char *const families[] = {"ip", "ip6"};
 	static const char *const places[][2] = {{"127.0.0.1", "[::1]"}, {NOWHERE4, NOWHERE6}};
 	static const char *const maps[] = {"loopback", "wildcard"};
 	map_print(b, maps[0], PS_HANDOVER_LOOPBACK, ports);
 	map_print(b, maps[1], PS_HANDOVER_WILDCARD, ports);
-	/* INTERCEPT and REROUTE both have the lowest bit. Where somebody has wiped it the packet must not go past the proxy:
-	 * it would be forwarded. */
+	/* INTERCEPT and REROUTE both have the lowest bit. */
 	buffer_printf(b,
 		"	chain handover {\n"
-		"		type filter hook prerouting priority mangle; policy accept;\n"
+		"		type filter hook prerouting priority mangle + 1; policy accept;\n"
 		"		meta priority != %x:0-%x:%x accept\n"
-		"		meta mark & %#x == 0 drop\n",
-		PS_HANDOVER_LOOPBACK >> 16, PS_HANDOVER_WILDCARD >> 16, PS_HANDOVER_PORT, intercept);
+		"		meta mark & %#x == 0 meta mark set meta mark & %#x | %#x\n"
+		"		meta priority %x:0 accept\n",
+		PS_HANDOVER_LOOPBACK >> 16, PS_HANDOVER_WILDCARD >> 16, PS_HANDOVER_PORT, intercept, ~mask, intercept,
+		PS_HANDOVER_LOOPBACK >> 16);
 	for (int map = 0; map < 2; map++)
 		for (int family = 0; family < 2; family++)
 			buffer_printf(b, "		meta l4proto { tcp, udp } tproxy %s to %s:meta priority map @%s accept\n",
@@ -106,7 +115,7 @@ void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *
 	uint32_t intercept = mask & -mask, answer = intercept << 1, reroute = intercept | answer;
 	buffer_puts(b, "table inet " OUR_TABLE " {\n");
 	if (wanted->handover)
-		handover_print(b, intercept, &wanted->ports);
+		handover_print(b, mask, &wanted->ports);
 	if (wanted->nat)
 		identity_print(b, "intercepted", "prerouting", mask, intercept);
 	if (wanted->host)

@@ -4,7 +4,9 @@ their bits of the mark. Their rules: test_coexistence_rules.py. Their networks: 
 import pytest
 
 from foreign import Programs
-from proxies import Relay
+from lab import ALLOW, Probe
+from objects import proxy
+from proxies import PORT, Relay
 from steering import ENGINES, OUTSIDE, World, answered, come, egress, forget, ingress, to
 from talk import Client
 
@@ -22,27 +24,42 @@ def shared(request):
 @pytest.fixture
 def beside(world):
     """Rules of either direction, and room for other people's programs."""
-    world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
+    steered(world)
     with Programs(world) as programs:
         world.programs = programs
         yield world
 
 
+def steered(world, *others):
+    """TCP and UDP, of a to outside and to b, of outside to b; and of other addresses outside."""
+    rules = to(*OUTSIDE, *others, *world.b.ips), come(*OUTSIDE, *others)
+    for rule in rules:
+        rule["protocols"].append({"udp": {"destinationPort": {"number": 80}}})
+    world.put(egress(rules[0]), ingress(rules[1]), gw=proxy("gw", PORT, protocols=["TCP", "UDP"]))
+    for space in (world.a, world.b, world.outside):
+        world.prober.listen(space, 80, "UDP")
+
+
 def everywhere(world, families=(4, 6), sources=("client", "node")):
     """Out of a pod, from one pod to another, into a pod, each through the relay; and past it. Returns how many were to be
     handed over."""
-    handed = 0
+    ways = [(world.a, "outside", 1), (world.a, "b", 1), (world.outside, "b", 1),
+            (world.b, "outside", 0), (world.outside, "a", 0), (world.node, "b", 0)]
     for source in sources:
         with Relay(world, "--source", source):
             for family in families:
-                for client, target, steered in ((world.a, "outside", 1), (world.a, "b", 1), (world.outside, "b", 1),
-                                                (world.b, "outside", 0), (world.outside, "a", 0), (world.node, "b", 0)):
+                for client, target, _ in ways:
                     with Client(client, world.address(target, family)) as talk:
-                        who = talk.hello()
-                        assert who["server"] == target, (source, family, client.name, target)
+                        assert talk.hello()["server"] == target, (source, family, client.name, target)
                         assert talk.echo(b"x" * 30000), (source, family, client.name, target)
-                    handed += steered
-    return handed
+                datagrams(world, [(client, world.address(target, family)) for client, target, _ in ways])
+    return 2 * len(sources) * len(families) * sum(handed for *_, handed in ways)
+
+
+def datagrams(world, ways):
+    """One there and one back, for each."""
+    probes = world.prober.probe([Probe(client, ip, 80, "UDP", expect=ALLOW) for client, ip in ways])
+    assert [str(probe) for probe in probes if not probe.ok] == []
 
 
 def interfaces(world):

@@ -5,11 +5,12 @@ import socket
 
 import pytest
 
+from lab import DENY, Probe
 from others import TOOLS, Others
 from proxies import Relay
-from steering import ENGINES, FAMILIES, OUTSIDE, World, answered, come, egress, ingress, to
+from steering import ENGINES, FAMILIES, OUTSIDE, World, answered
 from talk import TRANSPARENT, Client
-from test_coexistence import MASK, everywhere
+from test_coexistence import MASK, everywhere, steered
 
 INTERCEPT = MASK & -MASK
 ALLOWED = f"meta mark & {MASK:#x} == {INTERCEPT:#x} accept"  # as the README says it
@@ -26,7 +27,7 @@ BOTH = pytest.mark.parametrize("others", TOOLS, indirect=True)
 
 @pytest.fixture
 def others(request, world):
-    world.put(egress(to(*OUTSIDE, *world.b.ips)), ingress(come(*OUTSIDE)))
+    steered(world)
     with Others(world.node, getattr(request, "param", TOOLS[0])) as made:
         yield made
 
@@ -71,14 +72,22 @@ def test_a_proxy_that_marks_its_own_connections(world, others, family):
 
 
 @BOTH
-@pytest.mark.parametrize("does", ["raw -j MARK --set-mark 0x1", "mangle -j CONNMARK --restore-mark"])
+@pytest.mark.parametrize("does", ["raw -j MARK --set-xmark 0x1/0xffffffff", "mangle -j CONNMARK --restore-mark"])
 def test_who_wipes_whole_marks(world, others, does):
-    """It also wipes ours, and nothing reaches a proxy; but nothing goes past it either."""
+    """Ours too. It is made anew behind them."""
     table, does = does.split(" ", 1)
-    others.tables(f"*{table}\n-A PREROUTING -i {world.a.interface} -p tcp {does}\nCOMMIT\n")
+    others.tables(f"*{table}\n-A PREROUTING {does}\nCOMMIT\n")
+    assert everywhere(world) == world.handed() and others.hits(does)
+
+
+def test_who_wipes_whole_marks_late(world, others):
+    """Nothing reaches a proxy then; but nothing goes past it either."""
+    others.nft(f"inet foreign {{ chain c {{ type filter hook prerouting priority -50; iifname {world.a.interface} meta mark set 1; }}\n}}")
     world.front()
     for family in (4, 6):
         assert answered(world, world.a, "outside", family, timeout=0.3) == "TimeoutError"
+    probes = world.prober.probe([Probe(world.a, ip, 80, "UDP", expect=DENY) for ip in OUTSIDE])
+    assert [str(probe) for probe in probes if not probe.ok] == []
 
 
 # ---- policy routing of others ----
