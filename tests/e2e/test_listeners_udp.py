@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """UDP proxies: their sockets are found, chosen and made transparent; datagrams reach them, and their answers clients."""
 import json
+import select
 import socket
 
 import pytest
@@ -119,6 +120,60 @@ def test_each_socket_of_a_reuseport_group_is_adopted(node):
     usable(lab, 3)
     takers = set()
     eventually(lambda: takers.add(ask(lab)) or takers == group, 10)
+
+
+def test_a_connected_member_of_the_group_is_left_alone(node):
+    """A proxy's socket of one flow, which shares the listeners' address."""
+    lab = node
+    with lab.node.entered():
+        flow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with flow:
+        flow.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        flow.setsockopt(*TRANSPARENT[4], 1)
+        flow.bind(("127.0.0.1", PORT))
+        group = {start(lab, "127.0.0.1", "--udp", "--reuseport").pid for _ in range(2)}
+        flow.connect(("127.0.0.1", 9))
+        usable(lab, 2)
+        assert {one["pid"] for one in listeners(lab)} == group
+        assert {ask(lab) for _ in range(20)} == group
+        flow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            flow.recv(100)
+
+
+def test_a_server_of_the_node_on_the_destinations_port(node):
+    lab = node
+    process = start(lab, "0.0.0.0", "--udp")
+    usable(lab)
+    with lab.node.entered():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # without, no other socket has this port: not even
+        server.bind(("0.0.0.0", SERVED))                              # one at somebody else's address
+        server.setblocking(False)
+        assert {ask(lab) for _ in range(4)} == {process.pid}
+        with pytest.raises(BlockingIOError):
+            server.recv(100)
+        with sent(lab.a, "10.77.0.1"):  # no rule is about the node's own address
+            eventually(lambda: readable(server), 2)
+
+
+def readable(sock):
+    return select.select([sock], [], [], 0)[0]
+
+
+def test_one_port_two_proxies(node):
+    """One takes TCP, the other UDP; each has conditions of its own."""
+    lab = node
+    streams = proxy("streams", PORT, process={"uid": 1338})
+    lab.running.api.patch([gateway("UDP", process={"uid": 1337}), streams])
+    process = start(lab, "127.0.0.1", "--udp", "--uid", "1337")
+    other = start(lab, "127.0.0.1", "--uid", "1338")
+    usable(lab)
+    eventually(lambda: status(lab, "streams")["up"], SOON)
+    assert [(one["protocol"], one["pid"]) for one in listeners(lab)] == [("UDP", process.pid)]
+    assert [(one["protocol"], one["pid"]) for one in status(lab, "streams")["listeners"]] == [("TCP", other.pid)]
+    assert ask(lab) == process.pid
 
 
 def bound(lab, address, transparent=False, peer=None):
