@@ -479,6 +479,12 @@ static __always_inline int socket_connects(struct bpf_sock_addr *ctx, bool six)
 	conn = choice.conn;
 	if (!held || !conn)
 		goto none;
+	/* The client is this node, which may always reach its workloads. */
+	if (conn->flags & PS_CONN_NODE && allow_local_host) {
+		if (!datagrams)
+			account_stat(PS_STAT_LEG_NODE);
+		goto none;
+	}
 	high = conn->flags & PS_CONN_ORIGIN_HIGH;
 	if (datagrams && socket_answers(ctx, six, held, high))
 		goto none;

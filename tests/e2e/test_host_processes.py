@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lab import OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
-from objects import intercept, proxy
+from objects import deny_all, intercept, proxy
 from proxies import PORT, Relay
 from puppet import Group, Puppet, cgroup_root
 from steering import ENGINES, FAMILIES, OUTSIDE, SOON, World, to
@@ -82,7 +82,7 @@ class Node(World):
     """An agent, an outside host, and processes in and beside a cgroup."""
 
     def __init__(self, engine):
-        super().__init__(engine=engine)
+        super().__init__("b", engine=engine)
         self.group = Group(f"{self.prefix}/one")
         self.far = Datagrams(self.outside, 53, "outside")
         self.inside, self.beside = Puppet(self.node, self.group), Puppet(self.node)
@@ -257,3 +257,47 @@ def test_an_agent_that_starts_again(world):
     assert world.inside.again("taken") and world.inside.ask(OUTSIDE4)["server"] == "proxy"
     world.inside.again("taken", end=True)
     assert state_of(world, world.group.path) == "found"
+
+
+def test_a_workload_of_the_node(world):
+    """What the node's own process may reach, it may reach through a proxy as well."""
+    closed = deny_all("s", types=["Ingress"])
+    b = world.pods["b"]
+    with GroupRelay(world, world.group) as relay:
+        for policies in ([], [closed]):
+            for ip in b.ips:
+                world.put(*policies)
+                assert world.inside.ask(ip)["server"] == "b", (ip, policies)
+                world.put(about(world.group, to(*b.ips)), *policies)
+                eventually(lambda: {"IPv4", "IPv6"} <= set(world.proxy_status()["families"]), SOON)
+                assert world.inside.ask(ip)["server"] == "b", (ip, policies)
+        assert len(relay.seen(4)) == 4
+
+
+@FAMILIES
+def test_datagrams_that_nobody_takes(world, family):
+    rule = {**to(*OUTSIDE), "protocols": ANY}
+    world.put(about(world.group, rule), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    assert world.inside.send(THERE[family], 53, timeout=0.3) == "TimeoutError"
+    assert world.no_listener() >= 1
+    world.put(about(world.group, rule), gw=proxy("gw", PORT, ("TCP", "UDP"), unavailable="Bypass"))
+    assert world.inside.send(THERE[family], 53)["who"] == "outside"
+
+
+def test_datagrams_whose_proxy_goes_and_comes(world):
+    rule = {**to(*OUTSIDE), "protocols": ANY}
+    world.put(about(world.group, rule), gw=proxy("gw", PORT, ("TCP", "UDP"), unavailable="Bypass"))
+    front = Datagrams(world.node, PORT, "proxy", proxy=True)
+    assert world.inside.send(OUTSIDE4, 53, keep="flow")["who"] == "proxy"
+    front.close()
+    assert world.inside.again("flow")["who"] == "outside"  # it goes on from lo: the node forwards
+    world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
+    eventually(lambda: world.inside.again("flow")["who"] == "proxy", SOON)
+    world.inside.again("flow", end=True)
+
+
+def test_a_socket_that_does_not_connect(world):
+    """Not intercepted: README says so."""
+    world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
+    assert world.inside.send(OUTSIDE4, 53, connected=False)["who"] == "outside"
