@@ -103,8 +103,9 @@ $(B)/tests/bench/%.bpf.o: tests/bench/%.bpf.c | $(B)/.setup-build
 	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -c -o $@ $<
 $(B)/bpf/%.skel.h: $(B)/bpf/%.bpf.o
 	$(Q)$(BPFTOOL) gen skeleton $< name $*_bpf > $@
-$(call room,agent/datapath): | $(B)/bpf/penstock.skel.h
+$(call room,agent/datapath): | $(B)/bpf/penstock.skel.h $(B)/bpf/trial.skel.h
 $(B)/agent/datapath/load.o: $(B)/bpf/penstock.skel.h
+$(B)/agent/datapath/trial.o: $(B)/bpf/trial.skel.h
 
 # The API description is embedded as JSON.
 $(B)/api/openapi.c: api/openapi.yaml api/openapi_embed.py $(wildcard api/examples/*.json) | $(B)/.setup-build

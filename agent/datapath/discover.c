@@ -420,9 +420,16 @@ static bool link_uplink(const struct net *net, const struct net_link *link)
 	return false;
 }
 
+/* The agent's own, for a moment (trial_link.c). */
+static bool link_trial(const struct net_link *link)
+{
+	return strncmp(link->name, "penstock-try", strlen("penstock-try")) == 0;
+}
+
 bool net_eligible(const struct net *net, const struct net_link *link)
 {
-	return link->type != ARPHRD_LOOPBACK && !link_tunnel(link) && !link_bridge(link) && !link_uplink(net, link);
+	return !link_trial(link) && link->type != ARPHRD_LOOPBACK && !link_tunnel(link) && !link_bridge(link) &&
+		   !link_uplink(net, link);
 }
 
 /* Packets of a VRF are seen at the interfaces that are in it. */
@@ -439,7 +446,7 @@ bool net_link_network(const struct net *net, const struct net_link *link)
 	if (link->master && !(master && link_vrf(master)))
 		return false;
 	/* What enters by another interface leaves by an ifb, to be shaped, and is received after that. */
-	if (link_vrf(link) || strcmp(link->kind, "ifb") == 0)
+	if (link_vrf(link) || strcmp(link->kind, "ifb") == 0 || link_trial(link))
 		return false;
 	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
 		if (link->type == types[i])

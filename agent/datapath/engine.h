@@ -31,7 +31,7 @@ struct engine_trial {
 #define ENGINE_TRIALS_MAX (ENGINE_COUNT * 4)
 struct engine_status {
 	enum engine active;
-	char reason[256];
+	char reason[320];
 	struct engine_trial trials[ENGINE_TRIALS_MAX]; /* with "auto", once a proxy was wanted */
 	size_t trial_count;
 };

@@ -66,6 +66,11 @@ bool nftables_there(void)
 	return kernel_ask(NFT_MSG_GETTABLE, OUR_TABLE, NULL) == 0;
 }
 
+bool nftables_tries(void)
+{
+	return kernel_ask(NFT_MSG_GETTABLE, TRY_TABLE, NULL) == 0;
+}
+
 static bool chain_there(const char *name)
 {
 	return kernel_ask(NFT_MSG_GETCHAIN, OUR_TABLE, name) == 0;
@@ -79,10 +84,7 @@ static void cleanup_context(struct nft_ctx **context)
 		nft_ctx_free(*context);
 }
 
-enum nft_how { NFT_DO, NFT_TRY, NFT_LIST };
-
-/* One transaction, or a question; *ret is what it prints, NULL for nothing. */
-static int nft_run(enum nft_how how, const char *commands, char **ret, struct error *e)
+int nft_run(enum nft_how how, const char *commands, char **ret, struct error *e)
 {
 	__attribute__((cleanup(cleanup_context))) struct nft_ctx *context = nft_ctx_new(NFT_CTX_DEFAULT);
 	if (!context || nft_ctx_buffer_output(context) != 0 || nft_ctx_buffer_error(context) != 0)
@@ -103,7 +105,7 @@ bool nftables_tproxy(struct error *e)
 {
 	/* The kernel checks it, loading what it needs, and takes nothing. */
 	return nft_run(NFT_TRY,
-			   "table inet " OUR_TABLE "-try {\n"
+			   "table inet " TRY_TABLE " {\n"
 			   "	chain c {\n"
 			   "		type filter hook prerouting priority mangle;\n"
 			   "		meta l4proto tcp tproxy ip to 127.0.0.1:1\n"
@@ -329,6 +331,18 @@ void nftables_settle(struct datapath *d, const struct tables *tables)
 		return;
 	n->want.ports = ports;
 	table_settle(d, false);
+}
+
+bool nftables_port(struct datapath *d, uint16_t port, bool there)
+{
+	struct nftables *n = &d->nftables;
+	if (ports_has(&n->want.ports, port) == there)
+		return false;
+	if (there)
+		ports_add(&n->want.ports, port);
+	else
+		ports_remove(&n->want.ports, port);
+	return table_settle(d, false) == 0;
 }
 
 static int note_port(void *context, const void *key, const void *value)

@@ -226,6 +226,7 @@ struct port_set {
 };
 bool ports_has(const struct port_set *set, uint16_t port);
 void ports_add(struct port_set *set, uint16_t port);
+void ports_remove(struct port_set *set, uint16_t port);
 bool ports_differ(const struct port_set *a, const struct port_set *b);
 void ports_union(struct port_set *set, const struct port_set *more);
 
@@ -249,8 +250,13 @@ struct nftables {
 	struct mnl_socket *changes; /* what anybody does to tables, in news; NULL: only looked at with the interfaces */
 	bool touched;               /* ours, by somebody; or while there is no NAT of ours: somebody began to translate */
 };
+/* One transaction, the same without doing it, or a question answered in JSON; *ret is what it prints, NULL: nothing. */
+enum nft_how { NFT_DO, NFT_TRY, NFT_LIST };
+int nft_run(enum nft_how how, const char *commands, char **ret, struct error *e);
+#define TRY_TABLE OUR_TABLE "-try"     /* of a moment */
 bool nftables_known(void);             /* by this kernel */
 bool nftables_there(void);             /* the table of some agent */
+bool nftables_tries(void);             /* TRY_TABLE is there */
 bool nftables_tproxy(struct error *e); /* this kernel hands over by nftables; else why not */
 /* It stands, and takes what the programs leave to it. */
 bool nftables_hands_over(const struct datapath *datapath);
@@ -263,6 +269,8 @@ void nftables_take_over(struct datapath *datapath);
 void nftables_set(struct datapath *datapath);
 /* Before a revision goes live: with its ports too. */
 int nftables_stage(struct datapath *datapath, const struct tables *tables, struct error *e);
+/* One port more, or less. True: it is so by now, and was not before. */
+bool nftables_port(struct datapath *datapath, uint16_t port, bool there);
 /* When no program reads the old side: without those that only it had. */
 void nftables_settle(struct datapath *datapath, const struct tables *tables);
 /*

@@ -2,6 +2,7 @@
 /* Everything of ours leaves, and what could be left is looked for afterwards. */
 #include <bpf/bpf.h>
 #include <errno.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 #include "agent/base/mem.h"
 #include "agent/datapath/private.h"
+#include "agent/datapath/trial.h"
 
 struct removal {
 	const struct pins *pins;
@@ -117,6 +119,9 @@ static int remove_all(struct removal *removal)
 		result = routes_remove(removal->e);
 	if (result == 0)
 		result = nftables_remove(removal->e);
+	trial_clean();
+	if (result == 0 && (if_nametoindex(TRIAL_NEAR) || nftables_tries()))
+		result = error_set(removal->e, ERROR_SYSTEM, EBUSY, NULL, "what a trial of engines left remains");
 	if (result < 0)
 		return result;
 	pins_each(removal->pins, "", remove_abi, removal);
