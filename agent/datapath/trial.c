@@ -366,9 +366,16 @@ static int trial_open(struct trial *t, struct error *e)
 	return result == 0 ? program_attach(t, e) : result;
 }
 
-static void trial_close(struct trial *t)
+void trial_clean(void)
 {
 	trial_link_remove();
+	if (nftables_tries())
+		lost_unwatch();
+}
+
+static void trial_close(struct trial *t)
+{
+	trial_clean();
 	if (t->hook >= 0)
 		close(t->hook);
 	if (t->program)
@@ -378,13 +385,6 @@ static void trial_close(struct trial *t)
 	for (int i = 0; i < 4; i++)
 		if (t->listener[i / 2][i % 2] >= 0)
 			close(t->listener[i / 2][i % 2]);
-}
-
-void trial_clean(void)
-{
-	trial_link_remove();
-	if (nftables_tries())
-		lost_unwatch();
 }
 
 int trial_run(struct datapath *d, struct engine_status *status, struct error *e)

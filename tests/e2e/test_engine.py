@@ -13,6 +13,7 @@ from objects import proxy
 from scenes import eventually
 from steering import Load, World, egress, to
 from talk import TRANSPARENT, Client, Server, ask
+from test_listeners import FOUR, contained
 
 PORT = 15001
 ELSEWHERE = {4: "203.0.113.9", 6: "2001:db8:113::9"}
@@ -267,3 +268,164 @@ def test_what_the_table_takes(world, place, major, addresses, family):
     finally:
         server.close()
         datagrams.sock.close()
+
+
+# ---- auto ----
+
+CASES = [(protocol, family) for family in ("IPv4", "IPv6") for protocol in ("TCP", "UDP")]
+
+
+@pytest.fixture(scope="module")
+def auto():
+    with World("a") as made:
+        made.put(egress(to()))
+        yield made
+
+
+def tried_again(world):
+    """SIGHUP; what the status says after another trial."""
+    before = world.running.log.count("SIGHUP: read ")
+    world.running.signal(signal.SIGHUP)
+    eventually(lambda: world.running.log.count("SIGHUP: read ") > before, 5)
+    return engine_of(world)
+
+
+def details(said, engine):
+    return {(one["protocol"], one["family"]): one["passed"] or one["detail"] for one in said["tried"]
+            if one["engine"] == engine}
+
+
+@contextlib.contextmanager
+def foreign(world, chain):
+    nft(world, "-f", "-", input=f"table inet foreign {{\n chain c {{\n{chain}\n}}\n}}\n")
+    try:
+        yield
+    finally:
+        nft(world, "delete", "table", "inet", "foreign")
+
+
+def surroundings(world):
+    """What a trial may not change."""
+    return [world.node.run(*command).stdout for command in (
+        ("ip", "-o", "link"), ("ip", "-4", "route", "show", "table", "all"), ("ip", "-6", "route", "show", "table", "all"),
+        ("ip", "-4", "rule"), ("ip", "-6", "rule"), ("nft", "list", "ruleset"), ("ip", "neigh", "show", "nud", "permanent"))]
+
+
+def test_auto_takes_what_works(auto):
+    before = surroundings(auto)
+    said = tried_again(auto)
+    assert (said["configured"], said["active"], said["reason"]) == ("auto", "ebpf", "tried, and it works")
+    assert details(said, "ebpf") == dict.fromkeys(CASES, True) and not details(said, "tproxy")
+    assert surroundings(auto) == before
+    took = int(auto.running.log.rsplit("trial of engines: ", 1)[1].split(" in ")[1].split()[0])
+    assert took < 1500, "some 50 ms on a machine that has nothing else to do"
+
+
+def test_a_foreign_input_drop_is_told(auto):
+    with foreign(auto, "type filter hook input priority 0; policy drop;"):
+        said = tried_again(auto)
+    where = "a rule of somebody's nftables or iptables at INPUT drops it"
+    assert said["active"] == "ebpf" and where in said["reason"]
+    for engine in ("ebpf", "tproxy"):
+        assert all(where in detail for detail in details(said, engine).values()) and len(details(said, engine)) == 4
+    assert tried_again(auto)["reason"] == "tried, and it works"
+
+
+@pytest.mark.parametrize("chain,where", [
+    ("type filter hook prerouting priority -10; policy drop;", "iptables at PREROUTING drops it"),
+    ("type filter hook output priority 0; policy drop;", "iptables at OUTPUT or POSTROUTING drops the answer")])
+def test_other_foreign_drops_are_told(auto, chain, where):
+    with foreign(auto, chain):
+        said = tried_again(auto)
+    assert all(where in str(detail) for detail in details(said, "ebpf").values()), said
+
+
+def test_a_source_that_is_not_believed_is_told(auto):
+    rules = [("ip", "rule", verb, "pref", "1", "iif", "lo", "lookup", "77") for verb in ("add", "del")]
+    for key in ("rp_filter", "src_valid_mark"):
+        auto.node.sysctl(f"net.ipv4.conf.all.{key}", 1)
+    assert tried_again(auto)["reason"] == "tried, and it works"
+    auto.node.run("ip", "route", "add", "unreachable", "default", "table", "77")
+    auto.node.run(*rules[0])
+    try:
+        said = tried_again(auto)
+    finally:
+        auto.node.run(*rules[1])
+        auto.node.run("ip", "route", "flush", "table", "77")
+        for key in ("rp_filter", "src_valid_mark"):
+            auto.node.sysctl(f"net.ipv4.conf.all.{key}", 0)
+    assert "its source is not believed (rp_filter, src_valid_mark)" in details(said, "ebpf")["TCP", "IPv4"]
+    assert details(said, "ebpf")["TCP", "IPv6"] is True
+
+
+def test_tproxy_where_ebpf_does_not_work(auto):
+    """What is assigned by a program has no priority, what our table takes has one."""
+    auto.front()
+    auto.usable()
+    with foreign(auto, 'type filter hook prerouting priority -200;\niifname { "penstock-try0", "pv1" } meta mark & '
+                       "0x60000000 == 0x20000000 meta priority 0 ct state new drop"):
+        said = tried_again(auto)
+        assert said["active"] == "tproxy" and said["reason"].startswith("tproxy works: ebpf, TCP over IPv4: "), said
+        assert details(said, "tproxy") == dict.fromkeys(CASES, True)
+        assert False not in [one["passed"] for one in said["tried"] if one["engine"] == "tproxy"]
+        assert ask(auto.a, OUTSIDE4)["server"] == "proxy"
+    assert tried_again(auto)["active"] == "ebpf"
+
+
+def test_without_ipv6_it_is_not_tried(auto):
+    auto.node.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    try:
+        said = tried_again(auto)
+    finally:
+        auto.node.sysctl("net.ipv6.conf.default.disable_ipv6", 0)
+    assert details(said, "ebpf") == {case: True for case in CASES if case[1] == "IPv4"} and said["active"] == "ebpf"
+
+
+def test_addresses_of_the_node_are_not_touched(auto):
+    mine = ["192.0.2.249/32", "192.0.2.246/32", "2001:db8:7641::250/128"]
+    auto.node.ip(*[f"addr add {address} dev lo" for address in mine], "route add 192.0.2.241/32 dev uplink metric 2147483647")
+    try:
+        before = surroundings(auto)
+        said = tried_again(auto)
+        assert details(said, "ebpf") == dict.fromkeys(CASES, True) and surroundings(auto) == before
+    finally:
+        auto.node.ip(*[f"addr del {address} dev lo" for address in mine], "route del 192.0.2.241/32")
+
+
+def test_what_a_killed_agent_left_goes(auto):
+    def leave():
+        auto.node.ip("link add penstock-try0 type veth peer name penstock-try1", "link set penstock-try1 up",
+                     "link set penstock-try0 up")
+        nft(auto, "add", "table", "inet", "penstock-try")
+
+    def left():
+        return "penstock-try" in auto.node.run("ip", "-o", "link").stdout + nft(auto, "list", "tables")
+    before = surroundings(auto)[0]
+    leave()
+    time.sleep(0.1)
+    assert not [hook for hook in auto.running.api.status()["hooks"] if hook["interface"].startswith("penstock-try")]
+    tried_again(auto)
+    assert not left()
+    leave()
+    auto.running.restart()
+    assert not left() and surroundings(auto)[0] == before
+    assert engine_of(auto)["reason"] == "tried, and it works", "it was steering before"
+    auto.running.stop()
+    leave()
+    auto.running.uninstall()
+    assert not left()
+
+
+def test_what_an_agent_may_is_enough(lab):
+    """No CAP_SYS_ADMIN, no new namespace, /proc/sys read-only."""
+    lab.running = contained(lab, FOUR)
+    lab.running.api.put_state([proxy("gw", PORT)])
+    assert details(engine_of(lab), "ebpf") == dict.fromkeys(CASES, True)
+    lab.running.stop()
+
+
+def test_nothing_is_tried_before_a_proxy_is_wanted(lab):
+    lab.running = lab.agent()
+    assert engine_of(lab) == {"configured": "auto", "active": "ebpf", "tried": [],
+                              "reason": "no proxy was wanted yet, so none was tried"}
+    assert lab.node.run("nft", "list", "tables").stdout == ""
