@@ -59,7 +59,7 @@ class Proxy:
         end = time.monotonic() + timeout
         while not check():
             ended = self.process is not None and self.process.poll() is not None
-            assert not ended and time.monotonic() < end, f"{self.name}: {what}\n{self.errors}\n{self.log}"
+            assert not ended and time.monotonic() < end, f"{self.name}: {what}\n{self.errors[-4000:]}\n{self.log[-4000:]}"
             time.sleep(0.01)
 
     def listens(self):
@@ -184,6 +184,12 @@ def read(path):
         return ""
 
 
+def kill9(*pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def close_all(lab):
     for proxy in list(getattr(lab, "proxies", [])):
         proxy.close()
@@ -196,11 +202,13 @@ def lacking(program):
 
 
 class HAProxy(Proxy):
-    """frontend and backend: lines of those sections. Its log has `client port destination port pid` of each
-    connection, when it has ended."""
+    """frontend and backend: lines of those sections; master: it has one, and workers. Its log has `client port destination
+    port pid` of each connection, when it has ended."""
 
-    def __init__(self, lab, name="haproxy", frontend=(), backend=(), mode="tcp", threads=2, port=PORT):
+    def __init__(self, lab, name="haproxy", frontend=(), backend=(), mode="tcp", threads=2, port=PORT,
+                 master=False):
         super().__init__(lab, name, port)
+        self.master = master
         self.write("haproxy.cfg", "\n".join([
             "global", "  log stdout format raw local0", "  maxconn 8192", f"  nbthread {threads}",
             "  hard-stop-after 30s", "defaults", f"  mode {mode}", "  log global",
@@ -210,11 +218,19 @@ class HAProxy(Proxy):
         self.start()
 
     def command(self):
-        return ["haproxy", "-db", "-f", f"{self.directory}/haproxy.cfg"]
+        return ["haproxy", "-W" if self.master else "-db", "-f", f"{self.directory}/haproxy.cfg"]
 
     def reload(self):
-        """A second generation takes the port over (-sf); the first ends when its connections have."""
-        self.start("-sf", self.process.pid)
+        """
+        A second generation takes the port over (-sf); the first ends when its connections have. With a master, as
+        Debian's unit runs it, that starts new workers, with the sockets that it has kept.
+        """
+        if not self.master:
+            self.start("-sf", self.process.pid)
+            return
+        before = self.errors.count("New worker ")
+        self.process.send_signal(signal.SIGUSR2)
+        self._await(lambda: self.errors.count("New worker ") > before, "no new worker")
 
     def seen(self, count=1):
         """(client, port, destination, port) of each connection that has ended."""

@@ -28,9 +28,9 @@ def plain(ip):
     return ip.lower().removeprefix("::ffff:")
 
 
-def pour_out(sock, total):
-    """Sends so many bytes of the pattern; returns their checksum."""
-    done = sum_ = 0
+def pour_out(sock, total, sum_=0):
+    """Sends so many bytes of the pattern; returns their checksum, that of what went before included."""
+    done = 0
     while done < total:
         part = PATTERN[:total - done]
         sock.sendall(part)
@@ -179,13 +179,21 @@ class Client:
     def post(self, megabytes=0):
         """A request with so much in its body, and an answer with as much. What the server says of itself and of the
         request; its last key says what is wrong, or None."""
-        total, host = megabytes << 20, self.destination[0]
-        self.sock.settimeout(30)
-        self.sock.sendall(f"POST / HTTP/1.1\r\nHost: {f'[{host}]' if ':' in host else host}\r\n"
-                          f"Content-Length: {total}\r\nConnection: close\r\n\r\n".encode())
-        sent = pour_out(self.sock, total)
-        assert self.line().startswith(b"HTTP/1.1 200")
-        headers = {}
+        total = megabytes << 20
+        if total:
+            self.sock.settimeout(30)
+        self.begin_post(total)
+        return self.end_post(total, pour_out(self.sock, total))
+
+    def begin_post(self, total, host=None):
+        host = host or (f"[{self.destination[0]}]" if ":" in self.destination[0] else self.destination[0])
+        self.sock.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {total}\r\nConnection: close\r\n\r\n"
+                          .encode())
+
+    def end_post(self, total, sent):
+        status, headers = self.line(), {}
+        if not status.startswith(b"HTTP/1.1 200"):
+            raise ConnectionError(status)
         while (line := self.line().strip()):
             key, value = line.decode().split(":", 1)
             headers[key.lower()] = value.strip()
@@ -276,6 +284,15 @@ def ask(space, ip, port=80, timeout=3.0, bind=None):
         with Client(space, ip, port, timeout, bind) as client:
             return client.hello()
     except (OSError, ValueError) as error:
+        return type(error).__name__
+
+
+def fetch(space, ip, port=80, timeout=3.0):
+    """One request of HTTP: the name of the server that answered, or of what went wrong."""
+    try:
+        with Client(space, ip, port, timeout) as client:
+            return client.post()["server"]
+    except (OSError, ValueError, KeyError) as error:
         return type(error).__name__
 
 

@@ -14,11 +14,14 @@ class Squid(Proxy):
 
     def __init__(self, lab, kind, *more, name="squid", port=PORT):
         super().__init__(lab, name, port)
+        # One dial of an intercept port that nobody intercepted, and Squid accepts no more there: so nobody can dial it.
+        ports = [f"{port} tproxy"] if kind == "tproxy" else [f"127.0.0.1:{port} intercept", f"[::1]:{port} intercept"]
         self.write("squid.conf", "\n".join([
-            "http_port 127.0.0.1:3128", f"http_port {port} {kind}", "http_access allow all", "cache deny all", "pinger_enable off",
+            "http_port 127.0.0.1:3128", *[f"http_port {one}" for one in ports], "http_access allow all", "cache deny all", "pinger_enable off",
             "logformat ends %>a %>p %>la %>lp %<la", f"access_log stdio:{self.log_path} ends",
             f"cache_log {self.errors_path}", f"pid_filename {self.directory}/pid", f"coredump_dir {self.directory}",
-            "visible_hostname test", "dns_nameservers 127.0.0.1", "shutdown_lifetime 1 second", *more, ""]))
+            # Squid 5 takes a full buffer for the client's end: what is uploaded faster than it goes on is cut off.
+            "client_request_buffer_max_size 16 MB", "visible_hostname test", "dns_nameservers 127.0.0.1", "shutdown_lifetime 1 second", *more, ""]))
         self.given_to("proxy")
         self.start()
 
@@ -72,10 +75,10 @@ class TrafficServer(Proxy):
             f"runtimedir: {self.directory}/run", f"logdir: {self.directory}/logs",
             f"cachedir: {self.directory}/cache", ""]))
         settings = {
-            "http.server_ports": f"STRING {port}:{kind} {port}:ipv6:{kind}",
+            "http.server_ports": f"STRING {port}:{kind} {port}:ipv6:{kind}", "http.use_client_target_addr": "INT 1",
             "http.cache.http": "INT 0", "http.wait_for_cache": "INT 0", "url_remap.remap_required": "INT 0",
-            "reverse_proxy.enabled": "INT 0", "log.max_secs_per_buffer": "INT 1", "log.periodic_tasks_interval": "INT 1", "exec_thread.autoconfig": "INT 0",
-            "admin.user_id": "STRING trafficserver"}
+            "reverse_proxy.enabled": "INT 0", "admin.user_id": "STRING trafficserver", "exec_thread.autoconfig": "INT 0",
+            "log.max_secs_per_buffer": "INT 1", "log.periodic_tasks_interval": "INT 1"}
         self.write("etc/records.config", "\n".join(f"CONFIG proxy.config.{key} {value}" for key, value in
                                                     settings.items()) + "\n")
         self.write("etc/logging.yaml", "\n".join([
