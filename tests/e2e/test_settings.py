@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data path in surroundings that a plain node does not have: bridges whose frames netfilter sees, few capabilities,
 other people's programs, interfaces that change."""
-import ctypes
-import json
 import os
-import platform
 import shutil
 import socket
 import struct
@@ -13,9 +10,8 @@ import threading
 
 import pytest
 
-from bpfsys import NUMBER, open_pinned
+from foreign import Programs
 from lab import ALLOW, DENY, NODE4, NODE6, OUTSIDE4, UPLINK4, UPLINK6, Lab, Probe
-from netns import BPFFS, mount_bpffs, run
 from objects import intercept, policy, proxy
 from scenes import IN_B, echoed, enforced, eventually, heard, member, results, serve
 from test_intercept import PROXY_PORT, rule, tried
@@ -199,87 +195,29 @@ ip6 saddr {lab.b.ip6} ip6 daddr {lab.b.ip6} masquerade
 
 # ---- other people's programs ----
 
-COUNTER = """
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} seen SEC(".maps");
-SEC("tc") int foreign(struct __sk_buff *skb)
-{
-	__u32 zero = 0;
-	__u64 *count = bpf_map_lookup_elem(&seen, &zero);
-	if (count)
-		__sync_fetch_and_add(count, 1);
-	return -1;
-}
-char LICENSE[] SEC("license") = "GPL";
-"""
-
-
-def tcx_attach(program, ifindex, egress):
-    """BPF_LINK_CREATE; None where the kernel has no TCX."""
-    attr = ctypes.create_string_buffer(struct.pack("=IIII48x", program, ifindex, 47 if egress else 46, 0))
-    fd = ctypes.CDLL(None, use_errno=True).syscall(NUMBER, 28, attr, 64)
-    return fd if fd >= 0 else None
-
-
 def test_foreign_programs_go_on_running(lab):
     lab.a, lab.b, lab.c = (lab.pod(name) for name in "abc")
     serve(lab, lab.b)
-    name, pins = lab.b.interface, f"{BPFFS}/{lab.prefix}-foreign"
-    mount_bpffs()
-    os.makedirs(pins)
-    source = f"{lab.directory}/foreign.bpf.c"
-    with open(source, "w") as file:
-        file.write(COUNTER)
-    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
-    run("clang", "-O2", "-g", "-target", "bpf", include, "-c", source, "-o", f"{source}.o")
-    links = []
+    name, sides = lab.b.interface, ("ingress", "egress")
+    with Programs(lab) as programs:
+        seen = [programs.load("watch") for _ in range(4)]
+        programs.tc(seen[0], name, *sides, priority=1)
+        tcx = programs.tcx(seen[1], name, *sides)
+        lab.running = lab.agent()
+        lab.running.api.put_state([member(n, p, interface=p.interface) for n, p in lab.pods.items()] + [IN_B])
+        programs.tc(seen[2], name, *sides, priority=50)
+        programs.tcx(seen[3], name, *sides)
 
-    def foreign(kind):
-        """One more, at both hooks; returns how to read what it has seen."""
-        at = f"{pins}/{kind}"
-        os.makedirs(f"{at}/maps")
-        run("bpftool", "prog", "loadall", f"{source}.o", at, "type", "classifier", "pinmaps", f"{at}/maps")
-        if kind.startswith("tcx"):
-            with lab.node.entered():
-                program = open_pinned(f"{at}/foreign")
-                links.extend(tcx_attach(program, socket.if_nametoindex(name), egress) for egress in (False, True))
-            os.close(program)
-            if None in links:
-                return lambda: None
-        else:
-            lab.node.run("tc", "qdisc", "replace", "dev", name, "clsact")
-            for side in ("ingress", "egress"):
-                lab.node.run("tc", "filter", "add", "dev", name, side, "prio", 1 if "first" in kind else 50, "bpf", "da",
-                             "pinned", f"{at}/foreign")
-        return lambda: json.loads(run("bpftool", "-j", "map", "lookup", "pinned", f"{at}/maps/seen", "key", 0, 0, 0, 0)
-                                  .stdout)["formatted"]["value"]
-    seen = [foreign("tc first"), foreign("tcx before")]
-    lab.running = lab.agent()
-    lab.running.api.put_state([member(n, p, interface=p.interface) for n, p in lab.pods.items()] + [IN_B])
-    seen += [foreign("tc last"), foreign("tcx after")]
-
-    def all_run():
-        before = [read() for read in seen]
-        assert results(lab, lab.a, lab.b, expect=ALLOW) == [ALLOW] * 4
-        return all(was is None or read() >= was + 8 for was, read in zip(before, seen))
-    try:
+        def all_run():
+            before = [program.seen for program in seen]
+            assert results(lab, lab.a, lab.b, expect=ALLOW) == [ALLOW] * 4
+            return all(program.seen >= was + 8 for program, was in list(zip(seen, before))[::1 if tcx else 2])
         for change in (lambda: None, lab.running.restart, lambda: (lab.running.kill9(), lab.running.start())):
             change()
             assert enforced(lab) and all_run()
         lab.running.stop()
         lab.running.uninstall()
         assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4 and all_run()
-    finally:
-        for link in links:
-            if link is not None:
-                os.close(link)
-        shutil.rmtree(pins)
 
 
 # ---- bulk ----
