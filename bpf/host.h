@@ -394,6 +394,17 @@ static __always_inline void host_account(const struct work *w)
 	account_packet(PS_EGRESS, w->code, w->reason, w->packet.bytes);
 }
 
+/* Nobody takes it. An answer leaves by lo, and comes back with the route to this node that the packet has. */
+static __noinline int host_refuse(struct __sk_buff *skb, struct work *w)
+{
+	int action = work_drop(w, PS_REASON_NO_LISTENER);
+
+	if (deny_with_reject)
+		action = reject_packet(skb, true, false);
+	host_account(w);
+	return action;
+}
+
 static __always_inline void conn_forget(const struct packet *p)
 {
 	if (p->v4)
@@ -426,9 +437,7 @@ static __noinline int host_goes_on(struct __sk_buff *skb, struct work *w)
 		mark_clear(skb);
 		return bpf_redirect_neigh(to->ifindex, NULL, 0, 0);
 	}
-	work_drop(w, PS_REASON_NO_LISTENER);
-	host_account(w);
-	return PS_DROP;
+	return host_refuse(skb, w);
 }
 
 /* Its first packet: the entry is as it was made. */
@@ -450,9 +459,7 @@ static __always_inline int host_begins(struct __sk_buff *skb, struct work *w, st
 	conn_forget(&w->packet);
 	if (proxy && proxy->flags & PS_PROXY_BYPASS)
 		return host_goes_on(skb, w);
-	work_drop(w, PS_REASON_NO_LISTENER);
-	host_account(w);
-	return PS_DROP;
+	return host_refuse(skb, w);
 }
 
 static __always_inline int host_continues(
@@ -462,9 +469,9 @@ static __always_inline int host_continues(
 
 	if (action == PS_PASS && !(conn->flags & PS_CONN_INTERCEPTED))
 		return host_goes_on(skb, w);
-	host_account(w);
 	if (action != PS_PASS)
-		return action;
+		return host_refuse(skb, w);
+	host_account(w);
 	conn_count(conn, false, true, w->packet.bytes, w->now);
 	conn_advance(&w->packet, conn, live, false, w->now);
 	return PS_PASS;
@@ -516,6 +523,11 @@ PS_APART int host_in(struct __sk_buff *skb)
 	bool rerouted = mark_is(skb, mark_intercept | mark_answer);
 	struct work *w;
 
+	/* To this node itself, or a refusal. */
+	if (mark_is(skb, mark_answer)) {
+		mark_clear(skb);
+		return PS_PASS;
+	}
 	if (!rerouted && host_own(skb))
 		return PS_PASS;
 	w = host_begin(skb);

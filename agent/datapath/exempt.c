@@ -7,9 +7,7 @@
  * then on now and again. Of the thread that looks for listeners alone.
  */
 #include <bpf/bpf.h>
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
 #include "agent/datapath/listeners.h"
@@ -74,10 +72,11 @@ static int sweep_entry(void *context, const void *key, const void *value)
 {
 	struct hunt *hunt = context;
 	uint32_t process = *(const uint32_t *)key;
+	bool holds = *(const uint32_t *)value == PS_EXEMPT_HOLDS;
 	const int64_t *seen = map_get(&hunt->exempt->seen, &process);
-	if (!seen)
+	if (holds && !seen) /* by an earlier agent */
 		seen = map_put(&hunt->exempt->seen, &process, &hunt->now);
-	if (process_alive((int32_t)process) && hunt->now - *seen < FORGET_MS)
+	if (process_alive((int32_t)process) && (!holds || hunt->now - *seen < FORGET_MS))
 		return 0;
 	bpf_map_delete_elem(hunt->map, &process);
 	map_delete(&hunt->exempt->seen, &process);

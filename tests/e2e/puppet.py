@@ -178,19 +178,46 @@ def again(call):
     return sock.recv(4) == b"echo"
 
 
+def listen(call):
+    """On a port, from now on; nobody is accepted."""
+    sock = socket.create_server(("", call["port"]), backlog=64)
+    KEPT["listener"] = sock
+    return True
+
+
+def child(call):
+    """The same by a process that this one forks; executed: which then executes a program."""
+    if call.get("executed"):
+        call = {**call, "what": call["does"], "executed": False}
+        done = subprocess.run([sys.executable, os.path.abspath(__file__), ""], input=json.dumps(call) + "\n", text=True,
+                              capture_output=True)
+        return json.loads(done.stdout.splitlines()[1])
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, json.dumps(answered({**call, "what": call["does"]})).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        return json.loads(file.read())
+
+
+DOES = {"ask": ask, "send": send, "again": again, "listen": listen, "child": child}
+
+
+def answered(call):
+    try:
+        return DOES[call["what"]](call)
+    except (OSError, ValueError) as error:
+        return type(error).__name__
+
+
 def main():
     if sys.argv[1]:
         with open(f"{sys.argv[1]}/cgroup.procs", "w") as file:
             file.write(str(os.getpid()))
     print("ready", flush=True)
-    does = {"ask": ask, "send": send, "again": again}
     for line in sys.stdin:
-        call = json.loads(line)
-        try:
-            answer = does[call["what"]](call)
-        except (OSError, ValueError) as error:
-            answer = type(error).__name__
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answered(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from lab import OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
+from netns import run
 from objects import deny_all, intercept, proxy
 from proxies import PORT, Relay
 from puppet import Group, Puppet, cgroup_root
@@ -29,7 +30,8 @@ class Datagrams:
     """Answers each datagram with who took it, from whom, and where it went. A proxy's: from its original destination."""
 
     def __init__(self, space, port, name, proxy=False):
-        self.name, self.proxy, self.space, self.sockets, self.accepted = name, proxy, space, [], []
+        self.name, self.proxy, self.space, self.sockets = name, proxy, space, []
+        self.accepted, self.threads = [], []
         for family in (socket.AF_INET, socket.AF_INET6):
             sock = self._socket(family)
             if family == socket.AF_INET6:
@@ -38,7 +40,8 @@ class Datagrams:
                 sock.setsockopt(*ORIGINAL[family], 1)
             sock.bind(("", port) if family == socket.AF_INET else ("::", port))
             self.sockets.append(sock)
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+            self.threads.append(threading.Thread(target=self._serve, args=(sock,), daemon=True))
+            self.threads[-1].start()
 
     def _socket(self, family):
         with self.space.entered():
@@ -71,6 +74,9 @@ class Datagrams:
         for sock in self.sockets:
             with contextlib.suppress(OSError):  # not connected; but who waits in it wakes
                 sock.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join()
+        for sock in self.sockets:
             sock.close()
 
 
@@ -81,8 +87,8 @@ def about(group, *rules, name="host", **more):
 class Node(World):
     """An agent, an outside host, and processes in and beside a cgroup."""
 
-    def __init__(self, engine):
-        super().__init__("b", engine=engine)
+    def __init__(self, engine, **config):
+        super().__init__("b", engine=engine, **config)
         self.group = Group(f"{self.prefix}/one")
         self.far = Datagrams(self.outside, 53, "outside")
         self.inside, self.beside = Puppet(self.node, self.group), Puppet(self.node)
@@ -301,3 +307,42 @@ def test_a_socket_that_does_not_connect(world):
     world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
     world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
     assert world.inside.send(OUTSIDE4, 53, connected=False)["who"] == "outside"
+
+
+
+def exempt(world):
+    """Processes that the agent found with a listener, and itself, as programs see it."""
+    done = run("bpftool", "-j", "map", "dump", "pinned", f"{world.running.pins}/maps/ps_exempt")
+    entries = [[int.from_bytes(bytes(int(byte, 16) for byte in entry[part]), "little") for part in ("key", "value")]
+               for entry in json.loads(done.stdout)]
+    return {process for process, why in entries if why == 1}
+
+
+def test_a_process_with_a_listener_and_its_children(world):
+    """Nothing that it opens is intercepted, nor what a child opens, until that executes something else."""
+    with Puppet(world.node, world.group) as puppet:
+        process = puppet.process.pid
+        assert puppet.does(what="listen", port=PORT)
+        eventually(lambda: process in exempt(world), SOON)
+        assert puppet.ask(OUTSIDE4)["server"] == "outside"
+        assert puppet.does(what="child", does="ask", ip=OUTSIDE4, port=80)["server"] == "outside"
+        assert puppet.does(what="child", does="ask", ip=OUTSIDE4, port=80, executed=True, timeout=0.3) == "TimeoutError"
+        assert world.inside.ask(OUTSIDE4, timeout=0.3) == "TimeoutError"  # it accepts nobody
+        assert world.running.process.pid in exempt(world)
+    eventually(lambda: process not in exempt(world), 2.5)
+
+
+@pytest.fixture(scope="module")
+def rejecting():
+    with Node("ebpf", datapath={"denyWith": "reject"}) as world:
+        yield world
+
+
+@FAMILIES
+def test_a_refusal_that_is_answered(rejecting, family):
+    rejecting.begin()
+    rejecting.put(about(rejecting.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    assert rejecting.inside.ask(THERE[family]) == "ConnectionRefusedError"
+    assert rejecting.inside.send(THERE[family], 53) in ("OSError", "PermissionError", "ConnectionRefusedError")
+    assert rejecting.grown("penstock_packets_total", verdict="Rejected", reason="NoListener") == 2
+    rejecting.end()
