@@ -3,8 +3,13 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <sys/random.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
+
+#define PORT_FIRST 10240
+#define PORTS (30000 - PORT_FIRST)
+#define PORT_TRIES 8
 
 static const struct {
 	const char *from, *reason;
@@ -44,10 +49,41 @@ static int start(int fd, const union address *destination)
 }
 
 /*
+ * UDP of a client's address: not one of the ports that the client itself may choose for a flow to the same server. With
+ * one of those both flows, its own to us and ours onward, would be one to whoever tracks connections. So it is below
+ * what systems choose from by themselves (and Kubernetes for NodePorts); where there is none, the kernel's choice.
+ */
+static int bind_apart(int fd, union address *from)
+{
+	for (int tries = 0; tries < PORT_TRIES; tries++) {
+		uint16_t random = 0;
+		ssize_t got = getrandom(&random, sizeof random, GRND_NONBLOCK);
+		if (got != sizeof random)
+			break;
+		address_port_set(from, (uint16_t)(PORT_FIRST + random % PORTS));
+		if (bind(fd, &from->any, address_size(from)) == 0)
+			return 0;
+		if (errno != EADDRINUSE)
+			break;
+	}
+	address_port_set(from, 0);
+	return bind(fd, &from->any, address_size(from)) < 0 ? -errno : 0;
+}
+
+/*
  * For TCP the port is chosen only at connect(), when both ends are known: one port serves any number of destinations.
  * It is not the client's own: the connection from the client and the one onward would have the same addresses and
  * ports.
  */
+static int bind_later(int fd, union address *from)
+{
+	int on = 1;
+	setsockopt(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	address_port_set(from, 0);
+	return bind(fd, &from->any, address_size(from)) < 0 ? -errno : 0;
+}
+
 static int from_client(
 	const struct onward *how, const union address *client, const union address *destination, enum source *source)
 {
@@ -61,18 +97,11 @@ static int from_client(
 		*source = SOURCE_PRIVILEGE;
 		return -errno;
 	}
-	if (how->type == SOCK_STREAM) {
-		setsockopt(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-	}
-	address_port_set(&from, 0);
-	*source = SOURCE_UNUSABLE;
-	if (bind(fd, &from.any, address_size(&from)) < 0) {
-		if (errno == EADDRINUSE)
-			*source = SOURCE_PORTS;
-		return -errno;
-	}
-	int result = start(fd, destination);
+	int result = how->type == SOCK_STREAM ? bind_later(fd, &from) : bind_apart(fd, &from);
+	*source = result == -EADDRINUSE ? SOURCE_PORTS : SOURCE_UNUSABLE;
+	if (result < 0)
+		return result;
+	result = start(fd, destination);
 	*source = result == -EADDRNOTAVAIL ? SOURCE_PORTS : result == -EINVAL ? SOURCE_UNUSABLE : SOURCE_CLIENT;
 	return result < 0 ? result : steal_fd(&fd);
 }
