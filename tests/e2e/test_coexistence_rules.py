@@ -5,10 +5,11 @@ import socket
 
 import pytest
 
+from kubeproxy import KubeProxy, endpoint_slice, service
 from lab import DENY, Probe
 from others import TOOLS, Others
 from proxies import Relay
-from steering import ENGINES, FAMILIES, OUTSIDE, World, answered
+from steering import ENGINES, FAMILIES, OUTSIDE, World, answered, egress, to
 from talk import TRANSPARENT, Client
 from test_coexistence import MASK, everywhere, steered
 
@@ -47,6 +48,30 @@ def test_as_they_come(world, others, who):
     getattr(others, who)()
     assert everywhere(world) == world.handed()
     assert [rule for rule in HIT[who] if not others.hits(rule)] == []
+
+
+VIPS = {4: "10.96.0.10", 6: "fd00:96::a"}
+
+
+@pytest.mark.parametrize("who", ["calico", "cilium"])
+def test_services_beside_them(alone, who):
+    """kube-proxy's NAT comes behind their marks: what is intercepted keeps the Service's address."""
+    world = alone
+    kube = KubeProxy(world.node, "iptables")
+    if why := kube.lacking():
+        pytest.skip(f"kube-proxy's iptables mode cannot be had here: {why}")
+    objects = [service("web", list(VIPS.values()), [{"port": 80}]), *[endpoint_slice("web", [ip], [{"port": 80}]) for ip in world.b.ips]]
+    kube.sync(objects)
+    with Others(world.node) as others:
+        getattr(others, who)()
+        world.put(*objects, egress(to(*VIPS.values())))
+        for source in ("client", "node"):
+            with Relay(world, "--source", source) as relay:
+                for vip in VIPS.values():
+                    with Client(world.a, vip) as talk:
+                        assert talk.hello()["server"] == "b" and talk.echo(b"x" * 30000)
+                assert sorted(one[2] for one in relay.seen(2)) == sorted(VIPS.values())
+        assert world.handed() == 4
 
 
 @FAMILIES
