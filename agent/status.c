@@ -248,7 +248,11 @@ static void render_engine(struct buffer *b, const struct status_facts *facts)
 		element(b, &first);
 		render_trial(b, &engine->trials[i]);
 	}
-	buffer_puts(b, "]}");
+	const char *why = datapath_table(facts->datapath);
+	buffer_printf(b, "],\"table\":{\"stands\":%s", why ? "false" : "true");
+	if (why)
+		member_string(b, "reason", why);
+	buffer_puts(b, "}}");
 }
 
 char *status_render(const struct status_facts *facts)

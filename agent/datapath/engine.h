@@ -40,6 +40,8 @@ struct datapath;
 /* Applying thread. */
 const char *datapath_engine_configured(const struct datapath *datapath); /* "auto", or an engine's name */
 const struct engine_status *datapath_engine(const struct datapath *datapath);
+/* NULL: our table of nftables stands, and takes what is left to it; else why not. */
+const char *datapath_table(const struct datapath *datapath);
 /* From any thread. */
 enum engine datapath_engine_active(const struct datapath *datapath);
 /*

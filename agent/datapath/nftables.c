@@ -242,7 +242,8 @@ static int table_settle(struct datapath *d, bool look)
 	if (look && !same && n->listed)
 		log_warn(ROOM, "somebody changed table inet %s of nftables: it is made anew", OUR_TABLE);
 	int result = table_make(d, same, &e);
-	snprintf(n->why, sizeof(n->why), "%.250s", e.detail);
+	if (n->want.handover)
+		snprintf(n->why, sizeof(n->why), "%.250s", e.detail);
 	if (result < 0 && !n->failed)
 		log_warn(
 			ROOM, "where this node translates addresses of Services, connections to them reach no proxy: %s", e.detail);
@@ -253,6 +254,13 @@ static int table_settle(struct datapath *d, bool look)
 bool nftables_hands_over(const struct datapath *d)
 {
 	return d->nftables.listed && d->nftables.made.handover && !d->nftables.failed;
+}
+
+const char *datapath_table(const struct datapath *datapath)
+{
+	if (nftables_hands_over(datapath))
+		return NULL;
+	return datapath->steering ? datapath->nftables.why : "no proxy was wanted yet";
 }
 
 static void nat_settle(struct datapath *d)
@@ -277,8 +285,10 @@ static void probe(struct nftables *n)
 		return;
 	n->probed = true;
 	n->want.handover = nftables_tproxy(&e);
-	if (!n->want.handover)
-		log_warn(ROOM, "no hand-over by nftables, so no engine tproxy: %s", e.detail);
+	if (!n->want.handover) {
+		snprintf(n->why, sizeof(n->why), "this kernel hands over nothing by nftables (nft_tproxy): %.180s", e.detail);
+		log_warn(ROOM, "no engine tproxy: %s", n->why);
+	}
 	n->want.host |= chain_there("processes");
 }
 
@@ -317,8 +327,7 @@ int nftables_stage(struct datapath *d, const struct tables *tables, struct error
 	else
 		table_settle(d, false);
 	if (d->engine.status.active == ENGINE_TPROXY && !nftables_hands_over(d))
-		return error_set(e, ERROR_SYSTEM, EIO, NULL, "engine tproxy cannot hand over: %s",
-			n->why[0] ? n->why : "this kernel lacks nft_tproxy");
+		return error_set(e, ERROR_SYSTEM, EIO, NULL, "engine tproxy cannot hand over: %s", n->why);
 	return 0;
 }
 

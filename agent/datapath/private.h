@@ -246,7 +246,7 @@ struct nftables {
 	bool probed;                /* want.handover is known */
 	char *listed;               /* our table as it was listed after we made it; NULL: it is not known to be there */
 	bool failed;                /* and that was said */
-	char why[256];              /* it failed */
+	char why[256];              /* it does not stand as it should */
 	struct mnl_socket *changes; /* what anybody does to tables, in news; NULL: only looked at with the interfaces */
 	bool touched;               /* ours, by somebody; or while there is no NAT of ours: somebody began to translate */
 };

@@ -36,6 +36,7 @@ int command_get(struct cli *cli);
 int command_delete(struct cli *cli);
 int command_explain(struct cli *cli);
 int command_status(struct cli *cli);
+int command_doctor(struct cli *cli);
 int command_version(struct cli *cli);
 
 /* Says what is wrong with the command line and where help is; CODE_USAGE. */

@@ -58,6 +58,12 @@ static const struct command commands[] = {
 		"usage: penstock status [options]\n\n"
 		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
 		"O", command_status},
+	{"doctor", "say what hinders enforcement or interception",
+		"usage: penstock doctor [options]\n\n"
+		"A line each: \xe2\x9c\x94 it is well, \xe2\x9c\x98 it is not, and why. Exits with 1 if anything is not.\n"
+		"What the agent tried of engines is what it says in its status; SIGHUP makes it try again.\n\n"
+		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
+		"O", command_doctor},
 	{"version", "print the versions of this program and of the agent",
 		"usage: penstock version [options]\n\n" HELP_COMMON, "", command_version},
 };
@@ -89,8 +95,8 @@ static void print_help(FILE *out)
 	for (size_t at = 0; at < COMMANDS; at++)
 		fprintf(out, "  %-9s %s\n", commands[at].name, commands[at].summary);
 	fputs("\n" HELP_COMMON "  --version               print the version of this program\n\n"
-		  "penstock COMMAND --help says more. Exit codes: 0 done, 1 refused by the agent, 2 wrong usage or input,\n"
-		  "3 the agent cannot be reached.\n",
+		  "penstock COMMAND --help says more. Exit codes: 0 done, 1 refused by the agent (doctor: something\n"
+		  "is not well), 2 wrong usage or input, 3 the agent cannot be reached.\n",
 		out);
 }
 

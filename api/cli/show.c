@@ -249,8 +249,8 @@ static void title(const char *name, struct buffer *out)
 /* The names of all elements' members: what names a thing first, the rest as it comes. */
 static json_t *member_names(const json_t *array)
 {
-	static const char *const first[] = {
-		"kind", "namespace", "name", "map", "interface", "hook", "proxy", "protocol", "address", "port", "state", NULL};
+	static const char *const first[] = {"kind", "namespace", "name", "map", "interface", "hook", "engine", "proxy",
+		"protocol", "family", "address", "port", "state", "passed", NULL};
 	json_t *names = json_object(), *element;
 	const char *key;
 	json_t *value;
@@ -307,8 +307,8 @@ static json_t *pairs_of(const json_t *lists)
 	return all;
 }
 
-/* A copy in which the proxies' listeners are a list of their own. */
-static json_t *listeners_apart(const json_t *status)
+/* A copy in which the proxies' listeners, and what was tried of engines, are lists of their own. */
+static json_t *lists_apart(const json_t *status)
 {
 	json_t *copy = json_deep_copy(status), *proxy, *listener, *all = json_array();
 	size_t at, inner;
@@ -326,12 +326,16 @@ static json_t *listeners_apart(const json_t *status)
 	if (json_array_size(all))
 		json_object_set(copy, "listeners", all);
 	json_decref(all);
+	json_t *engine = json_object_get(copy, "engine"), *tried = json_object_get(engine, "tried");
+	if (json_array_size(tried))
+		json_object_set(copy, "enginesTried", tried);
+	json_object_del(engine, "tried");
 	return copy;
 }
 
 void show_status(const json_t *given, struct buffer *out)
 {
-	json_t *status = listeners_apart(given);
+	json_t *status = lists_apart(given);
 	struct table table;
 	const char *key;
 	json_t *value;

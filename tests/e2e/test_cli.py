@@ -190,7 +190,8 @@ def test_status_and_version(cli):
     status = json.loads(cli("status", "-o", "json").stdout)
     api = cli.agent.api.status()
     assert status["engine"] == {"active": "ebpf", "configured": "auto",
-                                "reason": "no proxy was wanted yet, so none was tried", "tried": []}
+                                "reason": "no proxy was wanted yet, so none was tried", "tried": [],
+                                "table": {"stands": False, "reason": "no proxy was wanted yet"}}
     assert status["node"] == api["node"] and status["revision"] == api["revision"]
     text = cli("status").stdout
     assert "Revision:" in text and str(status["revision"]) in text and "node-1" in text
@@ -272,6 +273,7 @@ def test_explain_a_flow_record(cli):
     (["delete", "pods"], "a kind and a name, or -f FILE, are needed"),
     (["delete", "-f", "empty.yaml", "pods"], "either -f or a kind and names"),
     (["status", "now"], "what is now?"),
+    (["doctor", "now"], "what is now?"),
     (["explain"], "a source and a destination are wanted"),
     (["explain", "a", "b", "c"], "a source and a destination are wanted"),
     (["explain", "a", "b", "--port", "http"], "http is not a port"),
@@ -289,7 +291,7 @@ def test_wrong_usage(cli, words, message):
 
 def test_help(cli):
     text = cli("--help").stdout
-    for command in ("apply", "get", "delete", "explain", "status", "version"):
+    for command in ("apply", "get", "delete", "explain", "status", "doctor", "version"):
         assert f"\n  {command} " in text
         assert cli(command, "--help").stdout.startswith(f"usage: penstock {command} ")
         assert cli(command, "-h").stdout == cli(command, "--help").stdout
@@ -298,7 +300,7 @@ def test_help(cli):
 def test_no_agent(cli):
     absent = f"{cli.directory}/absent.sock"
     for words in (["status"], ["get", "pods"], ["apply", "-f", cli.write("shop.yaml", SHOP)], ["delete", "ns", "a"],
-                  ["explain", "a", "b"], ["version"]):
+                  ["explain", "a", "b"], ["doctor"], ["version"]):
         done = cli(*words, "--socket", absent, code=UNREACHABLE)
         assert f"cannot reach the agent at {absent}: " in done.stderr
     assert cli("--socket", cli.agent.socket, "get", "ns", environment={"PENSTOCK_SOCKET": absent}).stdout == ""

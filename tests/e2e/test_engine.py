@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which engine hands over: chosen, changed while connections live, found by trial; and the table that one of them needs."""
 import contextlib
+import json
+import os
 import signal
 import socket
 import threading
@@ -8,7 +10,7 @@ import time
 
 import pytest
 
-from lab import OUTSIDE4, OUTSIDE6
+from lab import BUILD, OUTSIDE4, OUTSIDE6
 from objects import proxy
 from scenes import eventually
 from steering import Load, World, egress, to
@@ -427,5 +429,50 @@ def test_what_an_agent_may_is_enough(lab):
 def test_nothing_is_tried_before_a_proxy_is_wanted(lab):
     lab.running = lab.agent()
     assert engine_of(lab) == {"configured": "auto", "active": "ebpf", "tried": [],
-                              "reason": "no proxy was wanted yet, so none was tried"}
+                              "reason": "no proxy was wanted yet, so none was tried",
+                              "table": {"stands": False, "reason": "no proxy was wanted yet"}}
     assert lab.node.run("nft", "list", "tables").stdout == ""
+
+
+# ---- penstock doctor ----
+
+def doctor(lab, code=0):
+    """Its lines, by mark."""
+    done = lab.node.run(os.path.join(BUILD, "penstock"), "doctor", "--socket", lab.running.socket, check=False)
+    assert done.returncode == code, done
+    marks = {"✔": [], "✘": []}
+    for line in done.stdout.splitlines():
+        marks[line[0]].append(" ".join(line[1:].split()))
+    return marks["✔"], marks["✘"]
+
+
+def test_the_doctor_says_what_hinders(lab):
+    lab.running = lab.agent()
+    well, ill = doctor(lab)
+    assert well[0] == "agent revision 0 is enforced" and ill == []
+    assert "engine ebpf (auto): no proxy was wanted yet, so none was tried" in well
+
+    lab.running.api.put_object(proxy("gw", PORT))
+    well, ill = doctor(lab, code=1)
+    assert ill == [f"proxy gw: nobody usable listens on port {PORT} for all of its protocols"]
+    assert {"engine ebpf (auto): tried, and it works", "table inet penstock of nftables stands"} <= set(well)
+
+    server = Server(lab.node, PORT, transparent=True)
+    try:
+        assert eventually(lambda: any("is listened on" in line for line in doctor_any(lab)), 2)
+        assert doctor(lab)[1] == []
+        with foreign(lab, "type filter hook input priority 0; policy drop;"):
+            tried_again(lab)
+        well, ill = doctor(lab, code=1)
+        where = "a rule of somebody's nftables or iptables at INPUT drops it"
+        assert len(ill) == 5 and f"engine UDP over IPv6: a datagram does not arrive: {where}" in ill
+        lines = json.loads(lab.node.run(os.path.join(BUILD, "penstock"), "doctor", "-o", "json", "--socket",
+                                        lab.running.socket, check=False).stdout)
+        assert [line["check"] for line in lines if not line["ok"]] == ["engine"] * 5
+    finally:
+        server.close()
+
+
+def doctor_any(lab):
+    return lab.node.run(os.path.join(BUILD, "penstock"), "doctor", "--socket", lab.running.socket,
+                        check=False).stdout.splitlines()
