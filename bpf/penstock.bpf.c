@@ -117,13 +117,15 @@ int socket_connect6(struct bpf_sock_addr *ctx)
 SEC("cgroup/sendmsg4")
 int socket_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return socket_connects(ctx, false);
+	socket_connects(ctx, false);
+	return host_connects4(ctx);
 }
 
 SEC("cgroup/sendmsg6")
 int socket_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return socket_connects(ctx, true);
+	socket_connects(ctx, true);
+	return host_connects6(ctx);
 }
 
 SEC("cgroup/recvmsg4")

@@ -90,13 +90,13 @@ class Node(World):
     def __init__(self, engine, **config):
         super().__init__("b", engine=engine, **config)
         self.group = Group(f"{self.prefix}/one")
-        self.far = Datagrams(self.outside, 53, "outside")
+        self.far = [Datagrams(self.outside, port, "outside") for port in (53, 54)]
         self.inside, self.beside = Puppet(self.node, self.group), Puppet(self.node)
 
     def close(self):
-        for name in ("inside", "beside", "group", "far"):
-            if hasattr(self, name):
-                getattr(self, name).close()
+        for made in (*getattr(self, "far", []), *[getattr(self, name, None) for name in ("inside", "beside", "group")]):
+            if made:
+                made.close()
         super().close()
 
 
@@ -302,11 +302,26 @@ def test_datagrams_whose_proxy_goes_and_comes(world):
     world.inside.again("flow", end=True)
 
 
-def test_a_socket_that_does_not_connect(world):
-    """Not intercepted: README says so."""
-    world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+@FAMILIES
+def test_a_socket_that_does_not_connect(world, family):
+    """Each datagram goes its own way, from the first on."""
+    rule = {"name": "intercept", "action": "Intercept", "to": [{"networks": ["0.0.0.0/0", "::/0"]}], "proxy": "gw",
+            "protocols": [{"udp": {"destinationPort": {"number": 53}}}]}
+    world.put(about(world.group, rule), gw=proxy("gw", PORT, ("TCP", "UDP")))
     world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
-    assert world.inside.send(OUTSIDE4, 53, connected=False)["who"] == "outside"
+    near = Datagrams(world.node, 5353, "node")
+    ip, more = THERE[family], {"connected": False, "keep": "open"}
+    try:
+        said = world.inside.send(ip, 53, **more)
+        assert said["who"] == "proxy" and said["from"] == said["local"] == [ip, 53]
+        for port, who in ((54, "outside"), (53, "proxy"), (53, "proxy"), (54, "outside"), (54, "outside"), (53, "proxy")):
+            said = world.inside.again(**more, ip=ip, port=port)
+            assert said["who"] == who and said["from"] == [ip, port] and said["peer"] == [OWN[family], said["own"][1]]
+        assert world.inside.again(**more, ip=OWN[family], port=5353)["who"] == "node"
+        assert world.beside.send(ip, 53, connected=False)["who"] == "outside"
+        assert world.inside.again("open", end=True)
+    finally:
+        near.close()
 
 
 
