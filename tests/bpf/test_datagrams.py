@@ -198,7 +198,7 @@ def test_datagrams_reach_the_proxy(attached, client, address):
                 assert there.recv(100) == b"answer"
                 there.send(b"more")
                 assert take(server)[0] == b"more", "not who is merely bound to the destination"
-            conn = attached.conn()
+            conn, = (conn for key, conn in attached.conns().items() if there.getsockname()[:2] in key)
             assert conn.live and conn.state == ESTABLISHED and conn.flags & INTERCEPTED and conn.proxy == PROXY
             attached.flip()
             there.send(b"after the flip")
@@ -298,7 +298,8 @@ def test_leg_from_the_clients_address(attached, client):
             leg.sendto(b"question", (A4, 7000))
             data, peer = server.recvfrom(100)
             assert data == b"question" and peer[0] == "198.51.100.7"
-            assert attached.conn().flags & LEG
+            conn, = (conn for key, conn in attached.conns().items() if leg.getsockname() in key)
+            assert conn.flags & LEG
             server.sendto(b"reply", peer)
             assert leg.recv(100) == b"reply"
             bound = leg.getsockname()
