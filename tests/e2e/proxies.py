@@ -25,6 +25,7 @@ NGINX_STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
 class Proxy:
     """One program. Several proxies of one lab have different names."""
     count = 0
+    listening = {"tcp": "0A", "tcp6": "0A"}  # tables of its namespace, and the state of what it is to have there
 
     def __init__(self, lab, name, port=PORT):
         Proxy.count += 1
@@ -66,11 +67,11 @@ class Proxy:
         """Does a process of the newest generation hold a listening socket of the port?"""
         inodes = set()
         with self.lab.node.entered():
-            for table in ("tcp", "tcp6"):
+            for table, state in self.listening.items():
                 with open(f"/proc/thread-self/net/{table}") as file:
                     for line in file.readlines()[1:]:
                         part = line.split()
-                        if part[3] == "0A" and int(part[1].rsplit(":", 1)[1], 16) == self.port:
+                        if part[3] == state and int(part[1].rsplit(":", 1)[1], 16) == self.port:
                             inodes.add(f"socket:[{part[9]}]")
         return bool(inodes & self.descriptors())
 
@@ -201,6 +202,9 @@ def lacking(program):
         f"{program} is not installed (deploy/setup.sh test)"
 
 
+DATAGRAMS = {"udp": "07", "udp6": "07"}
+
+
 class HAProxy(Proxy):
     """frontend and backend: lines of those sections; master: it has one, and workers. Its log has `client port destination
     port pid` of each connection, when it has ended."""
@@ -246,8 +250,10 @@ class Nginx(Proxy):
     """kind: stream or http; each of servers: the lines of a server block. Its log has `client port destination port`
     of each connection or request."""
 
-    def __init__(self, lab, *servers, name="nginx", kind="stream", workers=2, port=PORT):
+    def __init__(self, lab, *servers, name="nginx", kind="stream", workers=2, port=PORT,
+                 listening=None):
         super().__init__(lab, name, port)
+        self.listening = listening or self.listening
         temporary = [] if kind == "stream" else [f"{what}_temp_path {self.directory}/{what};" for what in
                                                  ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")]
         self.write("nginx.conf", "\n".join([
@@ -273,13 +279,14 @@ class Nginx(Proxy):
 
 
 class Socat(Proxy):
-    def __init__(self, lab, listen, does, name="socat", port=PORT):
+    def __init__(self, lab, listen, does, *options, name="socat", port=PORT):
         super().__init__(lab, name, port)
-        self.addresses = [listen, does]
+        self.options, self.addresses = options, [listen, does]
+        self.listening = DATAGRAMS if listen.startswith("UDP") else self.listening
         self.start()
 
     def command(self):
-        return ["socat", *self.addresses]
+        return ["socat", *self.options, *self.addresses]
 
 
 class Relay(Proxy):
