@@ -145,6 +145,13 @@ static __always_inline void behind_note(struct work *w, struct ps_conn *conn, st
 	w->ifindex = ifindex;
 }
 
+/* The entry of a Service's address whose connection begins anew, and goes to the backend itself. */
+static __always_inline void behind_forget(struct ps_conn *conn)
+{
+	conn->flags &= ~PS_CONN_INTERCEPTED;
+	conn->service &= ~(PS_CONN_BEHIND | PS_CONN_OWN | PS_CONN_MASKED);
+}
+
 /*
  * w->proxy is to have it. PS_PASS: the backend gets it, w->code and reason as they were; PS_DROP: nobody does; else it
  * is on its way back. known: its own entry, if that is one of these.
@@ -176,8 +183,8 @@ static __always_inline int behind_send(struct __sk_buff *skb, struct work *w, bo
 		proxy = proxy_find(w->proxy, w->side);
 		if (!proxy || !(proxy->flags & PS_PROXY_BYPASS))
 			return work_drop(w, PS_REASON_NO_LISTENER);
-		if (again)
-			conn->flags &= ~PS_CONN_INTERCEPTED;
+		if (conn)
+			behind_forget(conn);
 		return PS_PASS;
 	}
 	conn = behind_entry(w, aside);
@@ -193,17 +200,21 @@ static __always_inline int behind_send(struct __sk_buff *skb, struct work *w, bo
 	return bpf_redirect(skb->ingress_ifindex, BPF_F_INGRESS);
 }
 
-/* Of a connection that begins here, or that is seen here for the first time. */
-static __noinline int behind_new(struct __sk_buff *skb, struct work *w)
+/* Does a rule want what begins here, or is seen here for the first time? */
+static __always_inline bool behind_wanted(struct __sk_buff *skb, const struct work *w)
 {
 	const struct ps_verdict ingress = w->verdict[PS_INGRESS];
 
-	if (!skb->ingress_ifindex || mark_is_set(skb) || !(w->control & PS_CONTROL_STEERING) || !w->destination.steered)
+	return skb->ingress_ifindex && !mark_is_set(skb) && w->control & PS_CONTROL_STEERING && w->destination.steered &&
+		   verdict_intercepts(&ingress) && !(w->known & (WORK_NODE | WORK_LEG));
+}
+
+static __noinline int behind_new(struct __sk_buff *skb, struct work *w)
+{
+	if (!behind_wanted(skb, w))
 		return PS_PASS;
-	if (!verdict_intercepts(&ingress) || w->known & (WORK_NODE | WORK_LEG))
-		return PS_PASS;
-	w->proxy = ingress.proxy;
-	w->intercept_rule = ingress.intercept_rule;
+	w->proxy = w->verdict[PS_INGRESS].proxy;
+	w->intercept_rule = w->verdict[PS_INGRESS].intercept_rule;
 	return behind_send(skb, w, false);
 }
 
@@ -250,8 +261,10 @@ PS_APART int behind_enter(struct __sk_buff *skb, bool l3)
 		return BEHIND_NOT;
 	/* Its frame is one to the backend. */
 	bpf_skb_change_type(skb, BEHIND_HOST);
-	if (conn->service & PS_CONN_OWN || !(w->packet.protocol == IPPROTO_UDP || w->packet.traits & PACKET_STARTS))
+	if (conn->service & PS_CONN_OWN || !(w->packet.protocol == IPPROTO_UDP || w->packet.traits & PACKET_STARTS)) {
+		mark_set(skb);
 		return PS_PASS;
+	}
 	__builtin_memcpy(w->packet.destination.word, conn->backend, sizeof(conn->backend));
 	w->packet.destination_port = conn->backend_port;
 	if (steer(skb, w, conn->proxy) == STEER_NOBODY) {

@@ -186,6 +186,9 @@ static __always_inline int network_transport(struct __sk_buff *skb, struct work 
 			return network_answer(skb, w, conn, live);
 		return network_intercepted(skb, w, conn, live);
 	}
+	/* Of a Service's address: only the last hook says what becomes of it this time. */
+	if (conn && conn->service & PS_CONN_BEHIND)
+		behind_forget(conn);
 	party_find(&w->destination, &p->destination, p->v4, w->side);
 	w->known |= WORK_DESTINATION;
 	if (!w->destination.local || p->traits & PACKET_LATER)

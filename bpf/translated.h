@@ -6,6 +6,7 @@
 #ifndef PENSTOCK_TRANSLATED_H
 #define PENSTOCK_TRANSLATED_H
 
+#include "bpf/behind.h"
 #include "bpf/judgment.h"
 #include "bpf/nfct.h"
 
@@ -40,6 +41,8 @@ static __noinline void translated_learn(struct __sk_buff *skb, struct work *w)
 		PS_RETURN_ZERO;
 	if (!(conn->service & PS_CONN_PENDING))
 		w->known |= WORK_COUNTED;
+	if (w->packet.traits & PACKET_STARTS && conn->service & PS_CONN_BEHIND && !behind_wanted(skb, w))
+		behind_forget(conn);
 	conn_translated(conn, w);
 	PS_RETURN_ZERO;
 }

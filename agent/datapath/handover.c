@@ -10,9 +10,11 @@
  *   intercepted  An intercepted packet crosses PREROUTING like any other: kube-proxy would rewrite the address of a
  *                Service, and the socket would not be found. So it is mapped to where it goes anyway, one priority
  *                before kube-proxy's: a connection's first mapping is the only one.
+ *   resting      Behind kube-proxy's: a proxy's TIME_WAIT has the addresses and ports that a packet has now. Nobody has
+ *                seen those before, and the stack would find the socket and drop what it is to forward and has one. So
+ *                it goes there: the answer makes the client reset it, and begin again.
  *   processes    what a process of this node sends and a proxy is to have (HOST) is routed anew, to lo (REROUTE),
- *                unless it goes to this node itself. A datagram has the mark that its socket had before a program saw
- *                where it goes: the socket's says what became of it. (Without a socket, skuid does not match.)
+ *                unless it goes to this node itself.
  *   rerouted     the same as intercepted, for that.
  *
  * Plain commands: JSON would say the same with more words. What is read back is JSON, because nft 1.0.6 prints a
@@ -111,24 +113,39 @@ static void identity_print(struct buffer *b, const char *name, const char *hook,
 		name, hook, mask, state, mask, state);
 }
 
+/* A listener on the wildcard has nobody's addresses. */
+static void resting_print(struct buffer *b, uint32_t mask)
+{
+	uint32_t intercept = mask & -mask;
+	buffer_printf(b,
+		"	chain resting {\n"
+		"		type filter hook prerouting priority -99; policy accept;\n"
+		"		meta l4proto != tcp accept\n"
+		"		tcp flags & (syn | rst) == 0 accept\n"
+		"		ct status & dnat == 0 accept\n"
+		"		socket wildcard 1 accept\n"
+		"		meta mark & %#x == 0 socket transparent 1 meta mark set meta mark | %#x\n"
+		"	}\n",
+		mask, intercept);
+}
+
 void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *wanted)
 {
 	uint32_t intercept = mask & -mask, answer = intercept << 1, reroute = intercept | answer;
 	buffer_puts(b, "table inet " OUR_TABLE " {\n");
 	if (wanted->handover)
 		handover_print(b, mask, &wanted->ports);
-	if (wanted->nat)
+	if (wanted->nat) {
 		identity_print(b, "intercepted", "prerouting", mask, intercept);
+		resting_print(b, mask);
+	}
 	if (wanted->host)
 		buffer_printf(b,
 			"	chain processes {\n"
 			"		type route hook output priority mangle; policy accept;\n"
-			"		meta l4proto udp meta skuid != %u socket mark & %#x == %#x fib daddr type unicast "
-			"meta mark set meta mark & %#x | %#x accept\n"
-			"		meta l4proto udp meta mark & %#x == %#x meta mark set meta mark & %#x accept\n"
 			"		meta mark & %#x == %#x fib daddr type unicast meta mark set meta mark | %#x\n"
 			"	}\n",
-			UINT32_MAX, mask, answer, ~mask, reroute, mask, answer, ~mask, mask, answer, intercept);
+			mask, answer, intercept);
 	if (wanted->host && wanted->nat)
 		identity_print(b, "rerouted", "output", mask, reroute);
 	buffer_puts(b, "}\n");

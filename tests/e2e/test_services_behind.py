@@ -55,6 +55,7 @@ def ways(cluster, exposed, source):
 def taken(cluster, source, exposed, backend="b", megabytes=0):
     """Each way leads to the proxy, and to nobody else; how many."""
     count = 0
+    cluster.reached()
     for count, (ip, port, masked) in enumerate(ways(cluster, exposed, source), 1):
         with Client(source, ip, port) as client:
             who = client.hello()
@@ -86,3 +87,127 @@ def test_every_way(cluster, source):
     settled(cluster, [web], RULE)
     count = taken(cluster, getattr(cluster, source), web, megabytes=1)
     assert cluster.handed() == count
+
+
+def test_only_the_backend_that_has_a_rule(cluster):
+    """Each connection follows the rules of the one that kube-proxy chose."""
+    web = cluster.expose("one-of-three", "b", "e", "r")
+    settled(cluster, [web], RULE, choose=["b"])
+    taken(cluster, cluster.a, web)
+    for backend in ("e", "r"):
+        cluster.resync(choose=[backend])
+        direct(cluster, cluster.a, web, backend)
+        if backend == "e":
+            direct(cluster, cluster.outside, web, backend)
+    cluster.resync(choose=["b"])
+    taken(cluster, cluster.outside, web)
+
+
+def test_whom_the_rule_is_about(cluster):
+    """The client is who it was before masquerade."""
+    web = cluster.expose("whom", "b")
+    settled(cluster, [web], ingress(come(*cluster.a.ips, OUTSIDE4, OUTSIDE6, port=TALK)))
+    taken(cluster, cluster.a, web)
+    taken(cluster, cluster.outside, web)
+    direct(cluster, cluster.c, web)
+    cluster.give([web], ingress(come(*cluster.a.ips, action="Bypass", port=TALK), come(port=TALK)))
+    direct(cluster, cluster.a, web)
+    taken(cluster, cluster.c, web)
+
+
+def test_egress_comes_first(cluster):
+    """What an egress rule is about is nothing for an ingress rule, also if it says Bypass; and a proxy's own connection
+    is none for any."""
+    web = cluster.expose("egress-first", "b")
+    inside = [*web.ips, *web.external]
+    cluster.give([web], egress(to(*inside, port=90, action="Bypass")), RULE)
+    front = cluster.front()
+    cluster.usable()
+    for ip in inside:
+        assert ask(cluster.a, ip, 90)["server"] == "b"
+        assert ask(cluster.c, ip, 90)["server"] == "proxy"
+    cluster.give([web], egress(to(*inside, port=90)), RULE)
+    before = len(front.accepted)
+    for ip in inside:
+        assert ask(cluster.a, ip, 90)["local"] == [ip, 90], "by the Service's address"
+    assert len(front.accepted) == before + len(inside)
+
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+@pytest.mark.parametrize("kept", ["node", "client"])
+def test_a_relay_goes_on_to_the_backend(cluster, source, kept):
+    web, space = cluster.expose(f"onward-{kept}", "b"), getattr(cluster, source)
+    cluster.give([web], RULE)
+    Relay(cluster, "--source", kept)
+    cluster.usable()
+    found = ways(cluster, web, space)
+    for ip, port, _ in found:
+        with Client(space, ip, port) as client:
+            who = client.hello()
+            assert who["server"] == "b" and who["local"][1] == TALK
+            assert client.pour(1) is None
+    assert cluster.handed() == len(found)
+
+
+# ---- policy ----
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+def test_policy_comes_before(cluster, source):
+    web, space = cluster.expose("policy", "b"), getattr(cluster, source)
+    front = settled(cluster, [web], RULE, into("b", "c", port=TALK))
+    silent(cluster, space, web)
+    assert front.accepted == [] and cluster.handed() == 0
+    cluster.give([web], RULE, into("b", port=TALK, peers=blocks(*cluster.a.ips, OUTSIDE4, OUTSIDE6)))
+    taken(cluster, space, web)
+
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+def test_a_connection_stays_with_its_proxy(cluster, source):
+    """While policy allows it, whatever becomes of the rule and of the Service; and new ones follow the new rules."""
+    web, more, space = cluster.expose("stays", "b"), cluster.expose("stays", "b", "e"), getattr(cluster, source)
+    all_of_them = into("b", port=TALK, peers=blocks(*cluster.a.ips, OUTSIDE4, OUTSIDE6))
+    settled(cluster, [web], RULE, all_of_them)
+    found = ways(cluster, web, space)
+    clients = [Client(space, ip, port) for ip, port, _ in found]
+    try:
+        assert {client.hello()["server"] for client in clients} == {"proxy"}
+        for state in ([more, RULE], [web], [web, RULE]):
+            cluster.give(state[:1], all_of_them, *state[1:])
+            assert {client.echo(timeout=3) for client in clients} == {True}
+        cluster.give([web], all_of_them)
+        direct(cluster, space, web)
+        cluster.give([web], RULE, into("b", "d", port=TALK))
+        assert {client.echo(timeout=0.2) for client in clients} == {False}
+    finally:
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+def test_nobody_listens(cluster, source):
+    web, space = cluster.expose("nobody", "b"), getattr(cluster, source)
+    cluster.quiet()
+    cluster.give([web], RULE)
+    before = cluster.no_listener()
+    silent(cluster, space, web)
+    assert cluster.no_listener() > before
+    cluster.running.api.put_state([*cluster.items, proxy("gw", PORT, onUnavailable="Bypass"), *web.objects, RULE])
+    direct(cluster, space, web)
+
+
+# ---- ports, and what a proxy left behind ----
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+def test_one_tuple_directly_and_through_the_proxy(cluster, source):
+    """The proxy ends it first, and the node has its TIME_WAIT: in nobody's way, whichever way comes next."""
+    web, space = cluster.expose("tuple", "b"), getattr(cluster, source)
+    cluster.reused = True
+    cluster.give([web])
+    cluster.front()
+    for rules, server in (([], "b"), ([RULE], "proxy"), ([RULE], "proxy"), ([], "b"), ([RULE], "proxy")):
+        cluster.give([web], *rules)
+        for number, (ip, port, _) in enumerate(ways(cluster, web, space)):
+            with Client(space, ip, port, bind=("", 20510 + number)) as client:
+                who = client.hello(last=True)
+                assert client.ended()
+                assert who["server"] == server, (ip, port)
