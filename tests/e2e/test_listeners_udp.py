@@ -97,6 +97,16 @@ def test_a_socket_is_adopted(node, address, families):
     assert listeners(lab) == [] and up(lab) == 0 and status(lab)["available"] == {"UDP": []}
 
 
+def test_200_means_that_the_socket_is_usable(node):
+    lab = node
+    lab.running.api.delete_object("InterceptPolicy", "", "llm")
+    lab.running.api.delete_object("TransparentProxy", "", "gw")
+    process = start(lab, "::", "--udp")
+    lab.running.api.put_state(lab.items)
+    assert ask(lab) == ask(lab, OUTSIDE6) == process.pid
+    assert [one["state"] for one in listeners(lab)] == ["Adopted"]
+
+
 def test_a_transparent_socket_is_ready(node):
     lab = node
     process = start(lab, "::", "--udp", "--transparent")
