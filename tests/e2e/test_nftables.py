@@ -208,7 +208,7 @@ def test_without_nftables_interception_goes_on(lab):
     eventually(lambda: "owner" not in table(lab))
     lab.node.run("nft", "-f", "-", input=NAT)
     lab.running.restart()
-    assert table(lab).count("dnat") == 2
+    assert table(lab).count(" dnat ip") == 2
 
 
 def test_net_admin_is_enough(lab):
@@ -216,9 +216,9 @@ def test_net_admin_is_enough(lab):
     begin(lab, contained(lab, FOUR))
     lab.node.run("nft", "-f", "-", input=NAT)
     lab.running.api.put_state(lab.items + lab.handed)
-    assert table(lab).count("dnat") == 2
+    assert table(lab).count(" dnat ip") == 2
     nft(lab, "delete", "table", "inet", "penstock")
-    eventually(lambda: table(lab).count("dnat") == 2, 1)
+    eventually(lambda: table(lab).count(" dnat ip") == 2, 1)
     lab.running.stop()
 
 
@@ -258,7 +258,7 @@ def reasons(lab):
 
 
 def stands(lab):
-    return table(lab).count("dnat") == 2
+    return table(lab).count(" dnat ip") == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
