@@ -253,7 +253,7 @@ class Nginx(Proxy):
     def __init__(self, lab, *servers, name="nginx", kind="stream", workers=2, port=PORT,
                  listening=None):
         super().__init__(lab, name, port)
-        self.listening = listening or self.listening
+        self.listening, self.count_of_workers = listening or self.listening, workers
         temporary = [] if kind == "stream" else [f"{what}_temp_path {self.directory}/{what};" for what in
                                                  ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")]
         self.write("nginx.conf", "\n".join([
@@ -267,6 +267,11 @@ class Nginx(Proxy):
 
     def command(self):
         return ["nginx", "-p", self.directory, "-e", self.errors_path, "-c", f"{self.directory}/nginx.conf"]
+
+    def start(self):
+        super().start()
+        self._await(lambda: len(self.workers()) == self.count_of_workers, "workers are missing")
+        return self
 
     def reload(self):
         """The same master and the same sockets, new workers."""
