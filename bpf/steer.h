@@ -224,6 +224,20 @@ PS_APART int steer_socket(struct __sk_buff *skb, enum steer_socket which)
 }
 
 /*
+ * A socket that was found with an address and no peer yet, another flow's, may have one by the time that its state is
+ * read.
+ */
+static __always_inline bool peer_same(const struct bpf_sock *sk, const struct packet *p)
+{
+	if (bpf_ntohs(sk->dst_port) != p->source_port)
+		return false;
+	if (p->v4)
+		return sk->dst_ip4 == p->source.v4;
+	return sk->dst_ip6[0] == p->source.word[0] && sk->dst_ip6[1] == p->source.word[1] &&
+		   sk->dst_ip6[2] == p->source.word[2] && sk->dst_ip6[3] == p->source.word[3];
+}
+
+/*
  * The same of a datagram. connected: the socket speaks with nobody else; else it is enough that it is bound to the very
  * address that the datagram goes to. The stack prefers either to whoever listens on the wildcard.
  */
@@ -242,7 +256,7 @@ PS_APART int steer_datagram(struct __sk_buff *skb, bool connected)
 	sk = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return STEER_NOBODY;
-	suits = !connected || sk->state == BPF_TCP_ESTABLISHED;
+	suits = !connected || (sk->state == BPF_TCP_ESTABLISHED && peer_same(sk, &w->packet));
 	if (suits) {
 		sock_address(sk, w->packet.v4, &bound);
 		suits = bound.half[0] == w->packet.destination.half[0] && bound.half[1] == w->packet.destination.half[1] &&
