@@ -35,6 +35,8 @@ def spaces(interfaces):
         ip(family, "rule", "add", "pref", "5", "fwmark", mark, "lookup", "7641")
         ip(family, "route", "add", "local", "default", "dev", "lo", "table", "7641")
     yield made, indexes
+    for address in OF["node"]:
+        ip("addr", "del", f"{address}/{128 if ':' in address else 32}", "dev", "lo")
     for name, space in made.items():
         ip("link", "del", f"bpfn-{name}")
         space.close()
