@@ -116,7 +116,7 @@ static int open_client_end(struct exchanges *all, struct exchange *x)
 	struct end *end = &x->ends[AT_CLIENT];
 	bool own = address_is_own(all->routes, &key->destination);
 	int result = own ? -EADDRINUSE : open_reply(&key->destination, &key->client, &end->fd);
-	if (result == -EADDRINUSE)
+	if (result == -EADDRINUSE || result == -EACCES) /* EACCES: a port that takes CAP_NET_BIND_SERVICE */
 		return raw_open(&all->raw, key->client.any.sa_family);
 	return result < 0 ? result : watch(all, end, EPOLL_CTL_ADD, EPOLLIN);
 }

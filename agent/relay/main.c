@@ -180,6 +180,8 @@ static int relay_open(struct relay *relay, struct error *e)
 	relay->control.done = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (relay->signals < 0 || relay->control.wake < 0 || relay->control.done < 0)
 		return error_system(e, errno, "eventfd");
+	if (share_open(&relay->control.share, relay->options.threads) < 0)
+		return error_system(e, errno, "eventfd");
 	if (!relay->options.udp_flows)
 		relay->options.udp_flows = default_flows();
 	int result = check_udp(&relay->options, e);
@@ -191,6 +193,7 @@ static int relay_open(struct relay *relay, struct error *e)
 		struct worker *worker = &relay->workers[at];
 		worker->context.options = &relay->options;
 		worker->control = &relay->control;
+		worker->udp.thread = at;
 		if ((result = worker_open(worker)) < 0)
 			return error_system(e, -result, "epoll");
 	}
@@ -256,6 +259,7 @@ static void relay_run(struct relay *relay)
 	close(relay->signals);
 	close(relay->control.wake);
 	close(relay->control.done);
+	share_close(&relay->control.share, relay->options.threads);
 	free(relay->workers);
 }
 

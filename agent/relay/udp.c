@@ -25,6 +25,7 @@ static struct exchange *of(struct flow *flow)
 static void end(struct udp *udp, struct exchange *x, const char *outcome)
 {
 	flows_remove(&udp->flows, &x->flow);
+	share_release(udp->share, &x->flow.key);
 	exchange_close(&udp->all, x, outcome);
 	x->next_closed = udp->closed;
 	udp->closed = x;
@@ -41,14 +42,17 @@ static void make_room(struct udp *udp)
 }
 
 /*
- * The onward socket is connected by the thread that has just received the client's datagram, and nothing else since:
- * the kernel side may ask whose it is.
+ * NULL: another thread has it, and *owner is which. The onward socket is connected by the thread that has just received
+ * the client's datagram, and nothing else since: the kernel side may ask whose it is.
  */
-static struct exchange *find(struct udp *udp, const struct flow_key *key)
+static struct exchange *find(struct udp *udp, const struct flow_key *key, unsigned *owner)
 {
 	struct flow *flow = flows_find(&udp->flows, key);
 	if (flow)
 		return of(flow);
+	*owner = share_claim(udp->share, key, udp->thread);
+	if (*owner != udp->thread)
+		return NULL;
 	make_room(udp);
 	struct exchange *x = exchange_new(&udp->all, key);
 	flows_add(&udp->flows, &x->flow, x->refused ? FLOW_REFUSED : FLOW_ASKING, udp->now_ms);
@@ -80,13 +84,39 @@ static void free_closed(struct udp *udp)
 
 /* ---- datagrams ---- */
 
+static void lose(struct udp *udp, uint64_t count)
+{
+	totals_count(&udp->all.totals.lost, (int64_t)count);
+}
+
+static void give(struct udp *udp, const struct flow_key *key, const struct datagram *d)
+{
+	unsigned owner;
+	struct exchange *x = find(udp, key, &owner);
+	if (!x) {
+		if (!share_send(udp->share, owner, key, d))
+			lose(udp, 1);
+		return;
+	}
+	flows_touch(&udp->flows, &x->flow, false, udp->now_ms);
+	exchange_take(&udp->all, x, AT_CLIENT, d);
+}
+
 static void from_client(struct udp *udp, const struct datagram *d, const union address *destination)
 {
 	struct flow_key key;
 	flow_key_make(&key, &d->from, destination);
-	struct exchange *x = find(udp, &key);
-	flows_touch(&udp->flows, &x->flow, false, udp->now_ms);
-	exchange_take(&udp->all, x, AT_CLIENT, d);
+	give(udp, &key, d);
+}
+
+static void from_others(struct udp *udp)
+{
+	struct parcel *parcel = share_take(udp->share, udp->thread), *next;
+	for (; parcel; parcel = next) {
+		next = parcel->next;
+		give(udp, &parcel->key, &parcel->datagram);
+		free(parcel);
+	}
 }
 
 /* False: there is none any more. */
@@ -96,12 +126,12 @@ static bool listen_one(struct udp *udp, unsigned at)
 	int result = datagram_receive(udp->listeners[at], udp->buffer, &d);
 	if (result < 0)
 		return result != -EAGAIN;
-	totals_count(&udp->all.totals.lost, (int64_t)(d.overflowed - udp->overflowed[at]));
+	lose(udp, d.overflowed - udp->overflowed[at]);
 	udp->overflowed[at] = d.overflowed;
 	if (d.to.any.sa_family == d.from.any.sa_family)
 		from_client(udp, &d, &d.to);
 	else
-		totals_count(&udp->all.totals.lost, 1);
+		lose(udp, 1);
 	return true;
 }
 
@@ -169,6 +199,10 @@ static void take_event(struct udp *udp, const struct epoll_event *event)
 		listen_some(udp, (unsigned)(listener - udp->listeners));
 		return;
 	}
+	if (event->data.ptr == udp->share) {
+		from_others(udp);
+		return;
+	}
 	struct end *side = event->data.ptr;
 	if (side->exchange->closed)
 		return;
@@ -219,6 +253,12 @@ static int64_t least(int64_t a, int64_t b)
 	return a < b ? a : b;
 }
 
+static int watch(const struct udp *udp, int fd, void *what)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
+	return epoll_ctl(udp->all.epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
 int udp_open(struct udp *udp)
 {
 	const struct options *options = udp->all.options;
@@ -235,12 +275,10 @@ int udp_open(struct udp *udp)
 	udp->all.epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (udp->all.epoll < 0)
 		return -errno;
-	for (unsigned at = 0; at < udp->listener_count; at++) {
-		struct epoll_event event = {.events = EPOLLIN, .data.ptr = &udp->listeners[at]};
-		if (epoll_ctl(udp->all.epoll, EPOLL_CTL_ADD, udp->listeners[at], &event) < 0)
-			return -errno;
-	}
-	return 0;
+	int result = watch(udp, udp->share->inboxes[udp->thread].event, udp->share);
+	for (unsigned at = 0; at < udp->listener_count && result == 0; at++)
+		result = watch(udp, udp->listeners[at], &udp->listeners[at]);
+	return result;
 }
 
 /* What has come already is carried: who sends again is another process's client. */

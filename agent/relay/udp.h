@@ -4,9 +4,12 @@
 #define PENSTOCK_RELAY_UDP_H
 
 #include "agent/relay/exchange.h"
+#include "agent/relay/share.h"
 
 struct udp {
 	struct exchanges all;
+	struct share *share; /* of all threads */
+	unsigned thread;     /* this one's number there */
 	struct flows flows;
 	size_t flows_max;
 	int listeners[LISTEN_MAX]; /* the thread's own, closed by it */
@@ -18,7 +21,7 @@ struct udp {
 	struct exchange *closed; /* freed after the round, as its events may still name them */
 };
 
-/* The listening sockets are open before; .all.options, .all.routes and .buffer are set. 0 or -errno. */
+/* The listening sockets are open before; .all.options, .all.routes, .buffer, .share, .thread are set. 0 or -errno. */
 int udp_open(struct udp *udp);
 /* Does what there is to do. */
 void udp_serve(struct udp *udp, int64_t now_ms);

@@ -290,6 +290,7 @@ int worker_open(struct worker *worker)
 	worker->udp.all.options = worker->context.options;
 	worker->udp.all.routes = worker->context.routes;
 	worker->udp.buffer = worker->context.piece;
+	worker->udp.share = &worker->control->share;
 	if (result == 0)
 		result = udp_open(&worker->udp);
 	if (result == 0)

@@ -17,6 +17,7 @@ struct control {
 	_Atomic int stage;
 	int wake; /* eventfd: look at the stage */
 	int done; /* eventfd: counts threads that have ended */
+	struct share share;
 };
 struct worker {
 	struct context context;

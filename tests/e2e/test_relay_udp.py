@@ -205,6 +205,7 @@ def test_many_clients_and_servers(world):
         got = {client.recvfrom(100)[:2] for _ in servers}
         assert {(data, peer[1]) for data, peer in got} == {
             (b"%d:%d!" % (client.getsockname()[1], at), SERVED + at) for at in range(len(servers))}
+    assert not {peer[1] for _, peer in peers} & {client.getsockname()[1] for client in clients}
     totals = relay.totals()
     assert totals["udp-flows"] == totals["udp-source-client"] == 360 and totals["udp-lost"] == 0
 
@@ -468,12 +469,15 @@ def test_without_a_port_of_the_client_s_it_takes_the_node_s(world):
     before = world.node.sysctl("net.ipv4.ip_local_port_range")
     world.node.sysctl("net.ipv4.ip_local_port_range", "40000 40003")
     try:
-        relay = world.start("--source", "client")
+        relay = world.start("--source", "client", before=("setpriv", "--bounding-set=-net_bind_service"))
+        world.node.sysctl("net.ipv4.ip_unprivileged_port_start", 30000)  # those that it prefers are not for it now
         server = world.serve()
-        peers = [ask(world.client(), server, (world.outside.ip4, SERVED))[0] for _ in range(6)]
+        peers = [ask(world.client(), server, (world.outside.ip4, SERVED)) for _ in range(6)]
     finally:
         world.node.sysctl("net.ipv4.ip_local_port_range", before)
-    assert peers == [world.pod.ip4] * 4 + [UPLINK4] * 2
+        world.node.sysctl("net.ipv4.ip_unprivileged_port_start", 1024)
+    assert [ip for ip, _ in peers] == [world.pod.ip4] * 4 + [UPLINK4] * 2
+    assert {port for _, port in peers[:4]} == set(range(40000, 40004))
     totals = relay.totals()
     assert (totals["udp-source-client"], totals["udp-fallback-no-port"]) == (4, 2)
 
