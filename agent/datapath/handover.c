@@ -14,7 +14,8 @@
  *                seen those before, and the stack would find the socket and drop what it is to forward and has one. So
  *                it goes there: the answer makes the client reset it, and begin again.
  *   processes    what a process of this node sends and a proxy is to have (HOST) is routed anew, to lo (REROUTE),
- *                unless it goes to this node itself.
+ *                unless it goes to this node itself. A datagram has the mark that its socket had before a program saw
+ *                where it goes: the socket's says what became of it. (Without a socket, skuid does not match.)
  *   rerouted     the same as intercepted, for that.
  *
  * Plain commands: JSON would say the same with more words. What is read back is JSON, because nft 1.0.6 prints a
@@ -143,9 +144,12 @@ void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *
 		buffer_printf(b,
 			"	chain processes {\n"
 			"		type route hook output priority mangle; policy accept;\n"
+			"		meta l4proto udp meta skuid != %u socket mark & %#x == %#x fib daddr type unicast "
+			"meta mark set meta mark & %#x | %#x accept\n"
+			"		meta l4proto udp meta mark & %#x == %#x meta mark set meta mark & %#x accept\n"
 			"		meta mark & %#x == %#x fib daddr type unicast meta mark set meta mark | %#x\n"
 			"	}\n",
-			mask, answer, intercept);
+			UINT32_MAX, mask, answer, ~mask, reroute, mask, answer, ~mask, mask, answer, intercept);
 	if (wanted->host && wanted->nat)
 		identity_print(b, "rerouted", "output", mask, reroute);
 	buffer_puts(b, "}\n");
