@@ -330,6 +330,25 @@ def test_a_burst_that_meets_no_flow_yet(world):
     assert relay.totals()["udp-flows"] == 1
 
 
+def test_a_flow_that_comes_to_two_threads(world):
+    """The listener of a group is chosen by a hash, also of the address that a rule hands over to."""
+    relay = world.start("--source", "client", "--threads", "4")
+    clients, server = [world.client() for _ in range(30)], world.serve()
+    relay.stop(signal.SIGSTOP)
+    try:
+        for four in ("", "127.0.0.1", "127.0.0.2"):
+            world.rules(four)
+            for client in clients:
+                client.sendto(b"x", (world.outside.ip4, SERVED))
+    finally:
+        relay.stop(signal.SIGCONT)
+        world.rules()
+    peers = [server.recvfrom(10)[1] for _ in range(3 * len(clients))]
+    assert len(set(peers)) == len(clients), "two threads have one flow"
+    totals = relay.totals()
+    assert (totals["udp-flows"], totals["udp-lost"]) == (len(clients), 0)
+
+
 def test_a_slow_link_loses_nothing_while_the_buffers_last(world):
     relay = world.start()
     client, server, peer = world.pair()
