@@ -164,7 +164,7 @@ demo: ## the main job, on real packets, in namespaces; GATEWAY=haproxy for anoth
 
 bench: ## figures beside the incumbents', as a table and build/bench.json
 	@$(MAKE) $(SUB) $(B)/.setup-bench
-	@$(MAKE) $(SUB) all $(B)/tests/bench/generator.bpf.o $(B)/tools/tcp_load
+	@$(MAKE) $(SUB) all $(B)/tests/bench/generator.bpf.o $(B)/tools/tcp_load $(B)/tools/udp_sink
 	@PENSTOCK_BUILD=$(B) $(PYTHON) tests/bench/run.py
 
 lint: ## formatting, includes, headers, licences, static analysis

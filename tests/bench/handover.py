@@ -18,9 +18,9 @@ from lab import BUILD, Lab
 from objects import allow_to, intercept, proxy, workload
 from proxies import PORT, HAProxy, Relay
 from table import ROUNDS, best_run, figure, peer_blocks
-from traffic import ACK, SYN, Stream, mac, tcp4
+from traffic import ACK, SYN, Flood, Stream, mac, tcp4
 
-TOOL = f"{BUILD}/tools/tcp_load"
+TOOL, UDP_TOOL = f"{BUILD}/tools/tcp_load", f"{BUILD}/tools/udp_sink"
 SERVED = 80
 CALLERS, SECONDS = 4, 0.7
 RULES_EACH = 100  # as many in one InterceptPolicy
@@ -28,43 +28,49 @@ RULES_EACH = 100  # as many in one InterceptPolicy
 
 # ---- ways to hand over what the pod sends to SERVED of any of the networks ----
 
-def by_penstock(lab, networks):
-    """Policy, tracking, counters: all of it is always on."""
-    agent = lab.agent(log={"level": "info"}, datapath={"connectionsMax": 65536})
-    port = {"protocol": "TCP", "port": SERVED}
-    rules = [{"action": "Intercept", "proxy": "gateway", "to": [{"networks": [f"{ip}/32"]}],
-              "protocols": [{"tcp": {"destinationPort": {"number": SERVED}}}]} for ip in networks]
-    pod = lab.pods["client"]
-    agent.api.put_state([
-        workload("bench", "client", pod.ips, {"app": "client"}, interface=pod.interface),
-        allow_to("bench", "allow", {"app": "client"}, [{"ipBlock": {"cidr": f"{lab.outside.ip4}/32"}}], [port]),
-        proxy("gateway", PORT),
-        *[intercept(f"to-{at}", {"app": "client"}, rules[at:at + RULES_EACH], priority=at // RULES_EACH)
-          for at in range(0, len(rules), RULES_EACH)]])
+def by_penstock(engine):
+    """Policy, tracking, counters, flows: all of it is always on."""
+    def hand_over(lab, networks, protocol):
+        agent = lab.agent(log={"level": "info"}, datapath={"connectionsMax": 65536, "engine": engine})
+        port = {"protocol": protocol.upper(), "port": SERVED}
+        rules = [{"action": "Intercept", "proxy": "gateway", "to": [{"networks": [f"{ip}/32"]}],
+                  "protocols": [{protocol: {"destinationPort": {"number": SERVED}}}]} for ip in networks]
+        pod = lab.pods["client"]
+        agent.api.put_state([
+            workload("bench", "client", pod.ips, {"app": "client"}, interface=pod.interface),
+            allow_to("bench", "allow", {"app": "client"}, [{"ipBlock": {"cidr": f"{lab.outside.ip4}/32"}}], [port]),
+            proxy("gateway", PORT, protocols=[protocol.upper()]),
+            *[intercept(f"to-{at}", {"app": "client"}, rules[at:at + RULES_EACH], priority=at // RULES_EACH)
+              for at in range(0, len(rules), RULES_EACH)]])
+    return hand_over
 
 
-def by_tproxy(lab, networks, first=""):
+OURS = {"penstock, ebpf": by_penstock("ebpf"), "penstock, tproxy": by_penstock("tproxy")}
+
+
+def by_tproxy(lab, networks, protocol, first=""):
     """Policy routing as in the kernel's own documentation."""
     lab.node.ip("rule add fwmark 1 lookup 100", "route add local default dev lo table 100")
-    nft_chain(lab, networks, "type filter hook prerouting priority mangle", f"tproxy ip to 127.0.0.1:{PORT} meta mark set 1 accept",
-              first)
+    nft_chain(lab, networks, protocol, "type filter hook prerouting priority mangle",
+              f"tproxy ip to 127.0.0.1:{PORT} meta mark set 1 accept", first)
 
 
-def by_tproxy_and_socket(lab, networks):
+def by_tproxy_and_socket(lab, networks, protocol):
     """The list is walked once a connection: what has a socket is let past it."""
-    by_tproxy(lab, networks, f"iifname {lab.pods['client'].interface} socket transparent 1 meta mark set 1 accept")
+    by_tproxy(lab, networks, protocol, f"iifname {lab.pods['client'].interface} socket transparent 1 meta mark set 1 accept")
 
 
-def by_redirect(lab, networks):
-    nft_chain(lab, networks, "type nat hook prerouting priority dstnat", f"redirect to :{PORT}")
+def by_redirect(lab, networks, protocol):
+    nft_chain(lab, networks, protocol, "type nat hook prerouting priority dstnat", f"redirect to :{PORT}")
 
 
-def by_nobody(lab, networks):
+def by_nobody(lab, networks, protocol):
     """Forwarded: the server itself answers."""
 
 
-def nft_chain(lab, networks, kind, does, first=""):
-    rules = "\n".join(f"iifname {lab.pods['client'].interface} ip daddr {ip} tcp dport {SERVED} {does}" for ip in networks)
+def nft_chain(lab, networks, protocol, kind, does, first=""):
+    interface = lab.pods["client"].interface
+    rules = "\n".join(f"iifname {interface} ip daddr {ip} {protocol} dport {SERVED} {does}" for ip in networks)
     lab.node.run("nft", "-f", "-", input=f"table ip bench {{\n chain prerouting {{\n {kind};\n{first}\n{rules}\n }}\n}}\n")
 
 
@@ -98,7 +104,7 @@ def relayed_by(kind, lab):
 
 
 @contextlib.contextmanager
-def way(hand_over, count=1):
+def way(hand_over, count=1, protocol="tcp"):
     """A lab in which connections to the outside host are handed over, the last of so many rules saying so."""
     with Lab(outside=True) as lab:
         lab.pod("client")
@@ -108,7 +114,7 @@ def way(hand_over, count=1):
         lab.node.sysctl("net.ipv4.ip_local_port_range", "10000 65535")
         lab.node.sysctl("net.ipv4.tcp_tw_reuse", 1)
         lab.pods["client"].sysctl("net.ipv4.ip_local_port_range", "10000 65535")
-        hand_over(lab, peer_blocks(count, lab.outside.ip4))
+        hand_over(lab, peer_blocks(count, lab.outside.ip4), protocol)
         yield lab
 
 
@@ -155,23 +161,23 @@ def in_turns(contenders, measure):
 
 # CPU is the whole machine's: the client's, the proxy's and the server's work is in it, as softirqs cannot be told apart.
 SHOWN = {"cps": ("cps", "conn/s"), "p50": ("latency p50", "µs"), "p99": ("latency p99", "µs"),
-         "cpu": ("machine-CPU", "µs/conn"), "bulk": ("bulk", "MB/s")}
-MORE_IS_BETTER = ("cps", "bulk")
+         "cpu": ("machine-CPU", "µs/conn"), "bulk": ("bulk", "MB/s"), "pps": ("datagrams", "kpps")}
+MORE_IS_BETTER = ("cps", "bulk", "pps")
 
 
 def show(kind, where, medians, least):
-    """least: {contender: how many times as good as it penstock is to be}."""
-    own = medians["penstock"]
+    """Of both engines beside everybody else. least: {(engine, contender): how many times as good it is to be}."""
     for what, (row, unit) in SHOWN.items():
-        for name, values in medians.items():
-            if what not in values:
-                continue
-            goal = least.get(name)
-            if goal and what not in MORE_IS_BETTER:
-                goal = 1 / goal
-            figure(f"{kind}-{row}, {where}", name, values[what], unit, None if name == "penstock" else name,
-                   None if name == "penstock" else own[what] / values[what],
-                   goal and f"{'≥' if what in MORE_IS_BETTER else '≤'} {goal:.1f}")
+        row = f"{kind}-{row}, {where}"
+        others = {name: values[what] for name, values in medians.items() if name not in OURS and what in values}
+        for name, value in others.items():
+            figure(row, name, value, unit)
+        for engine in OURS:
+            for name, value in others.items():
+                goal = least.get((engine, name), least.get(name))
+                sign = "≥" if what in MORE_IS_BETTER else "≤"
+                figure(row, engine, medians[engine][what], unit, name, medians[engine][what] / value,
+                       goal and f"{sign} {goal if what in MORE_IS_BETTER else 1 / goal:.1f}")
 
 
 # ---- the hand-over alone: a proxy that accepts and answers ----
@@ -182,12 +188,42 @@ def intercepted():
             with way(hand_over, count) as lab, served(lab.node, PORT, "transparent"):
                 return connections_through(lab)
         return measure
-    show("intercept", "1 rule", in_turns({"penstock": by_penstock, "TPROXY": by_tproxy, "REDIRECT": by_redirect}, measured(1)),
+    show("intercept", "1 rule", in_turns({**OURS, "TPROXY": by_tproxy, "REDIRECT": by_redirect}, measured(1)),
          {"TPROXY": 1, "REDIRECT": 1})
     # Whoever lets established connections past the list walks it once for each: no claim is made about that one.
     show("intercept", "1,000 rules",
-         in_turns({"penstock": by_penstock, "TPROXY": by_tproxy, "TPROXY + socket match": by_tproxy_and_socket}, measured(1000)),
-         {"TPROXY": 2})
+         in_turns({**OURS, "TPROXY": by_tproxy, "TPROXY + socket match": by_tproxy_and_socket}, measured(1000)),
+         {("penstock, ebpf", "TPROXY"): 2})
+
+
+# ---- datagrams: a proxy that takes them; each flow has had an answer ----
+
+def datagrams():
+    def measured(count):
+        def measure(hand_over):
+            with way(hand_over, count, "udp") as lab:
+                return {"pps": datagrams_through(lab) / 1e3}
+        return measure
+    for count in (1, 1000):
+        show("intercept", f"{count:,} rule{'s' * (count > 1)}", in_turns({**OURS, "TPROXY": by_tproxy}, measured(count)),
+             {"TPROXY": 1} if count == 1 else {("penstock, ebpf", "TPROXY"): 2})
+
+
+def datagrams_through(lab):
+    process = lab.node.popen(UDP_TOOL, PORT, stdout=subprocess.PIPE)
+    stream = None
+    try:
+        assert process.stdout.readline() == b"listens\n", "nobody serves"
+        stream = Flood(lab, lab.pods["client"], lab.outside.ip4, SERVED)
+        stream.answered()
+        stream.rate(0.2)
+        return stream.rate(SECONDS)
+    finally:
+        if stream:
+            stream.close()
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 # ---- through whole proxies, to a server outside ----
@@ -197,7 +233,7 @@ def relayed():
         def measure(hand_over, kind=kind):
             with way(hand_over) as lab, relayed_by(kind if hand_over != by_nobody else None, lab):
                 return {**connections_through(lab), **bulk_through(lab)}
-        contenders = {"penstock": by_penstock, "TPROXY": by_tproxy, "REDIRECT": by_redirect}
+        contenders = {**OURS, "TPROXY": by_tproxy, "REDIRECT": by_redirect}
         if kind == "penstock-relay":
             contenders["no proxy"] = by_nobody
         show("relay", kind, in_turns(contenders, measure), {"TPROXY": 1, "REDIRECT": 1})

@@ -4,7 +4,7 @@ import os
 
 import kernel
 
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 figures = []
 
 

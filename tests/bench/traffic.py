@@ -40,49 +40,48 @@ def mac(space, interface):
     return bytes.fromhex(link["address"].replace(":", ""))
 
 
-class Stream:
-    """Frames from `client` to `server`, sent by an XDP program inside the client's namespace, counted at the server's interface."""
+class Generator:
+    """Frames of `client` to one UDP port, from 1,024 ports, sent by an XDP program inside the client's namespace."""
 
-    def __init__(self, lab, client, server, port=4000):
-        self.lab, self.client, self.server, self.port = lab, client, server, port
+    def __init__(self, lab, client, ip, port):
+        self.lab, self.client, self.port = lab, client, port
         self.pins = f"/sys/fs/bpf/{lab.prefix}-generator"
         build = os.environ.get("PENSTOCK_BUILD", "build")
         os.makedirs(self.pins)
         subprocess.run(["bpftool", "prog", "loadall", f"{build}/tests/bench/generator.bpf.o", self.pins, "pinmaps",
                         f"{self.pins}/maps"], check=True)
-        # Frames from XDP are taken by the peer only where its NAPI is on; and the server must drop what it got cheaply.
+        # Frames from XDP are taken by the peer only where its NAPI is on.
         lab.node.run("ethtool", "-K", client.interface, "gro", "on")
-        # The sink takes ARP too.
-        lab.node.ip(f"neigh replace {server.ip4} lladdr {mac(server, 'eth0').hex(':')} dev {server.interface} nud permanent")
-        server.run("tc", "qdisc", "add", "dev", "eth0", "clsact")
-        server.run("tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "direct-action", "pinned", f"{self.pins}/sink")
         with client.entered():
             self.program = kernel.obj_get(f"{self.pins}/generate")
             ifindex = socket.if_nametoindex("eth0")
-        self.packet = udp4(client.ip4, server.ip4, 1024, port, mac(lab.node, client.interface) + mac(client, "eth0"))
+        self.packet = udp4(client.ip4, ip, 1024, port, mac(lab.node, client.interface) + mac(client, "eth0"))
         settings = kernel.obj_get(f"{self.pins}/maps/settings")
         kernel.map_update(settings, struct.pack("=I", 0), struct.pack("=II34s2x", ifindex, FLOWS, self.packet[:34]))
         os.close(settings)
 
-    def answered(self):
-        """Each flow gets an answer and speaks again: established, for whoever tracks connections."""
-        ethernet = mac(self.lab.node, self.server.interface) + mac(self.server, "eth0")
-        asks = [self.packet[:34] + struct.pack("!H", 1024 + f) + self.packet[36:40] + b"\0\0" + self.packet[42:] for f in range(FLOWS)]
-        answers = [udp4(self.server.ip4, self.client.ip4, self.port, 1024 + f, ethernet) for f in range(FLOWS)]
-        for space, frames in ((self.client, asks), (self.server, answers), (self.client, asks)):
-            with space.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-                raw.bind(("eth0", 0))
-                for at, frame in enumerate(frames):
-                    raw.send(frame)
-                    if at % 64 == 63:
-                        time.sleep(0.001)
-            time.sleep(0.02)
+    def sink(self, space, ip, interface):
+        """What arrives there is dropped as cheaply as can be; ARP too."""
+        self.lab.node.ip(f"neigh replace {ip} lladdr {mac(space, 'eth0').hex(':')} dev {interface} nud permanent")
+        space.run("tc", "qdisc", "add", "dev", "eth0", "clsact")
+        space.run("tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "direct-action", "pinned", f"{self.pins}/sink")
+
+    def asks(self, payload=b"x" * 18):
+        """One frame of each flow."""
+        return [self.packet[:34] + struct.pack("!H", 1024 + f) + self.packet[36:40] + b"\0\0" + payload for f in range(FLOWS)]
+
+    @staticmethod
+    def send(space, frames):
+        with space.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            for at, frame in enumerate(frames):
+                raw.send(frame)
+                if at % 64 == 63:
+                    time.sleep(0.001)
+        time.sleep(0.02)
 
     def received(self):
-        with self.server.entered():
-            for line in open("/proc/thread-self/net/dev"):
-                if line.strip().startswith("eth0:"):
-                    return int(line.split()[2])
+        raise NotImplementedError
 
     def rate(self, seconds=1.0):
         """Packets per second that arrived."""
@@ -96,3 +95,46 @@ class Stream:
     def close(self):
         os.close(self.program)
         subprocess.run(["rm", "-r", self.pins], check=False)
+
+
+class Stream(Generator):
+    """To `server`, counted at its interface."""
+
+    def __init__(self, lab, client, server, port=4000):
+        super().__init__(lab, client, server.ip4, port)
+        self.server = server
+        self.sink(server, server.ip4, server.interface)
+
+    def answered(self):
+        """Each flow gets an answer and speaks again: established, for whoever tracks connections."""
+        ethernet = mac(self.lab.node, self.server.interface) + mac(self.server, "eth0")
+        answers = [udp4(self.server.ip4, self.client.ip4, self.port, 1024 + f, ethernet) for f in range(FLOWS)]
+        for space, frames in ((self.client, self.asks()), (self.server, answers), (self.client, self.asks())):
+            self.send(space, frames)
+
+    def received(self):
+        with self.server.entered():
+            for line in open("/proc/thread-self/net/dev"):
+                if line.strip().startswith("eth0:"):
+                    return int(line.split()[2])
+
+
+class Flood(Generator):
+    """To an address beyond the node, taken by a proxy on it: counted as its socket has them read."""
+
+    def __init__(self, lab, client, ip, port):
+        super().__init__(lab, client, ip, port)
+        self.sink(client, client.ip4, client.interface)  # nobody there wants the answers
+
+    def answered(self):
+        """The proxy answers what begins with a question mark. Each flow has had its answer, and speaks again."""
+        before = self.received()
+        self.send(self.client, self.asks(b"?" * 18))
+        self.send(self.client, self.asks())
+        if self.received() - before < 2 * FLOWS * 0.99:
+            raise RuntimeError(f"the proxy has {self.received() - before} of {2 * FLOWS} datagrams")
+
+    def received(self):
+        with self.lab.node.entered(), open("/proc/thread-self/net/snmp") as file:
+            names, values = [line.split() for line in file if line.startswith("Udp:")]
+        return int(values[names.index("InDatagrams")])
