@@ -63,6 +63,20 @@ static void cgroup2(struct report *r)
 	r->line(r->context, text);
 }
 
+static void hand_over_by_table(struct report *r)
+{
+	struct error e = {0};
+	char without[200];
+	report(r, "nftables", nftables_known(), false,
+		"no interception by engine tproxy, nor of addresses that kube-proxy translates");
+	if (!nftables_known())
+		return;
+	bool tproxy = nftables_tproxy(&e);
+	snprintf(without, sizeof(without), "no interception by engine tproxy (%.120s)", e.detail);
+	report(r, "tproxy of nftables (4.19)", tproxy, false, without);
+	report(r, "table inet penstock of nftables", nftables_there(), false, "it comes with the first proxy");
+}
+
 static void programs_on_sockets(struct report *r)
 {
 	struct sockets_support support;
@@ -112,10 +126,7 @@ int datapath_check(
 	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
 	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,
 		"grace periods are waited for by the clock");
-	report(&r, "nftables", nftables_known(), false, "no interception of addresses that kube-proxy translates");
-	if (nftables_known())
-		report(&r, "table inet penstock of nftables", nftables_there(), false,
-			"it comes where proxies are, and somebody translates addresses");
+	hand_over_by_table(&r);
 	report(&r, "IPv6", access("/proc/net/if_inet6", F_OK) == 0, false, "IPv4 only");
 	cgroup2(&r);
 	if (r.missing)

@@ -23,7 +23,7 @@
 		"Connections that this rule decided. rule is its name, its index, or isolation; rules of one name are "        \
 		"summed.")                                                                                                     \
 	X(INTERCEPTED, "penstock_intercepted_connections_total", "counter", "proxy, engine",                               \
-		"Connections handed to this proxy.")                                                                           \
+		"Connections handed to this proxy, by the engine that did it.")                                                \
 	X(PROXY_UP, "penstock_proxy_up", "gauge", "proxy",                                                                 \
 		"1 while each of the proxy's protocols has a listener that its connections can be handed to, of either "       \
 		"family.")                                                                                                     \

@@ -605,7 +605,7 @@ def test_network_programs_make_room_for_a_workload_in_place(bench):
     assert bench.links() == links
 
 
-STEERING, SERVICES = 1, 2  # PS_CONTROL_*
+STEERING, SERVICES, TABLE = 1, 2, 8  # PS_CONTROL_*
 
 
 def control(bench):
@@ -673,13 +673,13 @@ def test_services_want_what_leaves_and_proxies_the_rest(bench, hook, address):
     assert placed(bench, "v1", hook) == placed(bench, "v2", hook) == ["from_network", "to_network"]
     driver("flip 6")
     driver("settle")
-    assert control(bench) == STEERING | SERVICES
+    assert control(bench) == STEERING | SERVICES | TABLE
     driver.kill()
     driver = bench.open(**environment)
     driver("interfaces all")
     assert placed(bench, "v1", hook) == ["from_network", "to_network"]
     driver.enforce(7)
-    assert control(bench) == STEERING | SERVICES
+    assert control(bench) == STEERING | SERVICES | TABLE
     driver.kill()
     bench.driver(**environment)("uninstall")
     assert not os.path.exists(bench.pins)
