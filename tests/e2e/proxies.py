@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 
-from lab import BUILD
+from lab import BUILD, REPOSITORY
 from talk import plain
 
 PORT = 15001
@@ -205,20 +205,31 @@ def lacking(program):
 DATAGRAMS = {"udp": "07", "udp6": "07"}
 
 
-class HAProxy(Proxy):
-    """frontend and backend: lines of those sections; master: it has one, and workers. Its log has `client port destination
-    port pid` of each connection, when it has ended."""
+def example(name, without=None):
+    """The lines of a file in deploy/proxies: what users are told to write is what is tested."""
+    with open(f"{REPOSITORY}/deploy/proxies/{name}") as file:
+        lines = file.read().splitlines()
+    if without:
+        left = [line for line in lines if without not in line]
+        assert len(left) < len(lines), f"{name} has no {without}"
+        lines = left
+    return lines
 
-    def __init__(self, lab, name="haproxy", frontend=(), backend=(), mode="tcp", threads=2, port=PORT,
-                 master=False):
+
+class HAProxy(Proxy):
+    """frontend and backend: lines of those sections; whole: both with their heads; master: it has one, and workers. Its log
+    has `client port destination port pid` of each connection, when it has ended."""
+
+    def __init__(self, lab, name="haproxy", frontend=(), backend=(), mode="tcp", threads=2, port=PORT, master=False,
+                 whole=None):
         super().__init__(lab, name, port)
         self.master = master
+        sections = whole or ["frontend in", *_indented(frontend), "  default_backend out", "backend out", *_indented(backend)]
         self.write("haproxy.cfg", "\n".join([
             "global", "  log stdout format raw local0", "  maxconn 8192", f"  nbthread {threads}",
             "  hard-stop-after 30s", "defaults", f"  mode {mode}", "  log global",
             "  timeout connect 5s", "  timeout client 60s", "  timeout server 60s",
-            '  log-format "%ci %cp %[dst] %[dst_port] %pid"', "frontend in", *_indented(frontend),
-            "  default_backend out", "backend out", *_indented(backend), ""]))
+            '  log-format "%ci %cp %[dst] %[dst_port] %pid"', *sections, ""]))
         self.start()
 
     def command(self):
@@ -247,11 +258,11 @@ class HAProxy(Proxy):
 
 
 class Nginx(Proxy):
-    """kind: stream or http; each of servers: the lines of a server block. Its log has `client port destination port`
+    """kind: stream or http; each of servers: the lines of a server block; whole: blocks with their heads. Its log has `client port destination port`
     of each connection or request."""
 
-    def __init__(self, lab, *servers, name="nginx", kind="stream", workers=2, port=PORT,
-                 listening=None):
+    def __init__(self, lab, *servers, name="nginx", kind="stream", workers=2, port=PORT, listening=None,
+                 whole=()):
         super().__init__(lab, name, port)
         self.listening, self.count_of_workers = listening or self.listening, workers
         temporary = [] if kind == "stream" else [f"{what}_temp_path {self.directory}/{what};" for what in
@@ -262,7 +273,7 @@ class Nginx(Proxy):
             "events { worker_connections 4096; }", f"{kind} {{",
             "  log_format ends '$remote_addr $remote_port $server_addr $server_port';",
             f"  access_log {self.log_path} ends;", *_indented(temporary),
-            *[line for server in servers for line in ("  server {", *_indented(server, 4), "  }")], "}", ""]))
+            *whole, *[line for server in servers for line in ("  server {", *_indented(server, 4), "  }")], "}", ""]))
         self.start()
 
     def command(self):

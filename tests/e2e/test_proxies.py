@@ -9,7 +9,7 @@ import pytest
 
 from lab import OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
 from objects import policy
-from proxies import PORT, HAProxy, Nginx, Relay, Socat, lacking
+from proxies import PORT, HAProxy, Nginx, Relay, Socat, example, lacking
 from scenes import eventually
 from steering import FAMILIES
 from talk import Client, ask, fetch
@@ -18,9 +18,8 @@ from webproxies import Mitmproxy, Squid, TrafficServer
 Case = collections.namedtuple("Case", "program state kept talk start")
 
 
-def transparent_haproxy(lab, mode="tcp", **options):
-    return HAProxy(lab, frontend="bind :::15001 v4v6 transparent", mode=mode,
-                   backend=["source 0.0.0.0 usesrc clientip", "server s 0.0.0.0:0"], **options)
+def transparent_haproxy(lab, mode="tcp", without=None):
+    return HAProxy(lab, whole=[line.replace("mode tcp", f"mode {mode}") for line in example("haproxy.cfg", without)])
 
 
 def plain_haproxy(lab, mode="tcp", server=f"{OUTSIDE4}:80", bind=("bind 127.0.0.1:15001", "bind ::1:15001"), frontend=(),
@@ -28,18 +27,8 @@ def plain_haproxy(lab, mode="tcp", server=f"{OUTSIDE4}:80", bind=("bind 127.0.0.
     return HAProxy(lab, frontend=[*bind, *frontend], backend=f"server s {server}", mode=mode, **options)
 
 
-def nginx_stream(lab, *more):
-    """A server a family: an IPv6 address in proxy_pass wants brackets."""
-    return Nginx(lab, [f"listen {PORT};", "proxy_pass $server_addr:$server_port;", *more],
-                 [f"listen [::]:{PORT} ipv6only=on;", "proxy_pass [$server_addr]:$server_port;", *more])
-
-
-def nginx_http(lab, *more):
-    def server(listen, address):
-        return [listen, "client_max_body_size 0;", "location / {", f"proxy_pass http://{address}:$server_port;",
-                "proxy_request_buffering off;", "proxy_buffering off;", *more, "}"]
-    return Nginx(lab, server(f"listen {PORT};", "$server_addr"),
-                 server(f"listen [::]:{PORT} ipv6only=on;", "[$server_addr]"), kind="http")
+def nginx(lab, kind, without=None):
+    return Nginx(lab, whole=example(f"nginx-{kind}.conf", without), kind=kind)
 
 
 def talk_half_closed(client, megabytes):
@@ -58,15 +47,15 @@ def talk_http(client, megabytes):
     return who, who["wrong"]
 
 
-BIND = "proxy_bind $remote_addr transparent;"
 # state: Ready, it is transparent by itself; Adopted, the agent has seen to that. kept: it goes on from the client's address.
 CASES = {
     "haproxy-tcp-transparent": Case("haproxy", "Ready", True, talk_half_closed, transparent_haproxy),
     "haproxy-http-transparent": Case("haproxy", "Ready", True, talk_http, lambda lab: transparent_haproxy(lab, "http")),
-    "nginx-stream": Case("nginx", "Adopted", False, talk_at_once, nginx_stream),
-    "nginx-stream-transparent": Case("nginx", "Adopted", True, talk_at_once, lambda lab: nginx_stream(lab, BIND)),
-    "nginx-http": Case("nginx", "Adopted", False, talk_http, nginx_http),
-    "nginx-http-transparent": Case("nginx", "Adopted", True, talk_http, lambda lab: nginx_http(lab, BIND)),
+    "haproxy-tcp": Case("haproxy", "Ready", False, talk_half_closed, lambda lab: transparent_haproxy(lab, without="usesrc")),
+    "nginx-stream": Case("nginx", "Adopted", False, talk_at_once, lambda lab: nginx(lab, "stream", "proxy_bind")),
+    "nginx-stream-transparent": Case("nginx", "Adopted", True, talk_at_once, lambda lab: nginx(lab, "stream")),
+    "nginx-http": Case("nginx", "Adopted", False, talk_http, lambda lab: nginx(lab, "http", "proxy_bind")),
+    "nginx-http-transparent": Case("nginx", "Adopted", True, talk_http, lambda lab: nginx(lab, "http")),
     "squid-tproxy": Case("squid", "Ready", True, talk_http, lambda lab: Squid(lab, "tproxy")),
     "squid-intercept": Case("squid", "Adopted", False, talk_http, lambda lab: Squid(lab, "intercept")),
     "mitmproxy": Case("mitmdump", "Adopted", False, talk_http, Mitmproxy),

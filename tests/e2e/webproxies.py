@@ -4,7 +4,7 @@ proxy, in the lab's directory. They change their user, so what they write to bel
 import shutil
 import signal
 
-from proxies import PORT, Proxy, endpoint, read
+from proxies import PORT, Proxy, endpoint, example, read
 from talk import plain
 
 
@@ -12,16 +12,13 @@ class Squid(Proxy):
     """kind: tproxy or intercept, as in http_port. A log line: client, port, destination, port, and its own address
     onward. Squid has a master that starts its worker again."""
 
-    def __init__(self, lab, kind, *more, name="squid", port=PORT):
-        super().__init__(lab, name, port)
-        # One dial of an intercept port that nobody intercepted, and Squid accepts no more there: so nobody can dial it.
-        ports = [f"{port} tproxy"] if kind == "tproxy" else [f"127.0.0.1:{port} intercept", f"[::1]:{port} intercept"]
+    def __init__(self, lab, kind, *more, name="squid"):
+        super().__init__(lab, name, PORT)
         self.write("squid.conf", "\n".join([
-            "http_port 127.0.0.1:3128", *[f"http_port {one}" for one in ports], "http_access allow all", "cache deny all", "pinger_enable off",
+            *example(f"squid-{kind}.conf"), "http_port 127.0.0.1:3128", "http_access allow all", "cache deny all", "pinger_enable off",
             "logformat ends %>a %>p %>la %>lp %<la", f"access_log stdio:{self.log_path} ends",
             f"cache_log {self.errors_path}", f"pid_filename {self.directory}/pid", f"coredump_dir {self.directory}",
-            # Squid 5 takes a full buffer for the client's end: what is uploaded faster than it goes on is cut off.
-            "client_request_buffer_max_size 16 MB", "visible_hostname test", "dns_nameservers 127.0.0.1", "shutdown_lifetime 1 second", *more, ""]))
+            "visible_hostname test", "dns_nameservers 127.0.0.1", "shutdown_lifetime 1 second", *more, ""]))
         self.given_to("proxy")
         self.start()
 
@@ -61,10 +58,10 @@ class Mitmproxy(Proxy):
 
 
 class TrafficServer(Proxy):
-    """Traffic Server with ports as its manual has them: tr-full accepts transparently, and goes on so."""
+    """Traffic Server with ports as its manual has them for this: `tr-full`."""
 
-    def __init__(self, lab, kind="tr-full", name="trafficserver", port=PORT):
-        super().__init__(lab, name, port)
+    def __init__(self, lab, name="trafficserver"):
+        super().__init__(lab, name, PORT)
         for place in ("etc", "logs", "run", "cache"):
             self.make(place)
         shutil.copytree("/etc/trafficserver", f"{self.directory}/etc", dirs_exist_ok=True)
@@ -74,13 +71,10 @@ class TrafficServer(Proxy):
             f"sysconfdir: {self.directory}/etc", f"localstatedir: {self.directory}/run",
             f"runtimedir: {self.directory}/run", f"logdir: {self.directory}/logs",
             f"cachedir: {self.directory}/cache", ""]))
-        settings = {
-            "http.server_ports": f"STRING {port}:{kind} {port}:ipv6:{kind}", "http.use_client_target_addr": "INT 1",
-            "http.cache.http": "INT 0", "http.wait_for_cache": "INT 0", "url_remap.remap_required": "INT 0",
-            "reverse_proxy.enabled": "INT 0", "admin.user_id": "STRING trafficserver", "exec_thread.autoconfig": "INT 0",
-            "log.max_secs_per_buffer": "INT 1", "log.periodic_tasks_interval": "INT 1"}
-        self.write("etc/records.config", "\n".join(f"CONFIG proxy.config.{key} {value}" for key, value in
-                                                    settings.items()) + "\n")
+        settings = ("http.cache.http INT 0", "http.wait_for_cache INT 0", "exec_thread.autoconfig INT 0",
+                    "admin.user_id STRING trafficserver", "log.max_secs_per_buffer INT 1", "log.periodic_tasks_interval INT 1")
+        self.write("etc/records.config", "\n".join([*example("trafficserver.config"),
+                                                    *[f"CONFIG proxy.config.{one}" for one in settings], ""]))
         self.write("etc/logging.yaml", "\n".join([
             "logging:", "  formats:", "  - name: ends", "    format: '%<chi> %<chp> %<hii> %<nhp> %<nhi> %<crc>'", "  logs:",
             "  - filename: ends", "    format: ends", "    mode: ascii", ""]))
