@@ -259,6 +259,8 @@ PS_APART int behind_enter(struct __sk_buff *skb, bool l3)
 	if (!conn || !(conn->flags & PS_CONN_INTERCEPTED) || conn_reply(conn, w->packet.high) ||
 		(conn->service & (PS_CONN_BEHIND | PS_CONN_TRANSLATED)) != (PS_CONN_BEHIND | PS_CONN_TRANSLATED))
 		return BEHIND_NOT;
+	if (w->packet.traits & PACKET_FIRST)
+		fragment_remember(&w->packet, true);
 	/* Its frame is one to the backend. */
 	bpf_skb_change_type(skb, BEHIND_HOST);
 	if (conn->service & PS_CONN_OWN || !(w->packet.protocol == IPPROTO_UDP || w->packet.traits & PACKET_STARTS)) {
@@ -271,8 +273,6 @@ PS_APART int behind_enter(struct __sk_buff *skb, bool l3)
 		account_packet(PS_INGRESS, PS_VERDICT_DROPPED, PS_REASON_NO_LISTENER, w->packet.bytes);
 		return PS_DROP;
 	}
-	if (w->packet.traits & PACKET_FIRST)
-		fragment_remember(&w->packet, true);
 	return PS_PASS;
 }
 

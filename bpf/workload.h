@@ -325,7 +325,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 		break;
 	default:
 		action = work_judged(skb, w, from);
-		if (action == PS_PASS && w->packet.traits & PACKET_FIRST)
+		if (action != PS_DROP && w->packet.traits & PACKET_FIRST)
 			fragment_remember(&w->packet, from);
 		if (from && action == PS_PASS && (skb->mark & mark_mask) == mark_intercept)
 			action = steer_out(skb);

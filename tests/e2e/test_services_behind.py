@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ingress interception behind a Service: a rule of the backend, which only kube-proxy's translation shows. The proxy sees
 what the backend would have seen: its own address and port, and the client, or who masquerade says that it is."""
-import json
-import socket
-import threading
-
 import pytest
+from pyroute2 import NFCTSocket
 
-from cluster import ECHO, TALK, UPLINKS, Cluster, blocks, into, out
+from cluster import ECHO, TALK, UPLINKS, Cluster, blocks, into
+from datagrams import Receiver, Talker
 from lab import OUTSIDE4, OUTSIDE6
-from objects import intercept, proxy
+from objects import proxy
 from proxies import PORT, Relay
 from scenes import eventually
-from steering import come, egress, host, ingress, made, to
-from talk import TRANSPARENT, Client, ask, family_of, plain
-from test_sockets import original
+from steering import EVERYTHING, come, egress, ingress, to
+from talk import Client, ask
 
 RULE = ingress(come(port=TALK))
 
@@ -211,3 +208,108 @@ def test_one_tuple_directly_and_through_the_proxy(cluster, source):
                 who = client.hello(last=True)
                 assert client.ended()
                 assert who["server"] == server, (ip, port)
+
+
+# ---- datagrams ----
+
+UDP_RULE = ingress({"name": "udp", "action": "Intercept", "proxy": "gw", "from": EVERYTHING,
+                    "protocols": [{"udp": {"destinationPort": {"number": ECHO}}}]})
+
+
+@pytest.fixture
+def receiver(cluster):
+    """A proxy of datagrams, which answers from where each was sent to."""
+    with Receiver(cluster.node, PORT, "proxy") as made:
+        yield made
+        assert made.wrong == []
+
+
+def given(cluster, services, *policies, **options):
+    objects = [o for one in services for o in one.objects]
+    cluster.running.api.put_state([*cluster.items, proxy("gw", PORT, ["UDP"], **options), *objects, *policies])
+    cluster.resync(objects)
+
+
+def forget_flows(cluster):
+    """As kube-proxy does with flows to a backend that is gone."""
+    with cluster.node.entered(), NFCTSocket() as conntrack:
+        conntrack.flush()
+
+
+def heard(cluster):
+    eventually(lambda: {"IPv4", "IPv6"} <= set(cluster.proxy_status()["families"]))
+
+
+def datagram_ways(cluster, exposed, source):
+    found = [(ip, 80, False) for ip in exposed.ips if source is not cluster.outside]
+    found += [(ip, 80, True) for ip in exposed.external + exposed.balancer]
+    return found + [(ip, exposed.node_port + 1, True) for ip in UPLINKS]
+
+
+def received(cluster, source, exposed, count=3):
+    """Each datagram, by each way, is the proxy's."""
+    cluster.reached()
+    for ip, port, masked in datagram_ways(cluster, exposed, source):
+        with Talker(source, ip, port) as client:
+            for _ in range(count):
+                who = client.hello()
+                assert who["server"] == "proxy", (ip, port, who)
+                assert who["local"] == [cluster.address("b", 6 if ":" in ip else 4), ECHO], (ip, port, who)
+                assert masked or who["peer"] == list(client.ends), (ip, port, who)
+            assert client.echo(b"x" * 1400) and client.echo(b"y" * 9000), (ip, port)
+    assert "b" not in cluster.reached()
+
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+def test_datagrams(cluster, receiver, source):
+    web, space = cluster.expose("datagrams", "b"), getattr(cluster, source)
+    given(cluster, [web], UDP_RULE)
+    heard(cluster)
+    received(cluster, space, web)
+    assert cluster.handed() == len(datagram_ways(cluster, web, space))
+
+
+def test_each_datagram_goes_where_it_is_sent_now(cluster, receiver):
+    """NAT sends a flow to another backend, which has no rule: from then on it gets it, and the proxy no more."""
+    web, moved = cluster.expose("moved", "b"), cluster.expose("moved", "e")
+    given(cluster, [web], UDP_RULE)
+    heard(cluster)
+    for ip in web.ips:
+        with Talker(cluster.a, ip, 80, timeout=0.2) as client:
+            assert client.hello()["server"] == "proxy"
+            given(cluster, [moved], UDP_RULE)
+            forget_flows(cluster)
+            cluster.reached()
+            client.sock.send(b"x")
+            eventually(lambda: cluster.reached() == {"e"})
+            given(cluster, [web], UDP_RULE)
+            forget_flows(cluster)
+            assert client.hello()["server"] == "proxy"
+
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+def test_policy_and_absence_of_datagrams(cluster, source):
+    web, space = cluster.expose("datagrams-denied", "b"), getattr(cluster, source)
+    cluster.quiet()
+    given(cluster, [web], UDP_RULE)
+    cluster.reached()
+
+    def sent():
+        for ip, port, _ in datagram_ways(cluster, web, space):
+            with Talker(space, ip, port) as client:
+                client.sock.send(b"x")
+    before = cluster.no_listener()
+    sent()
+    eventually(lambda: cluster.no_listener() - before >= len(datagram_ways(cluster, web, space)))
+    given(cluster, [web], UDP_RULE, onUnavailable="Bypass")
+    assert cluster.reached() == set()
+    sent()
+    eventually(lambda: cluster.reached() == {"b"})
+    with Receiver(cluster.node, PORT, "proxy"):
+        given(cluster, [web], UDP_RULE)
+        heard(cluster)
+        received(cluster, space, web)
+        with Talker(space, web.external[0], 80, timeout=0.2) as client:
+            assert client.hello()["server"] == "proxy"
+            given(cluster, [web], UDP_RULE, into("b", "d", port=ECHO))
+            assert not client.echo()
