@@ -27,8 +27,8 @@ table inet relay {
 	chain prerouting {
 		type filter hook prerouting priority mangle; policy accept;
 		iifname != "IFACE" meta l4proto { tcp, udp } socket transparent 1 meta mark set 1 accept
-		iifname "IFACE" meta nfproto ipv4 meta l4proto { tcp, udp } tproxy ip to V4:15001 meta mark set 1 accept
-		iifname "IFACE" meta nfproto ipv6 meta l4proto { tcp, udp } tproxy ip6 to V6:15001 meta mark set 1 accept
+		iifname "IFACE" meta nfproto ipv4 meta l4proto { tcp, udp } tproxy ip to V4:PORT meta mark set 1 accept
+		iifname "IFACE" meta nfproto ipv6 meta l4proto { tcp, udp } tproxy ip6 to V6:PORT meta mark set 1 accept
 	}
 }
 """
@@ -46,8 +46,8 @@ class World:
             lab.node.run("ip", family, "rule", "add", "fwmark", 1, "lookup", 100)
             lab.node.run("ip", family, "route", "add", "local", "default", "dev", "lo", "table", 100)
 
-    def rules(self, four="", six=""):
-        text = TPROXY.replace("IFACE", self.pod.interface).replace("V4", four).replace("V6", six)
+    def rules(self, four="", six="", port=PORT):
+        text = TPROXY.replace("IFACE", self.pod.interface).replace("V4", four).replace("V6", six).replace("PORT", str(port))
         self.node.run("nft", "-f", "-", input="table inet relay\ndelete table inet relay\n" + text)
 
     def start(self, *options, **more):
@@ -331,13 +331,14 @@ def test_a_burst_that_meets_no_flow_yet(world):
 
 
 def test_a_flow_that_comes_to_two_threads(world):
-    """The listener of a group is chosen by a hash, also of the address that a rule hands over to."""
-    relay = world.start("--source", "client", "--threads", "4")
+    """A group's listener is chosen by a hash of addresses and ports: another for each port that it listens on."""
+    ports = (PORT, PORT + 1, PORT + 2)
+    relay = world.start("--source", "client", "--threads", "4", listen=ports)
     clients, server = [world.client() for _ in range(30)], world.serve()
     relay.stop(signal.SIGSTOP)
     try:
-        for four in ("", "127.0.0.1", "127.0.0.2"):
-            world.rules(four)
+        for port in ports:
+            world.rules(port=port)
             for client in clients:
                 client.sendto(b"x", (world.outside.ip4, SERVED))
     finally:
