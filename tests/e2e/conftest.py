@@ -86,6 +86,19 @@ def gate(shared):
     shared.end()
 
 
+@pytest.fixture
+def bent(shared):
+    """Settings of the node, for one test."""
+    before = {}
+
+    def bend(key, value):
+        before.setdefault(key, shared.node.sysctl(key))
+        shared.node.sysctl(key, value)
+    yield bend
+    for key, value in before.items():
+        shared.node.sysctl(key, value)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()

@@ -43,6 +43,21 @@ def original_destination(control):
     raise ValueError("no original destination")
 
 
+def answer_from(namespace, sock, data, peer, local):
+    """A server's answer: from the one of its addresses that the client knows."""
+    if sock.family == socket.AF_INET:
+        sock.sendmsg([data], [(socket.IPPROTO_IP, 8, struct.pack("i", 0) + socket.inet_aton(local[0]) + bytes(4))], 0, peer)
+        return
+    to, source = (ip if ":" in ip else f"::ffff:{ip}" for ip in (peer[0], local[0]))
+    sock.sendmsg([data], [(socket.IPPROTO_IPV6, 50, socket.inet_pton(socket.AF_INET6, source) + bytes(4))], 0, (to, peer[1]))
+
+
+def answer_as_others(namespace, sock, data, peer, local):
+    """A proxy's answer: from where the client has sent to."""
+    with answering(namespace, local) as own:
+        own.sendto(data, peer)
+
+
 def answering(namespace, address):
     """A socket that speaks for somebody else's address."""
     family = family_of(address[0])
@@ -66,7 +81,7 @@ class Probe:
     label: str = ""
     transparent: bool = False  # bind to an address that is not the namespace's
     result: str = None
-    peer: tuple = None  # what the server saw: the client's address, and its own if it is one of TCP or transparent
+    peer: tuple = None  # what the server saw: the client's address, and its own
     local: tuple = None  # the client's own end
     server: tuple = None  # (namespace's name, port, protocol, address) of the listener that answered
     payload: bytes = field(default=b"", repr=False)
@@ -94,7 +109,7 @@ class Prober:
 
     def listen(self, namespace, port, protocol="TCP", ip="::", transparent=False):
         """Opens an echo server; on "::" it serves both families. False: the kernel does not have the protocol.
-        A transparent one of UDP answers from the address to which the client has sent."""
+        One of UDP answers from the address to which the client has sent, a transparent one whoever has that."""
         kind, number = PROTOCOLS[protocol]
         key = (namespace.name, port, protocol, ip)
         if key in self.listeners:
@@ -112,13 +127,12 @@ class Prober:
         if transparent:
             sock.setsockopt(*OPTIONS[family_of(ip)][:2], 1)
         sock.bind((ip, port))
-        if protocol == "UDP" and transparent:
+        if protocol == "UDP":
             for level, _, told in OPTIONS.values():
-                if level == socket.IPPROTO_IP or ":" in ip:
+                if level == socket.IPPROTO_IP or family_of(ip) == socket.AF_INET6:
                     sock.setsockopt(level, told, 1)
-            self._watch(sock, select.EPOLLIN, lambda events: self._serve_as_others(sock, key, namespace))
-        elif protocol == "UDP":
-            self._watch(sock, select.EPOLLIN, lambda events: self._serve_datagrams(sock, key))
+            answer = answer_as_others if transparent else answer_from
+            self._watch(sock, select.EPOLLIN, lambda events: self._serve_datagrams(sock, key, namespace, answer))
         else:
             sock.listen(512)
             self._watch(sock, select.EPOLLIN, lambda events: self._accept(sock, key))
@@ -129,35 +143,20 @@ class Prober:
         """Ends a server; what it has accepted lives on."""
         self._forget(self.listeners.pop((namespace.name, port, protocol, ip)))
 
-    def _serve_datagrams(self, sock, key):
-        for _ in range(256):
-            try:
-                data, peer = sock.recvfrom(65536)
-            except OSError as error:
-                if error.errno == errno.EAGAIN:
-                    return
-                continue  # an ICMP error about an earlier answer
-            self.seen[data[:16]], self.served[data[:16]] = peer[:2], key
-            try:
-                sock.sendto(data, peer)
-            except OSError:
-                pass
-
-    def _serve_as_others(self, sock, key, namespace):
+    def _serve_datagrams(self, sock, key, namespace, answer):
         for _ in range(256):
             try:
                 data, control, _, peer = sock.recvmsg(65536, 256)
             except OSError as error:
                 if error.errno == errno.EAGAIN:
                     return
-                continue
+                continue  # an ICMP error about an earlier answer
             peer, local = (peer[0].removeprefix("::ffff:"), peer[1]), original_destination(control)
             self.seen[data[:16]], self.served[data[:16]] = (*peer, *local), key
-            with answering(namespace, local) as answer:
-                try:
-                    answer.sendto(data, peer)
-                except OSError:
-                    pass
+            try:
+                answer(namespace, sock, data, peer, local)
+            except OSError:
+                pass
 
     def _accept(self, listener, key):
         while True:

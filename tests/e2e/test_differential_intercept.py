@@ -47,7 +47,7 @@ class Scene(RandomScene):
         for host in [*self.pods, lab.outside]:
             for port in PORTS:
                 lab.prober.listen(host, port)
-                lab.prober.listen(host, port, "UDP", transparent=True)
+                lab.prober.listen(host, port, "UDP")
 
     def draw(self, rng):
         """A probe between two of us; at least one end is a pod."""

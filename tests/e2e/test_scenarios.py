@@ -307,19 +307,6 @@ def test_18_the_checker_sees_what_goes_past_a_proxy(world, family):
 
 # ---- 19 … 21: routing ----
 
-@pytest.fixture
-def bent(shared):
-    """Settings of the node, for one test."""
-    before = {}
-
-    def bend(key, value):
-        before.setdefault(key, shared.node.sysctl(key))
-        shared.node.sysctl(key, value)
-    yield bend
-    for key, value in before.items():
-        shared.node.sysctl(key, value)
-
-
 @SOURCES
 @FAMILIES
 def test_19_without_forwarding(world, bent, family, source):
