@@ -508,14 +508,23 @@ static __noinline int host_answered(struct work *w)
 	return PS_PASS;
 }
 
-/* What comes from this node's own address for its services is most of what there is on lo. */
-static __always_inline bool host_own(struct __sk_buff *skb)
+/* From 127.0.0.0/8, or from an address to itself: nearly all that there is on lo is this node's with itself. */
+static __noinline bool host_own(struct __sk_buff *skb)
 {
-	__u8 first, address[4];
+	struct address ends[2];
+	__u32 at = sizeof(struct ethhdr);
+	__u8 first;
 
-	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &first, 1) || first >> 4 != 4)
+	if (bpf_skb_load_bytes(skb, at, &first, 1))
 		return false;
-	return !bpf_skb_load_bytes(skb, sizeof(struct ethhdr) + 12, address, 4) && address[0] == 127;
+	if (first >> 4 == 4) {
+		if (bpf_skb_load_bytes(skb, at + 12, ends[0].word, 8))
+			return false;
+		return address_loopback(&ends[0], true) || ends[0].word[0] == ends[0].word[1];
+	}
+	if (bpf_skb_load_bytes(skb, at + 8, ends, sizeof(ends)))
+		return false;
+	return address_equal(&ends[0], &ends[1]);
 }
 
 PS_APART int host_in(struct __sk_buff *skb)

@@ -12,7 +12,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+import zlib
 
 CGROUP2 = None
 SO_MARK = 36
@@ -201,7 +203,30 @@ def child(call):
         return json.loads(file.read())
 
 
-DOES = {"ask": ask, "send": send, "again": again, "listen": listen, "child": child}
+def pour(call):
+    """So many megabytes there and back, both ways at once. None, or what is wrong."""
+    total, sums = call["megabytes"] << 20, [0, 0]
+    with opened(call, socket.SOCK_STREAM) as sock:
+        sock.connect(target(call))
+        talk(sock)
+
+        def sender():
+            part = os.urandom(65537)
+            for at in range(0, total, len(part)):
+                data = part[:total - at]
+                sock.sendall(data)
+                sums[0] = zlib.crc32(data, sums[0])
+            sock.shutdown(socket.SHUT_WR)
+        thread = threading.Thread(target=sender, daemon=True)
+        thread.start()
+        got = 0
+        while data := sock.recv(1 << 18):
+            sums[1], got = zlib.crc32(data, sums[1]), got + len(data)
+        thread.join()
+    return None if (got, sums[0]) == (total, sums[1]) else f"{got} bytes, sums {sums}"
+
+
+DOES = {"pour": pour, "ask": ask, "send": send, "again": again, "listen": listen, "child": child}
 
 
 def answered(call):

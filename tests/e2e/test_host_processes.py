@@ -145,6 +145,14 @@ def test_a_socket_of_both_families(world):
     assert said["server"] == "proxy" and said["peer"][0] == UPLINK4 and said["local"] == [OUTSIDE4, 80]
 
 
+def test_datagrams_of_a_socket_of_both_families(world):
+    world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
+    for connected in (True, False):
+        said = world.inside.send(OUTSIDE4, 53, mapped=True, connected=connected)
+        assert said["who"] == "proxy" and said["local"] == [OUTSIDE4, 53]
+
+
 def test_its_own_mark_stays(world):
     world.front()
     world.usable()
@@ -323,6 +331,47 @@ def test_a_socket_that_does_not_connect(world, family):
     finally:
         near.close()
 
+
+
+
+def test_bulk(world):
+    world.front()
+    world.usable()
+    for ip in OUTSIDE:
+        assert world.inside.does(what="pour", ip=ip, port=80, megabytes=16, timeout=20) is None
+
+
+def test_datagrams_through_the_relay(world):
+    """In the same cgroup, as a flow's sockets are."""
+    world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    with GroupRelay(world, world.group):
+        eventually(lambda: len(world.proxy_status()["available"].get("UDP", [])) == 2, SOON)
+        for ip in OUTSIDE:
+            for connected in (True, False):
+                said = world.inside.send(ip, 53, connected=connected)
+                assert said["who"] == "outside" and said["from"] == [ip, 53] and said["peer"] != said["own"]
+
+
+KERNEL = {"net.ipv4.conf.all.rp_filter": 1, "net.ipv4.conf.all.src_valid_mark": 1, "net.ipv4.tcp_fwmark_accept": 1,
+          "net.ipv4.fwmark_reflect": 1, "net.ipv4.ip_forward": 0, "net.ipv6.conf.all.forwarding": 0}
+
+
+@pytest.mark.parametrize("key", KERNEL)
+def test_whatever_the_node_checks(world, key):
+    before = world.node.sysctl(key)
+    world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    world.node.sysctl(key, KERNEL[key])
+    try:
+        world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
+        world.front()
+        world.usable()
+        for ip in OUTSIDE:
+            assert world.inside.ask(ip)["server"] == "proxy"
+            assert world.inside.send(ip, 53)["who"] == "proxy" == world.inside.send(ip, 53, connected=False)["who"]
+    finally:
+        world.node.sysctl(key, before)
+        # Forwarding that was switched off has taken the default route of IPv6 along.
+        world.node.ip(f"route replace default via {OUTSIDE6}")
 
 
 def exempt(world):
