@@ -236,6 +236,7 @@ PS_APART int network_in(struct __sk_buff *skb)
 		action = behind_enter(skb, l3); /* 1 */
 		if (action != BEHIND_NOT)
 			return action;
+		mark_set(skb); /* for the priority */
 	}
 	w = network_begin(skb, true);
 	if (!w || work_parse(skb, l3, true) != PACKET_JUDGED)

@@ -50,6 +50,20 @@ def test_as_they_come(world, others, who):
     assert [rule for rule in HIT[who] if not others.hits(rule)] == []
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ports_of_a_bridge_beside_them(engine):
+    """What was redirected to the bridge has lost its priority on the way: it gets it again."""
+    with World("a", "b", bridge=True, engine=engine) as world:
+        world.begin()
+        steered(world)
+        for who in ("wg_quick", "cilium"):
+            with Others(world.node) as others:
+                getattr(others, who)()
+                before = world.handed()
+                assert everywhere(world) == world.handed() - before, who
+        world.end()
+
+
 VIPS = {4: "10.96.0.10", 6: "fd00:96::a"}
 
 
