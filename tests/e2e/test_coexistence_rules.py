@@ -7,11 +7,14 @@ import pytest
 
 from kubeproxy import KubeProxy, endpoint_slice, service
 from lab import DENY, Probe
+from objects import intercept, proxy
 from others import TOOLS, Others
-from proxies import Relay
+from proxies import PORT, Relay
+from puppet import Group, Puppet, cgroup_root
 from steering import ENGINES, FAMILIES, OUTSIDE, World, answered, egress, to
 from talk import TRANSPARENT, Client
 from test_coexistence import MASK, everywhere, steered
+from test_host_processes import Datagrams
 
 INTERCEPT = MASK & -MASK
 ALLOWED = f"meta mark & {MASK:#x} == {INTERCEPT:#x} accept"  # as the README says it
@@ -62,6 +65,27 @@ def test_ports_of_a_bridge_beside_them(engine):
                 before = world.handed()
                 assert everywhere(world) == world.handed() - before, who
         world.end()
+
+
+@BOTH
+@pytest.mark.skipif(cgroup_root() is None, reason="the machine's root of cgroup v2 is not mounted")
+@pytest.mark.parametrize("who", HIT)
+def test_processes_of_the_node_beside_them(world, others, who):
+    """What they send crosses OUTPUT, where others mark and remember marks, and then lo."""
+    getattr(others, who)()
+    rule = to(*OUTSIDE)
+    rule["protocols"].append({"udp": {"destinationPort": {"number": 53}}})
+    with Group(f"{world.prefix}/{who}") as group, Puppet(world.node, group) as inside, Puppet(world.node) as beside:
+        world.put(intercept("host", {"cgroup": group.path}, [rule]), gw=proxy("gw", PORT, protocols=["TCP", "UDP"]))
+        server = Datagrams(world.outside, 53, "outside")
+        for source in ("client", "node"):
+            with Relay(world, "--source", source):
+                for ip in OUTSIDE:
+                    for process in (inside, beside):
+                        assert process.ask(ip)["server"] == "outside", (source, ip)
+                        assert process.send(ip, 53)["from"] == [ip, 53], (source, ip)
+        server.close()
+        assert world.handed() == 8
 
 
 VIPS = {4: "10.96.0.10", 6: "fd00:96::a"}
