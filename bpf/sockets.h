@@ -305,7 +305,10 @@ static __always_inline void option_address6(struct bpf_sockopt *ctx, const struc
 	PS_OPTION_SET(ctx->retval, 0);
 }
 
-/* The kernel has answered, or not (no connection tracking, or none of this connection): then it is our turn. */
+/*
+ * The kernel has answered, or not (no connection tracking, or none of this connection). Behind a Service it tells the
+ * Service's address, from which NAT could lead a proxy to another backend than the one whose rule chose it.
+ */
 static __always_inline int option_original(struct bpf_sockopt *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -318,8 +321,6 @@ static __always_inline int option_original(struct bpf_sockopt *ctx)
 		return SOCKET_GOES_ON;
 	if (have_option_thread)
 		held_note(&ends.held);
-	if (ctx->retval >= 0)
-		return SOCKET_GOES_ON;
 	if (ends.held.family == 4 && ctx->level == PS_SOL_IP)
 		option_address4(ctx, &ends);
 	else if (ends.held.family == 6 && ctx->level == PS_SOL_IPV6)

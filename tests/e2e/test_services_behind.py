@@ -6,12 +6,13 @@ from pyroute2 import NFCTSocket
 
 from cluster import ECHO, TALK, UPLINKS, Cluster, blocks, into
 from datagrams import Receiver, Talker
-from lab import OUTSIDE4, OUTSIDE6
+from lab import ALLOW, OUTSIDE4, OUTSIDE6, Probe
 from objects import proxy
 from proxies import PORT, Relay
 from scenes import eventually
-from steering import EVERYTHING, come, egress, ingress, to
-from talk import Client, ask
+from steering import EVERYTHING, come, egress, forget, ingress, to
+from talk import Client, ask, plain
+from test_sockets import dial, listening, original
 
 RULE = ingress(come(port=TALK))
 
@@ -144,6 +145,53 @@ def test_a_relay_goes_on_to_the_backend(cluster, source, kept):
             assert who["server"] == "b" and who["local"][1] == TALK
             assert client.pour(1) is None
     assert cluster.handed() == len(found)
+
+
+@pytest.mark.parametrize("source", ["a", "outside"])
+def test_original_destination(cluster, source):
+    """SO_ORIGINAL_DST is what getsockname says: the backend. The kernel's own answer would be the Service's address."""
+    web, space = cluster.expose("original", "b"), getattr(cluster, source)
+    cluster.give([web], RULE)
+    with listening(cluster.node, "::") as listener:
+        for ip, port, _ in ways(cluster, web, space):
+            backend = cluster.address("b", 6 if ":" in ip else 4), TALK
+            with dial(space, ip, port):
+                sock, _ = listener.accept()
+                with sock:
+                    assert original(sock) == backend
+                    assert (plain(sock.getsockname()[0]), sock.getsockname()[1]) == backend
+
+
+def test_a_relay_of_datagrams_goes_on_to_the_backend(cluster):
+    web = cluster.expose("onward-udp", "b")
+    given(cluster, [web], UDP_RULE)
+    Relay(cluster)
+    heard(cluster)
+    for source in (cluster.a, cluster.outside):
+        probes = [Probe(source, ip, port, "UDP", expect=ALLOW) for ip, port, _ in datagram_ways(cluster, web, source)]
+        assert {cluster.who(probe) for probe in cluster.prober.probe(probes)} == {"b"}
+    assert cluster.handed() == 14
+
+
+def test_connections_outlive_our_entries(cluster):
+    """A new agent takes over what is known; one that knows of no connection is told by the last hook, but of a cluster
+    IP's: there the stack finds the socket behind translation, and drops what it should forward."""
+    web = cluster.expose("forgotten", "b")
+    settled(cluster, [web], RULE)
+    found = [(space, *way) for space in (cluster.a, cluster.outside) for way in ways(cluster, web, space)]
+    clients = [Client(space, ip, port) for space, ip, port, _ in found]
+    try:
+        assert {client.hello()["server"] for client in clients} == {"proxy"}
+        cluster.running.restart()
+        assert {client.echo() for client in clients} == {True}
+        forget(cluster)
+        cluster.running.start()
+        cluster.give([web], RULE)
+        assert {client.echo(timeout=0.5) for client, way in zip(clients, found) if way[3]} == {True}
+        cluster.begun = cluster.running.api.metrics()
+    finally:
+        for client in clients:
+            client.close()
 
 
 # ---- policy ----
