@@ -11,19 +11,32 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from space import Space, ip, listener
-from world import (A, B, ESTABLISHED, INTERCEPTED, LOCAL, MARK, MARK_MASK, PROFILE_A, PROFILE_B, PROXY, PROXY_BYPASS,
-                   PROXY_BYPASSED, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, ROW_INTERCEPT_BYPASS, RULE_DENY, RULE_INTERCEPT)
+from world import (A, B, CONTROL_SERVICES, CONTROL_STEERING, CONTROL_TABLE, CONTROL_TPROXY, ESTABLISHED, INTERCEPTED, LOCAL,
+                   MARK, MARK_MASK, NEW, PROFILE_A, PROFILE_B, PROXY, PROXY_BYPASS, PROXY_BYPASSED, ROW_ALLOW, ROW_DENY,
+                   ROW_INTERCEPT, ROW_INTERCEPT_BYPASS, RULE_DENY, RULE_INTERCEPT)
 
 A4, B4, FAR4, A6, FAR6 = "10.0.0.1", "10.0.0.2", "203.0.113.9", "fd00::1", "2001:db8::9"
 NO_LISTENER = (False, "DROPPED", "NO_LISTENER")
+INTERCEPTED_PACKET = (True, "INTERCEPTED", "INTERCEPT")
 ASSIGN_FAIL = 3
+LOOPBACK, WILDCARD = 0x76410000, 0x76420000
+BOTH = CONTROL_STEERING | CONTROL_SERVICES
+TPROXY = BOTH | CONTROL_TPROXY | CONTROL_TABLE
+ENGINES = pytest.mark.parametrize("control", (BOTH, TPROXY), ids=("ebpf", "tproxy"))
 
 
 def syn(source=A4, destination=FAR4, flags="S", sport=40000):
     return Ether() / IP(src=source, dst=destination) / TCP(sport=sport, dport=443, flags=flags)
 
 
-def test_nobody_listens(world):
+def syn_of(v, flags="S", sport=40000):
+    header = IP(src=A4, dst=FAR4) if v == 4 else IPv6(src=A6, dst=FAR6)
+    return Ether() / header / TCP(sport=sport, dport=443, flags=flags)
+
+
+@ENGINES
+def test_nobody_listens(world, control):
+    world.flip(control)
     world.profile(PROFILE_A, egress=ROW_INTERCEPT)
     world.proxy(PROXY, 15001)
     assert world.send(A, syn()) == NO_LISTENER
@@ -32,6 +45,22 @@ def test_nobody_listens(world):
     world.proxy(PROXY_BYPASSED, 15001, PROXY_BYPASS)
     assert world.send(A, syn()) == (True, "FORWARDED", "POLICY")
     assert not world.conn().flags & INTERCEPTED, "and stays with where it was going"
+    assert world.result.mark == world.result.priority == 0
+
+
+@ENGINES
+@pytest.mark.parametrize("v", (4, 6))
+def test_a_listener_that_is_not_transparent_is_nobody(world, v, control):
+    world.flip(control)
+    failed = world.stat(ASSIGN_FAIL)
+    with listener("127.0.0.1" if v == 4 else "::1", adopted=False) as server:
+        for row, proxy, flags, expected in ((ROW_INTERCEPT, PROXY, 0, NO_LISTENER),
+                                            (ROW_INTERCEPT_BYPASS, PROXY_BYPASSED, PROXY_BYPASS, (True, "FORWARDED", "POLICY"))):
+            world.proxy(proxy, server.getsockname()[1], flags)
+            world.profile(PROFILE_A, egress=row)
+            assert world.send(A, syn_of(v)) == expected
+            assert world.result.mark == world.result.priority == 0
+    assert world.stat(ASSIGN_FAIL) == failed, "nobody was asked"
 
 
 def test_proxy_that_is_not_there(world):
@@ -40,8 +69,10 @@ def test_proxy_that_is_not_there(world):
     assert world.send(A, syn()) == NO_LISTENER
 
 
-def test_what_cannot_be_handed_over(world):
+@ENGINES
+def test_what_cannot_be_handed_over(world, control):
     """As a proxy that is not available: refused, or with Bypass on its way."""
+    world.flip(control)
     for packet in (Ether() / IPv6(src=A6, dst=FAR6) / TCP(dport=443, flags="S"),
                    Ether() / IP(src=A4, dst=FAR4) / UDP(dport=443)):
         world.profile(PROFILE_A, egress=ROW_INTERCEPT)
@@ -50,8 +81,10 @@ def test_what_cannot_be_handed_over(world):
         assert world.send(A, packet) == (True, "FORWARDED", "POLICY")
 
 
-def test_link_local_destination_cannot_be_handed_over(world):
+@ENGINES
+def test_link_local_destination_cannot_be_handed_over(world, control):
     """The kernel looks for it on the incoming link alone; an IPv4 one (169.254.169.254) is like any other."""
+    world.flip(control)
     packet = Ether() / IPv6(src=A6, dst="fe80::1") / TCP(dport=443, flags="S")
     with listener("::") as server:
         world.proxy(PROXY, server.getsockname()[1])
@@ -60,7 +93,9 @@ def test_link_local_destination_cannot_be_handed_over(world):
         assert world.send(A, packet) == NO_LISTENER and world.stat(ASSIGN_FAIL) == failed, "nobody was asked"
 
 
-def test_midstream_is_never_intercepted(world):
+@ENGINES
+def test_midstream_is_never_intercepted(world, control):
+    world.flip(control)
     world.profile(PROFILE_A, egress=ROW_INTERCEPT)
     assert world.send(A, syn(flags="A")) == (True, "FORWARDED", "POLICY")
     assert world.result.mark == 0 and not world.conn().flags & INTERCEPTED
@@ -99,6 +134,56 @@ def test_socket_that_cannot_be_assigned(world):
         world.profile(PROFILE_A, egress=ROW_INTERCEPT)
         assert world.send(A, syn()) == NO_LISTENER
     assert world.stat(ASSIGN_FAIL) == failed + 1
+
+
+# ---- engine tproxy: what the table of nftables is told ----
+
+@pytest.mark.parametrize("v", (4, 6))
+@pytest.mark.parametrize("hidden", (False, True), ids=("loopback", "wildcard"))
+def test_priority_names_the_listener(world, v, hidden):
+    """Loopback finds who listens on the wildcard too, unless somebody who cannot be used listens there as well. Nothing is
+    assigned, so nothing fails here."""
+    world.flip(TPROXY)
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    failed = world.stat(ASSIGN_FAIL)
+    with listener("0.0.0.0" if v == 4 else "::", reuse_port=True) as server, contextlib.ExitStack() as stack:
+        port = server.getsockname()[1]
+        if hidden:
+            stack.enter_context(listener("127.0.0.1" if v == 4 else "::1", port, adopted=False, reuse_port=True))
+        world.proxy(PROXY, port)
+        for flags in ("S", "S", "A"):  # repeated, and the answer to a SYN cookie, which has no socket yet
+            assert world.send(A, syn_of(v, flags)) == INTERCEPTED_PACKET
+            assert (world.result.mark, world.result.priority) == (MARK, (WILDCARD if hidden else LOOPBACK) | port)
+        conn = world.conn()
+        assert conn.flags & INTERCEPTED and conn.proxy == PROXY and conn.state == NEW
+        assert world.hits(RULE_INTERCEPT) == 1 and world.stat(ASSIGN_FAIL) == failed
+
+
+def test_what_is_not_handed_over_has_no_priority(world):
+    """The table looks at the mark first: what a workload has sent with either of them passes as it is."""
+    world.flip(TPROXY)
+    with listener() as server:
+        world.proxy(PROXY, server.getsockname()[1])
+        assert world.send(A, syn(), mark=MARK) == (True, "FORWARDED", "POLICY")
+        assert world.result.mark == world.result.priority == 0
+        world.profile(PROFILE_A, egress=ROW_DENY)
+        assert world.send(A, syn(sport=40001)) == (False, "DROPPED", "POLICY")
+        assert world.result.mark == world.result.priority == 0
+
+
+def test_a_change_of_engine_is_for_the_next_packet(world):
+    """A connection that is being opened goes on with the engine that is."""
+    world.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    with listener() as server:
+        port = server.getsockname()[1]
+        world.proxy(PROXY, port)
+        world.flip(TPROXY)
+        assert world.send(A, syn()) == INTERCEPTED_PACKET and world.result.priority == LOOPBACK | port
+        world.flip(BOTH | CONTROL_TABLE)
+        failed = world.stat(ASSIGN_FAIL)
+        assert world.send(A, syn()) == NO_LISTENER and world.stat(ASSIGN_FAIL) == failed + 1, "assigned, as a test run cannot"
+        world.flip(TPROXY)
+        assert world.send(A, syn()) == INTERCEPTED_PACKET and world.result.priority == LOOPBACK | port
 
 
 # ---- real traffic ----
