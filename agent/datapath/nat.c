@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whether somebody else translates addresses in this network namespace: a chain of NAT at prerouting. */
+/* Whether somebody else translates addresses in this network namespace: a chain of NAT at prerouting, or at output. */
 #include "agent/datapath/nat.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,13 +18,15 @@
 
 /* ---- nftables, and iptables by nf_tables ---- */
 
-static bool hook_is_prerouting(const struct nlattr *hook)
+static bool hook_concerns(const struct nlattr *hook, bool output)
 {
 	const struct nlattr *attribute;
 	mnl_attr_for_each_nested(attribute, hook)
 	{
-		if (mnl_attr_get_type(attribute) == NFTA_HOOK_HOOKNUM && mnl_attr_validate(attribute, MNL_TYPE_U32) == 0)
-			return ntohl(mnl_attr_get_u32(attribute)) == NF_INET_PRE_ROUTING;
+		if (mnl_attr_get_type(attribute) != NFTA_HOOK_HOOKNUM || mnl_attr_validate(attribute, MNL_TYPE_U32) < 0)
+			continue;
+		uint32_t number = ntohl(mnl_attr_get_u32(attribute));
+		return number == NF_INET_PRE_ROUTING || (output && number == NF_INET_LOCAL_OUT);
 	}
 	return false;
 }
@@ -35,7 +37,7 @@ static const char *string_get(const struct nlattr *attribute)
 }
 
 /* The table; NULL: it is no such chain, or ours. */
-static const char *chain_translates(const struct nlmsghdr *message)
+static const char *chain_translates(const struct nlmsghdr *message, bool output)
 {
 	const struct nfgenmsg *payload = mnl_nlmsg_get_payload(message);
 	const struct nlattr *attribute, *known[NFTA_CHAIN_TYPE + 1] = {NULL};
@@ -48,25 +50,31 @@ static const char *chain_translates(const struct nlmsghdr *message)
 	}
 	const char *table = string_get(known[NFTA_CHAIN_TABLE]);
 	if (strcmp(string_get(known[NFTA_CHAIN_TYPE]), "nat") != 0 || !known[NFTA_CHAIN_HOOK] ||
-		!hook_is_prerouting(known[NFTA_CHAIN_HOOK]))
+		!hook_concerns(known[NFTA_CHAIN_HOOK], output))
 		return NULL;
 	return payload->nfgen_family == NFPROTO_INET && strcmp(table, OUR_TABLE) == 0 ? NULL : table;
 }
 
-bool nat_told(const struct nlmsghdr *message)
+bool nat_told(const struct nlmsghdr *message, bool output)
 {
-	return chain_translates(message);
+	return chain_translates(message, output);
 }
+
+struct search {
+	bool output;
+	char *why;
+};
 
 static int find_chain(const struct nlmsghdr *message, void *context)
 {
-	const char *table = chain_translates(message);
+	const struct search *search = context;
+	const char *table = chain_translates(message, search->output);
 	if (table)
-		snprintf(context, NAT_WHY, "table %s of nftables translates addresses", table);
+		snprintf(search->why, NAT_WHY, "table %s of nftables translates addresses", table);
 	return table ? MNL_CB_STOP : MNL_CB_OK;
 }
 
-static int chains_ask(struct mnl_socket *socket, char why[NAT_WHY])
+static int chains_ask(struct mnl_socket *socket, struct search *search)
 {
 	auto_free char *buffer = mem_alloc(BUFFER_SIZE);
 	struct nlmsghdr *request = mnl_nlmsg_put_header(buffer);
@@ -77,20 +85,20 @@ static int chains_ask(struct mnl_socket *socket, char why[NAT_WHY])
 		return -errno;
 	for (;;) {
 		ssize_t length = mnl_socket_recvfrom(socket, buffer, BUFFER_SIZE);
-		int result = length < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, length, 0, 0, find_chain, why);
+		int result = length < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, length, 0, 0, find_chain, search);
 		if (result <= MNL_CB_STOP)
 			return result < 0 ? -errno : 0;
 	}
 }
 
-static int chains_look(char why[NAT_WHY])
+static int chains_look(struct search *search)
 {
 	struct timeval patience = {.tv_sec = PATIENCE_SECONDS};
 	struct mnl_socket *socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
 	if (!socket)
 		return -errno;
 	setsockopt(mnl_socket_get_fd(socket), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	int result = chains_ask(socket, why);
+	int result = chains_ask(socket, search);
 	mnl_socket_close(socket);
 	return result;
 }
@@ -123,14 +131,15 @@ bool nat_legacy(void)
 
 /* ---- both ---- */
 
-bool nat_look(char why[NAT_WHY])
+bool nat_look(bool output, char why[NAT_WHY])
 {
+	struct search search = {.output = output, .why = why};
 	int result = -EINTR;
 	why[0] = 0;
 	if (legacy_look(why))
 		return true;
 	for (int i = 0; result == -EINTR && i < TRIES; i++) /* changed while it was listed */
-		result = chains_look(why);
+		result = chains_look(&search);
 	if (result < 0)
 		snprintf(why, NAT_WHY, "chains of nftables cannot be listed: %s", strerror(-result));
 	return why[0];

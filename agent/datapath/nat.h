@@ -8,11 +8,11 @@
 struct nlmsghdr;
 
 #define NAT_WHY 256
-/* True, and why, if somebody does or it cannot be known. */
-bool nat_look(char why[NAT_WHY]);
+/* output: what this node sends itself concerns us too. True, and why, if somebody does or it cannot be known. */
+bool nat_look(bool output, char why[NAT_WHY]);
 /* The part of it that costs next to nothing, and of which no netlink message tells. */
 bool nat_legacy(void);
 /* A message from nftables says that somebody begins to. */
-bool nat_told(const struct nlmsghdr *message);
+bool nat_told(const struct nlmsghdr *message, bool output);
 
 #endif

@@ -158,7 +158,7 @@ static bool about_ours(const struct nlmsghdr *message)
 static int note_change(const struct nlmsghdr *message, void *context)
 {
 	struct nftables *n = context;
-	n->touched |= about_ours(message) || (!n->want.nat && nat_told(message));
+	n->touched |= about_ours(message) || (!n->want.nat && nat_told(message, n->want.host));
 	return MNL_CB_OK;
 }
 
@@ -272,24 +272,26 @@ static void nat_settle(struct datapath *d)
 	else if (chain_there("intercepted"))
 		snprintf(why, sizeof(why), "it was there before");
 	else
-		nat_look(why);
+		nat_look(d->nftables.want.host, why);
 	n->want.nat = why[0];
 	if (why[0])
 		log_info(ROOM, "NAT in table inet %s of nftables is needed: %s", OUR_TABLE, why);
 }
 
+/* What this kernel cannot, it may when a module has come: asked again with every look. */
 static void probe(struct nftables *n)
 {
 	struct error e = {0};
-	if (n->probed)
+	if (n->want.handover)
 		return;
-	n->probed = true;
 	n->want.handover = nftables_tproxy(&e);
-	if (!n->want.handover) {
-		snprintf(n->why, sizeof(n->why), "this kernel hands over nothing by nftables (nft_tproxy): %.180s", e.detail);
-		log_warn(ROOM, "no engine tproxy: %s", n->why);
-	}
 	n->want.host |= chain_there("processes");
+	if (n->want.handover)
+		return;
+	snprintf(n->why, sizeof(n->why), "this kernel hands over nothing by nftables (nft_tproxy): %.180s", e.detail);
+	if (!n->probed)
+		log_warn(ROOM, "no engine tproxy: %s", n->why);
+	n->probed = true;
 }
 
 void nftables_set(struct datapath *d)
@@ -375,6 +377,8 @@ int nftables_host(struct datapath *d, bool host, struct error *e)
 	if (n->want.host == host)
 		return 0;
 	n->want.host = host;
+	if (!n->want.nat)
+		nat_settle(d); /* what is translated at output concerns us now */
 	int result = routes_set(&d->options, host, e);
 	if (result == 0 && table_settle(d, false) < 0)
 		result = error_set(e, ERROR_SYSTEM, EIO, NULL, "processes of this node reach no proxy: %s", n->why);

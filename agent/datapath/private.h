@@ -243,7 +243,7 @@ void handover_ports(struct buffer *b, const struct port_set *from, const struct 
 
 struct nftables {
 	struct table_wanted want, made;
-	bool probed;                /* want.handover is known */
+	bool probed;                /* that this kernel cannot hand over was said */
 	char *listed;               /* our table as it was listed after we made it; NULL: it is not known to be there */
 	bool failed;                /* and that was said */
 	char why[256];              /* it does not stand as it should */

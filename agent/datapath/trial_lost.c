@@ -10,15 +10,15 @@
 #include "agent/datapath/private.h"
 #include "agent/datapath/trial.h"
 
-/* In the order of the way. Ours stands at mangle, -150. */
+/* In the order of the way. Ours stands behind mangle, at -149. */
 enum place { ENTERED, BEFORE_OURS, BEHIND_OURS, ROUTED, DELIVERED, AT_INPUT, ANSWERED, LEFT, PLACES };
 static const struct {
 	const char *name, *hook, *match;
 	int priority;
 } places[PLACES] = {
 	[ENTERED] = {"entered", "prerouting", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", INT_MIN + 1},
-	[BEFORE_OURS] = {"before", "prerouting", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", -151},
-	[BEHIND_OURS] = {"behind", "prerouting", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", -149},
+	[BEFORE_OURS] = {"before", "prerouting", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", -150},
+	[BEHIND_OURS] = {"behind", "prerouting", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", -148},
 	[ROUTED] = {"routed", "prerouting", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", INT_MAX},
 	[DELIVERED] = {"delivered", "input", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", INT_MIN + 1},
 	[AT_INPUT] = {"input", "input", "iifname \"" TRIAL_NEAR "\" meta l4proto { tcp, udp } th dport", INT_MAX},

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -432,6 +433,64 @@ def test_nothing_is_tried_before_a_proxy_is_wanted(lab):
                               "reason": "no proxy was wanted yet, so none was tried",
                               "table": {"stands": False, "reason": "no proxy was wanted yet"}}
     assert lab.node.run("nft", "list", "tables").stdout == ""
+
+
+# ---- an engine that cannot be had ----
+
+@pytest.fixture
+def without_tproxy(lab):
+    """As on a kernel without nft_tproxy: the tables in question are a living process's own."""
+    owner = lab.node.popen("nft", "-i", stdin=subprocess.PIPE, text=True)
+    for name in ("penstock-try", "penstock"):
+        owner.stdin.write(f"add table inet {name} {{ flags owner; }}\n")
+    owner.stdin.flush()
+    eventually(lambda: nft(lab, "list", "ruleset").count("flags owner") == 2)
+    yield lab
+    owner.stdin.close()
+    owner.wait()
+
+
+def test_tproxy_is_refused_where_it_cannot_be_had(without_tproxy):
+    lab = without_tproxy
+    agent = lab.agent(start=False, datapath={"engine": "tproxy"})
+    agent.start(wait=False)
+    assert agent.process.wait(10) != 0
+    assert "engine tproxy cannot be had on this kernel (nft_tproxy): nftables: " in agent.log.splitlines()[-1]
+    checked = lab.node.run(agent.binary, "--config", agent.config_path, "--check").stdout
+    assert "tproxy of nftables (4.19): no, no interception by engine tproxy (nftables: " in checked
+
+    agent.config["datapath"]["engine"] = "ebpf"
+    agent.write_config()
+    agent.start()
+    agent.api.put_object(proxy("gw", PORT))
+    lab.running = agent
+    said = engine_of(lab)
+    assert (said["active"], said["reason"], said["table"]["stands"]) == ("ebpf", "configured", False)
+    assert said["table"]["reason"].startswith("this kernel hands over nothing by nftables (nft_tproxy): ")
+    assert any("inet penstock of nftables: this kernel" in line for line in doctor(lab, code=1)[1])
+
+    agent.config["datapath"]["engine"] = "tproxy"
+    agent.write_config()
+    agent.signal(signal.SIGHUP)
+    eventually(lambda: agent.api.status()["lastError"], 3)
+    assert "engine tproxy cannot be had" in str(agent.api.status()["lastError"])
+    assert {**engine_of(lab), "table": None} == {**said, "table": None}, "the running one goes on"
+    agent.config["datapath"]["engine"] = "auto"
+    agent.write_config()
+    assert details(tried_again(lab), "ebpf") == dict.fromkeys(CASES, True)
+    agent.stop()
+
+
+def test_check_and_uninstall(lab):
+    lab.running = lab.agent(datapath={"engine": "tproxy"})
+    said = lab.node.run(lab.running.binary, "--config", lab.running.config_path, "--check").stdout.splitlines()
+    assert "tproxy of nftables (4.19): yes" in said
+    assert "table inet penstock of nftables: no, it comes with the first proxy" in said
+    lab.running.api.put_object(proxy("gw", PORT))
+    assert "table inet penstock" in nft(lab, "list", "tables")
+    lab.running.stop()
+    lab.running.uninstall()
+    assert nft(lab, "list", "ruleset") == "" and "proto 76" not in lab.node.run("ip", "rule").stdout
 
 
 # ---- penstock doctor ----

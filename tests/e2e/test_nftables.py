@@ -334,3 +334,13 @@ def test_it_comes_with_the_regular_look_after_iptables_legacy(alone):
     lab.kube.sync(web(lab))
     eventually(lambda: stands(lab), 32)
     assert answers(lab, lab.a) == PROXY
+
+
+def test_what_is_translated_at_output_concerns_processes(alone):
+    """The `alone` node translates at output: no concern of workloads' connections."""
+    lab = alone
+    processes = intercept("own", {"cgroup": "penstock-nobody.slice"}, [{"name": "all", "action": "Intercept", "proxy": "gw",
+                          "protocols": [{"tcp": {}}], "to": [{"networks": ["0.0.0.0/0", "::/0"]}]}])
+    lab.running.api.put_state([*lab.items, *lab.handed, processes])
+    assert table(lab).count("dnat ip") == 4 and "chain rerouted" in table(lab)
+    assert reasons(lab) == ["table ip masks of nftables translates addresses"]
