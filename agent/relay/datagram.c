@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
+#include <netinet/udp.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -41,6 +42,7 @@ void datagram_listen(int fd)
 void datagram_carry(int fd)
 {
 	tell(fd, CARRY_BYTES);
+	set(fd, SOL_UDP, UDP_GRO, 1);
 	set_room(fd, SO_SNDBUFFORCE, SO_SNDBUF, CARRY_BYTES);
 }
 
@@ -54,7 +56,7 @@ static void copy(void *to, size_t size, const struct cmsghdr *message)
 
 static void take_message(const struct cmsghdr *message, struct datagram *d)
 {
-	int level = message->cmsg_level, type = message->cmsg_type, class = 0;
+	int level = message->cmsg_level, type = message->cmsg_type, class = 0, segment = 0;
 	if (level == SOL_IP && type == IP_TOS) {
 		copy(&d->class, 1, message);
 	} else if (level == SOL_IPV6 && type == IPV6_TCLASS) {
@@ -64,6 +66,9 @@ static void take_message(const struct cmsghdr *message, struct datagram *d)
 		copy(&d->to.four, sizeof d->to.four, message);
 	} else if (level == SOL_IPV6 && type == IPV6_ORIGDSTADDR) {
 		copy(&d->to.six, sizeof d->to.six, message);
+	} else if (level == SOL_UDP && type == UDP_GRO) {
+		copy(&segment, sizeof segment, message);
+		d->segment = (size_t)segment < d->length ? (uint16_t)segment : 0;
 	} else if (level == SOL_SOCKET && type == SO_RXQ_OVFL) {
 		copy(&d->overflowed, sizeof d->overflowed, message);
 	}
@@ -113,16 +118,26 @@ static bool is_leaving(int fd)
  * An error that an earlier datagram has met (ICMP) is told in place of sending: it is sent then. Fragments that have no
  * room are ENOBUFS, not EAGAIN.
  */
+static size_t put_segment(struct cmsghdr *message, uint16_t segment)
+{
+	message->cmsg_level = SOL_UDP;
+	message->cmsg_type = UDP_SEGMENT;
+	message->cmsg_len = CMSG_LEN(sizeof segment);
+	memcpy(CMSG_DATA(message), &segment, sizeof segment);
+	return CMSG_SPACE(sizeof segment);
+}
+
 int datagram_send(int fd, int family, const struct datagram *datagram)
 {
-	_Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint16_t))] = {0};
 	struct iovec piece = {.iov_base = datagram->data, .iov_len = datagram->length};
-	struct msghdr head = {.msg_iov = &piece, .msg_iovlen = 1};
+	struct msghdr head = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control};
 	if (datagram->class) {
-		head.msg_control = control;
-		head.msg_controllen = sizeof control;
-		datagram_put_class(CMSG_FIRSTHDR(&head), family, datagram->class);
+		datagram_put_class((struct cmsghdr *)control, family, datagram->class);
+		head.msg_controllen = CMSG_SPACE(sizeof(int));
 	}
+	if (datagram->segment)
+		head.msg_controllen += put_segment((struct cmsghdr *)(control + head.msg_controllen), datagram->segment);
 	for (int tries = 0; tries < 3; tries++) {
 		if (sendmsg(fd, &head, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
 			return 0;
@@ -134,4 +149,20 @@ int datagram_send(int fd, int family, const struct datagram *datagram)
 			break;
 	}
 	return -errno;
+}
+
+/* ---- trains ---- */
+
+unsigned datagram_count(const struct datagram *d)
+{
+	return d->segment ? (unsigned)((d->length + d->segment - 1) / d->segment) : 1;
+}
+
+struct datagram datagram_first(const struct datagram *d)
+{
+	struct datagram first = *d;
+	first.segment = 0;
+	if (d->segment && d->segment < d->length)
+		first.length = d->segment;
+	return first;
 }

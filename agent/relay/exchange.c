@@ -17,7 +17,8 @@
 
 struct held {
 	struct held *next;
-	struct datagram datagram;
+	size_t size;
+	struct datagram datagram; /* what is left of it */
 	char data[];
 };
 
@@ -156,43 +157,74 @@ struct exchange *exchange_new(struct exchanges *all, const struct flow_key *key)
 
 /* ---- datagrams ---- */
 
-static int send_to(const struct exchanges *all, const struct end *end, const struct datagram *d)
-{
-	const struct flow_key *key = &end->exchange->flow.key;
-	if (end->fd < 0)
-		return raw_send(&all->raw, &key->destination, &key->client, d);
-	return datagram_send(end->fd, key->destination.any.sa_family, d);
-}
-
-static void sent(struct exchanges *all, struct end *from, int result, size_t length)
-{
-	if (result < 0) {
-		from->exchange->error = -result;
-		lose(all, from->exchange, 1);
-	} else {
-		from->datagrams++;
-		from->bytes += length;
-	}
-}
-
 static struct end *other(struct end *end)
 {
 	return &end->exchange->ends[end == &end->exchange->ends[AT_CLIENT] ? AT_SERVER : AT_CLIENT];
 }
 
+static void sent(struct exchanges *all, struct end *from, int result, const struct datagram *d)
+{
+	if (result < 0) {
+		from->exchange->error = -result;
+		lose(all, from->exchange, datagram_count(d));
+	} else {
+		from->datagrams += datagram_count(d);
+		from->bytes += d->length;
+	}
+}
+
+/* Takes away what has been sent of a train, or what is known not to go. False: that was all. */
+static bool advance(struct datagram *d, size_t length)
+{
+	d->data += length;
+	d->length -= length;
+	return d->length > 0;
+}
+
+static void send_raw(struct exchanges *all, struct end *from, struct datagram left)
+{
+	const struct flow_key *key = &from->exchange->flow.key;
+	struct datagram first;
+	do {
+		first = datagram_first(&left);
+		sent(all, from, raw_send(&all->raw, &key->destination, &key->client, &first), &first);
+	} while (advance(&left, first.length));
+}
+
+/* Of a train all, or one after the other. False: there is no room, for what is left. */
+static bool send_some(struct exchanges *all, struct end *to, struct datagram *left)
+{
+	int family = to->exchange->flow.key.destination.any.sa_family;
+	struct datagram now;
+	do {
+		now = to->apart ? datagram_first(left) : *left;
+		int result = datagram_send(to->fd, family, &now);
+		if (result == -EAGAIN)
+			return false;
+		if (result < 0 && now.segment) {
+			to->apart = true;
+			now.length = 0;
+			continue;
+		}
+		sent(all, other(to), result, &now);
+	} while (advance(left, now.length));
+	return true;
+}
+
 static void hold(struct exchanges *all, struct end *to, const struct datagram *d)
 {
 	if (to->held_bytes + d->length > HELD_BYTES_MAX) {
-		lose(all, to->exchange, 1);
+		lose(all, to->exchange, datagram_count(d));
 		return;
 	}
 	struct held *held = mem_alloc(sizeof *held + d->length);
+	held->size = sizeof *held + d->length;
 	held->datagram = *d;
 	held->datagram.data = held->data;
 	memcpy(held->data, d->data, d->length);
 	*(to->last ? &to->last->next : &to->first) = held;
 	to->last = held;
-	to->held_bytes += sizeof *held + d->length;
+	to->held_bytes += held->size;
 	if (to->first == held)
 		watch(all, to, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
 }
@@ -200,15 +232,13 @@ static void hold(struct exchanges *all, struct end *to, const struct datagram *d
 void exchange_take(struct exchanges *all, struct exchange *x, enum end_index index, const struct datagram *d)
 {
 	struct end *from = &x->ends[index], *to = other(from);
-	if (x->refused) {
-		lose(all, x, 1);
-		return;
-	}
-	int result = to->first ? -EAGAIN : send_to(all, to, d);
-	if (result == -EAGAIN && to->fd >= 0)
-		hold(all, to, d);
-	else
-		sent(all, from, result, d->length);
+	struct datagram left = *d;
+	if (x->refused)
+		lose(all, x, datagram_count(d));
+	else if (to->fd < 0)
+		send_raw(all, from, left);
+	else if (to->first || !send_some(all, to, &left))
+		hold(all, to, &left);
 }
 
 bool exchange_flush(struct exchanges *all, struct end *end)
@@ -217,13 +247,11 @@ bool exchange_flush(struct exchanges *all, struct end *end)
 		return true;
 	while (end->first) {
 		struct held *held = end->first;
-		int result = send_to(all, end, &held->datagram);
-		if (result == -EAGAIN)
+		if (!send_some(all, end, &held->datagram))
 			return false;
-		sent(all, other(end), result, held->datagram.length);
 		end->first = held->next;
 		end->last = end->first ? end->last : NULL;
-		end->held_bytes -= sizeof *held + held->datagram.length;
+		end->held_bytes -= held->size;
 		free(held);
 	}
 	watch(all, end, EPOLL_CTL_MOD, EPOLLIN);

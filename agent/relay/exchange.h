@@ -28,6 +28,7 @@ struct end {
 	int fd;                    /* -1: at the client's end where answers leave through a raw socket */
 	bool readable;             /* until it says EAGAIN */
 	uint32_t overflowed;       /* as of the last datagram */
+	bool apart;                /* it does not take trains (a link's MTU is too small for their datagrams, say) */
 	uint64_t datagrams, bytes; /* that came from here and were handed on */
 	struct held *first, *last; /* to be sent here when there is room */
 	size_t held_bytes;

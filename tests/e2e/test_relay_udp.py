@@ -223,6 +223,35 @@ def test_datagrams_of_every_size(world, family, sizes, source):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("way", ["as they come", "a smaller MTU behind it", "a process has the port"])
+def test_trains_of_datagrams(world, family, way):
+    """What a sender gives to the kernel in one piece (UDP_SEGMENT) may come to the relay in one piece."""
+    relay = world.start("--source", "client")
+    ip = getattr(world.outside, family)
+    if way == "a process has the port":
+        world.serve(ip, space=world.node)
+    client, server = world.client(ip), world.serve(ip)
+    peer = ask(client, server, (ip, SERVED))
+    interfaces = [world.pod.interface, "uplink"] if way == "a smaller MTU behind it" else []
+    for interface in interfaces:
+        world.node.ip(f"link set {interface} mtu 1280")
+    try:
+        for size, count, last in ((1300, 40, 7), (1000, 64, 1000), (1, 50, 1), (1200, 2, 1199)):
+            sizes = [size] * (count - 1) + [last]
+            data = os.urandom(sum(sizes))
+            for one, two, where in ((client, server, (ip, SERVED)), (server, client, peer)):
+                one.setsockopt(socket.IPPROTO_UDP, 103, size)  # UDP_SEGMENT
+                one.sendto(data, where)
+                got = [two.recv(1 << 16) for _ in sizes]
+                assert [len(part) for part in got] == sizes and b"".join(got) == data
+    finally:
+        for interface in interfaces:
+            world.node.ip(f"link set {interface} mtu 1500")
+    line, = finished(relay)
+    assert (line["datagrams"], line["lost"]) == ("157/157", "0")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_ecn_and_dscp_pass(world, family):
     world.start("--source", "client")
     ip = getattr(world.outside, family)
