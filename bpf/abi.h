@@ -439,6 +439,9 @@ struct ps_key_listener {
 	__u32 pad;
 };
 #define PS_LISTENERS_MAX 4096
+/* Values. */
+#define PS_LISTENER_CHOSEN 1u
+#define PS_LISTENER_BESIDE 2u /* not chosen; what is sent to its SO_REUSEPORT group goes to those that are */
 
 /* Hash by process (tgid of the initial pid namespace): it has a proxy's listener, or is the agent; nothing that it
  * opens is intercepted. Written by the agent as it sees listeners; a fork inherits it (sockets.h). */

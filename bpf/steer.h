@@ -98,15 +98,18 @@ static __always_inline void tuple_aim(struct bpf_sock_tuple *tuple, bool v4, boo
 
 /* ---- listeners ---- */
 
-/* With conditions, the agent has looked at its process. */
-static __always_inline bool listener_chosen(const struct ps_proxy *proxy, __u64 cookie)
+/* With conditions, the agent has looked at its process. One that is not transparent could not answer. */
+static __always_inline bool listener_chosen(const struct ps_proxy *proxy, __u64 cookie, bool transparent)
 {
 	struct ps_key_listener key = {.chosen = proxy->chosen, .cookie = cookie};
+	const __u32 *row;
 
-	return !key.chosen || bpf_map_lookup_elem(&ps_listener, &key);
+	if (!key.chosen)
+		return transparent;
+	row = bpf_map_lookup_elem(&ps_listener, &key);
+	return row && (transparent || *row == PS_LISTENER_BESIDE);
 }
 
-/* A listener that is not transparent could not answer. */
 static __always_inline bool listener_usable(struct bpf_sock *sk, const struct ps_proxy *proxy)
 {
 	const struct tcp_sock *tcp;
@@ -114,7 +117,7 @@ static __always_inline bool listener_usable(struct bpf_sock *sk, const struct ps
 	if (sk->state != BPF_TCP_LISTEN)
 		return false;
 	tcp = bpf_skc_to_tcp_sock(sk);
-	return tcp && sock_transparent(tcp) && listener_chosen(proxy, sock_cookie(tcp));
+	return tcp && listener_chosen(proxy, sock_cookie(tcp), sock_transparent(tcp));
 }
 
 /* One that is connected has its own peer. */
@@ -122,7 +125,7 @@ static __always_inline bool receiver_usable(struct bpf_sock *sk, const struct ps
 {
 	const struct inet_sock *inet = socket_inet(sk);
 
-	return sk->state != BPF_TCP_ESTABLISHED && inet_transparent(inet) && listener_chosen(proxy, inet_cookie(inet));
+	return sk->state != BPF_TCP_ESTABLISHED && listener_chosen(proxy, inet_cookie(inet), inet_transparent(inet));
 }
 
 /* To the table: what it looks up is what was found here. */

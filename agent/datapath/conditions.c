@@ -32,6 +32,12 @@ static bool address_reachable(const struct ip *ip)
 	return all_zero(ip->bytes, 15) && ip->bytes[15] <= 1;
 }
 
+bool heard_together(const struct heard *a, const struct heard *b)
+{
+	return a->protocol == b->protocol && a->port == b->port && a->device == b->device && a->v6only == b->v6only &&
+		   ip_equal(&a->ip, &b->ip);
+}
+
 bool listener_answers(const struct heard *heard)
 {
 	return heard->protocol == IPPROTO_UDP && heard->transparent && !address_reachable(&heard->ip);

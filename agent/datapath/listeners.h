@@ -55,6 +55,8 @@ struct search {
  * namespace first. base: cgroup_base(). */
 void process_search(const uint32_t *inodes, size_t count, const char *base,
 	bool (*each)(void *context, size_t which, const struct holder *holder), void *context, struct search *ret);
+/* The socket that the holder has, if it is the one with this inode: a descriptor of our own. */
+int process_socket(const struct holder *holder, uint32_t inode, char why[WHY_MAX]);
 /* Sets IP_TRANSPARENT on the socket that the holder has, if it is the one with this inode. */
 int process_adopt(const struct holder *holder, uint32_t inode, char why[WHY_MAX]);
 /* Whether that can be done for another's process at all. */
@@ -67,7 +69,19 @@ bool process_same(int32_t pid, uint32_t uid, const char *executable);
 /* Where the agent's cgroup namespace begins, as the machine has it: "" is the root, or not known. cgroup.c */
 char *cgroup_base(void);
 
+/* ---- SO_REUSEPORT (reuseport.c) ---- */
+
+/* An array of sockets for one group: a descriptor, or -1. */
+int group_sockets(void);
+/* From now on only these sockets of their group get what is sent to its address. */
+int group_guard(int sockets, const int *fds, size_t count, char why[WHY_MAX]);
+/* All of the group that this one is of do. */
+void group_release(int fd);
+
 /* ---- pure (conditions.c) ---- */
+
+/* They share an address: where both listen, they are of one SO_REUSEPORT group. */
+bool heard_together(const struct heard *a, const struct heard *b);
 
 /* The address from which a UDP proxy answers, not one where it waits: the original destination's, whose port may be the
  * proxy's own. */

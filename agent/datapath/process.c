@@ -252,7 +252,7 @@ void process_unseen(const struct search *search, char why[WHY_MAX])
 
 /* ---- the socket itself ---- */
 
-static int take_socket(const struct holder *holder, uint32_t inode, char why[WHY_MAX])
+int process_socket(const struct holder *holder, uint32_t inode, char why[WHY_MAX])
 {
 	char lacking[WHY_MAX];
 	auto_close int process = syscall(SYS_pidfd_open, holder->pid, 0);
@@ -291,7 +291,7 @@ static int set_transparent(int fd)
 
 int process_adopt(const struct holder *holder, uint32_t inode, char why[WHY_MAX])
 {
-	auto_close int fd = take_socket(holder, inode, why);
+	auto_close int fd = process_socket(holder, inode, why);
 	if (fd < 0)
 		return fd;
 	int result = set_transparent(fd);
