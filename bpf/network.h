@@ -317,6 +317,8 @@ static __always_inline int network_datagram(struct __sk_buff *skb, struct work *
 	if (!(conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED)))
 		return PS_PASS;
 	reply = conn_reply(conn, p->high);
+	if (!reply)
+		conn_leg(skb, w, conn);
 	conn_count(conn, reply, false, p->bytes, w->now);
 	conn_advance(p, conn, live, reply, w->now);
 	return PS_PASS;

@@ -64,7 +64,7 @@ static __always_inline int work_known(
 		mark_clear(skb);
 	} else if (reply) {
 		translated_answered(skb, w, conn);
-	} else if (w->packet.traits & PACKET_STARTS) {
+	} else if (w->packet.traits & PACKET_STARTS || (w->packet.protocol == IPPROTO_UDP && !skb->ingress_ifindex)) {
 		conn_leg(skb, w, conn);
 	} else if (translated_late()) {
 		translated_learn(skb, w);

@@ -9,7 +9,7 @@ import pytest
 from space import family_of
 from test_datagrams import answering, receiver, take
 from test_network import conn_of, net, numbers, spaces, steered  # noqa: F401: fixtures
-from world import ESTABLISHED, INTERCEPTED, LEG, OF, PER_FAMILY, PROFILE_A, PROFILE_B, PROXY, ROW_ALLOW, ROW_DENY
+from world import ESTABLISHED, INTERCEPTED, LEG, OF, PER_FAMILY, PROFILE_A, PROFILE_B, PROXY, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT
 
 
 def speaker(space, destination, source=None):
@@ -71,6 +71,37 @@ def test_leg_from_the_clients_address(net, v, where):  # noqa: F811
             assert server.recv(100) == b"more"
         conn = conn_of(net, peer[:2])
         assert conn.flags & LEG and conn.live
+
+
+@PER_FAMILY
+@pytest.mark.parametrize("where", ("far", "b"))
+@pytest.mark.parametrize("first", ("client", "leg"))
+def test_leg_with_the_clients_own_port(net, v, where, first):  # noqa: F811
+    """One entry is both: what the server says is for the leg, what the proxy says for the client."""
+    net.profile(PROFILE_A, egress=ROW_INTERCEPT)
+    to = OF[where][v], 7000
+    with receiver(("127.0.0.1", "::1")[v]) as proxy, server_in(getattr(net, where), *to) as server, \
+            speaker(net.a, to) as there, answering(there.getsockname()[:2], to) as leg:
+        net.proxy(PROXY, proxy.getsockname()[1])
+        with answering(to, there.getsockname()[:2]) as answer:
+            def client_speaks():
+                there.send(b"client's")
+                answer.settimeout(0.3)
+                with contextlib.suppress(TimeoutError):
+                    return answer.recv(100)
+                return take(proxy)[0]
+
+            def leg_speaks():
+                leg.send(b"leg's")
+                assert server.recvfrom(100) == (b"leg's", (*leg.getsockname(),))
+                server.sendto(b"to the leg", leg.getsockname())
+                assert leg.recv(100) == b"to the leg"
+
+            for n in range(3):
+                for one in (client_speaks, leg_speaks) if first == "client" else (leg_speaks, client_speaks):
+                    assert one() in (b"client's", None)
+                answer.send(b"to the client")
+                assert there.recv(100) == b"to the client", n
 
 
 @PER_FAMILY
