@@ -531,6 +531,7 @@ PS_STATIC_ASSERT(sizeof(struct ps_control) == 8, "ps_control");
 PS_STATIC_ASSERT(sizeof(struct ps_side) == 8, "ps_side");
 PS_STATIC_ASSERT(sizeof(struct ps_iface) == 16, "ps_iface");
 PS_STATIC_ASSERT(sizeof(struct ps_cgroup) == 8, "ps_cgroup");
+PS_STATIC_ASSERT(sizeof(struct ps_host_socket) == 8, "ps_host_socket");
 PS_STATIC_ASSERT(sizeof(struct ps_bridge) == 12, "ps_bridge");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
