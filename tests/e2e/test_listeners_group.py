@@ -101,6 +101,7 @@ def test_a_stranger_joins_and_stays(node):
     assert takers(lab, times=24) == {other.pid, again.pid}
 
 
+@pytest.mark.parametrize("node", ["TCP"], indirect=True)
 def test_the_next_agent_keeps_them_apart(node):
     lab = node
     process = chosen(lab, "127.0.0.1")
