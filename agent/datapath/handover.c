@@ -138,7 +138,8 @@ void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *
 		handover_print(b, mask, &wanted->ports);
 	if (wanted->nat) {
 		identity_print(b, "intercepted", "prerouting", mask, intercept);
-		resting_print(b, mask);
+		if (!wanted->plain)
+			resting_print(b, mask);
 	}
 	if (wanted->host)
 		buffer_printf(b,

@@ -219,6 +219,12 @@ static int table_make(struct datapath *d, bool sure, struct error *e)
 	}
 	if (result < 0)
 		result = table_replace(d->options.mark_mask, &n->want, e);
+	if (result < 0 && n->want.nat && !n->want.plain) {
+		n->want.plain = true;
+		if (table_replace(d->options.mark_mask, &n->want, &(struct error){0}) == 0)
+			result = 0;
+		n->want.plain = result == 0;
+	}
 	free(n->listed);
 	n->listed = NULL;
 	if (result == 0)

@@ -234,6 +234,7 @@ struct table_wanted {
 	bool handover; /* this kernel can: to the ports below */
 	bool nat;      /* somebody translates addresses here, or may; stays so */
 	bool host;     /* processes of this node are subjects */
+	bool plain;    /* without what Linux 5.11 is the first to know: chain resting */
 	struct port_set ports;
 };
 struct buffer;

@@ -427,6 +427,13 @@ def test_what_an_agent_may_is_enough(lab):
     lab.running.stop()
 
 
+def test_without_tcx(lab, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_HOOK", "clsact")
+    lab.running = lab.agent()
+    lab.running.api.put_object(proxy("gw", PORT))
+    assert details(engine_of(lab), "ebpf") == dict.fromkeys(CASES, True)
+
+
 def test_nothing_is_tried_before_a_proxy_is_wanted(lab):
     lab.running = lab.agent()
     assert engine_of(lab) == {"configured": "auto", "active": "ebpf", "tried": [],

@@ -343,4 +343,4 @@ def test_what_is_translated_at_output_concerns_processes(alone):
                           "protocols": [{"tcp": {}}], "to": [{"networks": ["0.0.0.0/0", "::/0"]}]}])
     lab.running.api.put_state([*lab.items, *lab.handed, processes])
     assert table(lab).count("dnat ip") == 4 and "chain rerouted" in table(lab)
-    assert reasons(lab) == ["table ip masks of nftables translates addresses"]
+    assert reasons(lab) == ["table masks of nftables translates addresses"]
