@@ -170,6 +170,20 @@ def test_a_filter_that_ends_the_chain(beside):
     assert everywhere(world, [4], ["client"]) == world.handed() and ends.seen > 50
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_filters_of_tc_where_there_is_no_tcx(monkeypatch, engine):
+    monkeypatch.setenv("PENSTOCK_HOOK", "clsact")
+    with World("a", "b", engine=engine) as world, Programs(world) as programs:
+        world.begin()
+        steered(world)
+        seen = [programs.load(name) for name in ("watch", "ends")]
+        for program, priority in zip(seen, (1, 9)):
+            for interface in interfaces(world):
+                programs.tc(program, interface, "ingress", "egress", priority=priority)
+        assert everywhere(world) == world.handed() and min(program.seen for program in seen) > 200
+        world.end()
+
+
 @pytest.mark.parametrize("by", ["tcx", "clsact"])
 def test_who_ends_the_chain_before_us_defeats_us(alone, monkeypatch, by):
     """Said in the README: a program of TCX that was there first, or with clsact a filter of a lower priority."""

@@ -12,7 +12,7 @@ from others import TOOLS, Others
 from proxies import PORT, Relay
 from puppet import Group, Puppet, cgroup_root
 from steering import ENGINES, FAMILIES, OUTSIDE, World, answered, egress, to
-from talk import TRANSPARENT, Client
+from talk import TRANSPARENT, Client, Server
 from test_coexistence import MASK, everywhere, steered
 from test_host_processes import Datagrams
 
@@ -160,6 +160,42 @@ def test_rules_before_and_behind_ours(world, others):
     others.rules("pref 1 fwmark 0x1000/0xf000 lookup 99", "pref 2 lookup 98", "pref 6 lookup main suppress_prefixlength 0", "pref 7 lookup 97")
     others.routes([f"default via {ip} dev uplink table 97" for ip in OUTSIDE], ["unreachable default table 99"] * 2)
     assert everywhere(world) == world.handed()
+
+
+def test_reverse_paths_by_nftables(world, others):
+    """As firewalld asks for them: with the mark, and without; also of what has no route back."""
+    others.nft("inet foreign { counter dropped { }\nchain c { type filter hook prerouting priority raw + 10;\n"
+               "fib saddr . mark . iif oif missing counter name dropped drop\nfib saddr . iif oif missing counter name dropped drop\n}\n}")
+    assert everywhere(world) == world.handed()
+    assert "packets 0 " in world.node.run("nft", "list", "counter", "inet", "foreign", "dropped").stdout
+
+
+def test_who_tracks_nothing(world, others):
+    others.tables("*raw\n-A PREROUTING -j CT --notrack\n-A OUTPUT -j CT --notrack\nCOMMIT\n")
+    assert everywhere(world) == world.handed()
+
+
+@BOTH
+def test_another_transparent_proxy(world, others):
+    """Somebody else's, for pods of theirs, by TPROXY and a rule of their own."""
+    others.rules("pref 20 fwmark 0x200/0xf00 lookup 2004")
+    others.routes(["local default dev lo table 2004"] * 2)
+    for family, here in ((4, "127.0.0.1"), (6, "::1")):
+        others.tables("*mangle\n-A PREROUTING -m socket --transparent -m mark --mark 0x0/0xffffffff -j MARK --set-xmark 0x200/0xffffffff\n"
+                      f"-A PREROUTING -i {world.b.interface} -p tcp --dport 80 -j TPROXY --on-ip {here} --on-port 333 "
+                      "--tproxy-mark 0x200/0xffffffff\nCOMMIT\n", [family])
+    theirs = Server(world.node, 333, "theirs", transparent=True)
+    try:
+        for source in ("client", "node"):
+            with Relay(world, "--source", source):
+                for family in (4, 6):
+                    for client, target, answers in ((world.a, "outside", "outside"), (world.outside, "b", "b"), (world.a, "b", "b"),
+                                                    (world.b, "outside", "theirs")):
+                        with Client(client, world.address(target, family)) as talk:
+                            assert talk.hello()["server"] == answers and talk.pour(1) is None
+    finally:
+        theirs.close()
+    assert world.handed() == 12
 
 
 def test_a_tunnel_that_takes_all_before_ours(world, others):
