@@ -9,6 +9,7 @@ import pytest
 from lab import NODE4, NODE6, UPLINK4, UPLINK6, Lab
 from objects import intercept, proxy
 from proxies import PORT, Relay, close_all
+from quic import Quic
 from scenes import eventually, member
 from steering import ENGINES
 
@@ -27,6 +28,13 @@ def node(request):
         lab.running.api.put_state([member(n, p, interface=p.interface) for n, p in lab.pods.items()] + [
             proxy("gw", PORT, protocols=["TCP", "UDP"]), intercept("out", {"name": "a"}, [RULE])])
         yield lab
+
+
+@pytest.fixture(scope="module")
+def quic(node):
+    made = Quic(node.outside, (node.outside.ip4, node.outside.ip6), f"{node.directory}/quic", 4 << 20)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -80,6 +88,16 @@ def test_flows_are_carried(lab, family, source, where):
         assert peer[0] == getattr(lab.a, family) and peer[1] != client.getsockname()[1]
     else:
         assert peer[0] in (UPLINK4, UPLINK6, NODE4, NODE6)
+
+
+@FAMILIES
+def test_quic(lab, quic, family):
+    """Its answers come in trains of datagrams where the sender makes such."""
+    made = relay(lab, "--source", "client")
+    quic.fetch(lab.a, getattr(lab.outside, family))
+    quic.send(lab.a, getattr(lab.outside, family))
+    made.stop()
+    assert len(made.lines(r"protocol=udp .* lost=0 ", 2)) == 2
 
 
 @SOURCES
