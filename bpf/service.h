@@ -162,6 +162,10 @@ PS_APART int service_judge(struct __sk_buff *skb, bool from, bool reverse)
 	if (unsure && nfct_reply_offset) {
 		w->service = PS_CONN_PENDING;
 		w->verdict[PS_EGRESS] = VERDICT_DEFAULT;
+		/* Bypass: what else has a rule is not unsure. */
+		w->verdict[PS_EGRESS].intercept_rule = all->own.intercept_rule ? all->own.intercept_rule
+											   : all->parted           ? PS_RULE_NONE
+																	   : all->allowed.intercept_rule;
 		return 1;
 	}
 	if (nobody)

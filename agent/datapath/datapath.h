@@ -159,6 +159,8 @@ struct explain_target { /* where the destination, a Service's address, may be tr
 	/* the answer: */
 	bool node; /* is an address of this node */
 	struct explain_side egress, ingress;
+	bool steered;          /* its ingress hands what is sent there to a proxy, if egress has not been asked before */
+	struct ps_proxy proxy; /* that one, if there is any */
 };
 struct explain_query {
 	struct ip source, destination;

@@ -245,6 +245,9 @@ static void service_judge(struct asking *a, struct explain_answer *answer)
 	} else if (unsure && a->datapath->loaded.tuples) {
 		answer->pending = true;
 		answer->egress.verdict = (struct ps_verdict){.action = PS_ACTION_ALLOW, .reason = PS_REASON_DEFAULT};
+		answer->egress.verdict.intercept_rule = own.intercept_rule ? own.intercept_rule
+												: all.parted       ? PS_RULE_NONE
+																   : all.allowed.verdict.intercept_rule;
 	} else if (unsure && !nobody) {
 		answer->egress = all.refused;
 	} else if (!nobody) {
@@ -274,6 +277,10 @@ static void target_read(
 	if (target->egress.local)
 		verdict_find(a, PS_EGRESS, target->port, &target->egress);
 	ingress_find(a, answer, target->port, &target->ingress);
+	target->steered = enforced(&target->ingress) == PS_ACTION_INTERCEPT && party.flags & PS_ADDR_STEERED &&
+					  !answer->node && a->datapath->loaded.tuples;
+	if (target->steered && target->ingress.verdict.proxy != PS_PROXY_NONE)
+		look_array(a, TABLE_proxy, target->ingress.verdict.proxy, &target->proxy);
 }
 
 /* ---- all together ---- */

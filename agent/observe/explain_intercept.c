@@ -6,8 +6,7 @@
 #include "agent/base/mem.h"
 #include "agent/observe/explain_telling.h"
 
-/* The proxy that the rule names: a proxy's number belongs to the compiler, the rule's text to everybody. */
-static const char *rule_proxy(const struct telling *t, const struct rule_name *rule)
+const char *explain_rule_proxy(const struct telling *t, const struct rule_name *rule)
 {
 	const struct object *object = rule->kind == KIND_INTERCEPT_POLICY
 									  ? snapshot_find(t->snapshot, rule->kind, rule->namespace, rule->name)
@@ -80,7 +79,7 @@ const char *explain_proxy(struct telling *t, struct rule_name *rule)
 	const struct explain_side *side = a->direction == PS_EGRESS ? &a->egress : &a->ingress;
 	bool handed = a->action == PS_ACTION_INTERCEPT;
 	*rule = rule_named(t, handed ? side->verdict.intercept_rule : PS_RULE_NONE);
-	const char *proxy = rule_proxy(t, rule);
+	const char *proxy = explain_rule_proxy(t, rule);
 	explain_member(t->out, "proxy", proxy);
 	return proxy;
 }

@@ -13,6 +13,15 @@ static bool target_refuses(const struct explain_target *target)
 	return explain_refuses(&target->egress) || explain_refuses(&target->ingress);
 }
 
+/* Does an ingress rule of the backend hand it over, where this node's translation has shown who that is? What an egress
+ * rule is about, also if it says Bypass, is not asked any more. */
+static bool target_handed(const struct telling *t, const struct explain_target *target)
+{
+	const struct explain_side *egress = &t->answer.egress;
+	return t->answer.action == PS_ACTION_ALLOW && target->steered && !target_refuses(target) &&
+		   !(egress->local && egress->verdict.intercept_rule);
+}
+
 /* The backend that a side of the answer speaks for. */
 static const struct explain_target *target_of(const struct telling *t, enum ps_direction direction)
 {
@@ -29,16 +38,21 @@ static const struct explain_target *target_of(const struct telling *t, enum ps_d
 
 /*
  * What the first hook says stands in the answer. It has no say about the backends' ingress: 1 refused by all is
- * refused; 2 refused by some depends on the backend; 3 where they agree, their side is the answer's.
+ * refused; 2 refused by some depends on the backend; 3 where they agree, their side is the answer's; 4 and where each
+ * gives it to the same proxy, that has it.
  */
 void explain_service_conclude(struct telling *t)
 {
 	struct explain_answer *a = &t->answer;
-	size_t refusing = 0, count = t->backends.count, local = 0, shut = 0;
+	size_t refusing = 0, count = t->backends.count, local = 0, shut = 0, handed = 0;
+	const struct explain_target *first = t->backends.targets;
 	for (size_t i = 0; i < count; i++) {
-		refusing += target_refuses(&t->backends.targets[i]);
-		local += t->backends.targets[i].ingress.local;
-		shut += explain_refuses(&t->backends.targets[i].ingress);
+		struct explain_target *target = &t->backends.targets[i];
+		refusing += target_refuses(target);
+		local += target->ingress.local;
+		shut += explain_refuses(&target->ingress);
+		target->steered = target_handed(t, target);
+		handed += target->steered && target->ingress.verdict.proxy == first->ingress.verdict.proxy;
 	}
 	t->about[PS_EGRESS] = a->pending ? NULL : target_of(t, PS_EGRESS);
 	t->about[PS_INGRESS] = target_of(t, PS_INGRESS);
@@ -47,6 +61,11 @@ void explain_service_conclude(struct telling *t)
 	if (a->action == PS_ACTION_ALLOW && count && refusing == count) /* 1 */
 		a->action = PS_ACTION_DENY;
 	t->pending = a->action == PS_ACTION_ALLOW && (count ? refusing > 0 : a->pending); /* 2 */
+	if (count && handed == count) {                                                   /* 4 */
+		a->action = PS_ACTION_INTERCEPT;
+		a->direction = PS_INGRESS;
+		a->proxy = first->proxy;
+	}
 }
 
 static const char *where_text(const struct explain_target *target)
@@ -74,21 +93,17 @@ static void target_step(struct telling *t, const struct explain_target *target, 
 	buffer_free(&text);
 }
 
-/* Ingress rules of an InterceptPolicy are asked where a connection enters, and there it has the Service's address. */
-static void target_direct_step(struct telling *t, const struct explain_target *target)
+static void target_handed_step(struct telling *t, const struct explain_target *target, const char *proxy)
 {
 	char ip[ADDR_TEXT_MAX];
-	if (t->answer.action != PS_ACTION_ALLOW || !target->ingress.local ||
-		target->ingress.verdict.action != PS_ACTION_INTERCEPT)
-		return;
 	auto_free char *rule = rule_text(t, target->ingress.verdict.intercept_rule);
 	ip_format(&target->ip, ip);
-	explain_step(
-		t, "backend %s: not handed over by %s, which is not asked about what comes by a Service's address", ip, rule);
+	explain_step(t, "backend %s: what is sent there is handed to proxy %s by %s", ip, proxy ? proxy : "?", rule);
 }
 
 static void target_render(struct telling *t, size_t at)
 {
+	const char *proxy = NULL;
 	const struct explain_target *target = &t->backends.targets[at];
 	const struct object *owner = t->backends.owners[at];
 	const struct backends_use *use = target->context;
@@ -101,6 +116,11 @@ static void target_render(struct telling *t, size_t at)
 	explain_member(t->out, "ip", ip);
 	buffer_printf(t->out, ",\"port\":%u", target->port);
 	explain_member(t->out, "workload", who);
+	if (target->steered) {
+		const struct rule_name rule = rule_named(t, target->ingress.verdict.intercept_rule);
+		proxy = explain_rule_proxy(t, &rule);
+	}
+	explain_member(t->out, "proxy", proxy);
 	buffer_printf(t->out, ",\"node\":%s,\"ready\":%s,\"egress\":", target->node ? "true" : "false",
 		use->terminating ? "false" : "true");
 	explain_side_brief(t, &target->egress);
@@ -110,7 +130,8 @@ static void target_render(struct telling *t, size_t at)
 	if (at >= BACKENDS_TOLD)
 		return;
 	target_step(t, target, owner);
-	target_direct_step(t, target);
+	if (target->steered)
+		target_handed_step(t, target, proxy);
 }
 
 static void outcome_step(struct telling *t, size_t refusing)

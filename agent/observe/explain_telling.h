@@ -64,6 +64,8 @@ bool explain_refuses(const struct explain_side *side);
 void explain_service_conclude(struct telling *t);
 void explain_backends(struct telling *t);
 
+/* The proxy that the rule names: a proxy's number belongs to the compiler, the rule's text to everybody. */
+const char *explain_rule_proxy(const struct telling *t, const struct rule_name *rule);
 const char *explain_proxy(struct telling *t, struct rule_name *rule); /* ,"proxy":…; whose rule it is */
 void explain_intercept(struct telling *t, const struct rule_name *rule, const char *proxy);
 

@@ -130,6 +130,7 @@ static void backend_add(struct table *table, const json_t *backend)
 {
 	static const char *const sides[] = {"egress", "ingress"};
 	const char *workload = text_of(backend, "workload"), *ip = text_of(backend, "ip");
+	const char *proxy = text_of(backend, "proxy");
 	char port[16];
 	struct buffer place = {0};
 	snprintf(port, sizeof(port), "%lld", (long long)json_integer_value(json_object_get(backend, "port")));
@@ -146,6 +147,13 @@ static void backend_add(struct table *table, const json_t *backend)
 		table_cell(table, sides[at]);
 		table_cell(table, json_is_object(side) ? text_of(side, "verdict") : "not local");
 		rule_add(table, json_object_get(side, "rule"));
+	}
+	if (*proxy) {
+		table_cell(table, "");
+		table_cell(table, "");
+		table_cell(table, "proxy");
+		table_cell(table, proxy);
+		table_cell(table, "");
 	}
 	buffer_free(&place);
 }

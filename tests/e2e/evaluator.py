@@ -246,6 +246,25 @@ class World:
             return Asked(PENDING, sides)
         return Asked(steered.verdict, sides, steered.proxy, steered.taken)
 
+    def behind(self, packet, backend):
+        """The proxy that gets what is sent on to this backend and passes, by an ingress rule of the backend; or None."""
+        sides = self.judge(replace(packet, destination=backend.ip, port=backend.port))
+        denied = DENY in [side.verdict for side in (sides.egress, sides.ingress) if side]
+        if denied or not sides.ingress or packet.source in self.own or self._egress_asked(packet):
+            return None
+        return sides.ingress.proxy
+
+    def _egress_asked(self, packet):
+        """An egress rule is about the Service's address, or one, also with Bypass, about each backend that is allowed."""
+        source, backends, peer = self.endpoint(packet.source), self.backends(packet), self.endpoint(packet.destination)
+        if source is None or not source.local:
+            return False
+        if self._intercepted(Side(ALLOW, DEFAULT), "Egress", source, peer, packet.destination, peer, packet).taken:
+            return True
+        sides = [self.judge(replace(packet, destination=b.ip, port=b.port)).egress for b in backends]
+        found = {(side.proxy, side.taken is None) for side in sides if side.verdict != DENY}
+        return len(found) == 1 and not found.pop()[1]
+
     def _steered(self, source, packet, allowed):
         """What InterceptPolicies say of the Service's address itself, or else all backends that policy allows."""
         peer = self.endpoint(packet.destination)

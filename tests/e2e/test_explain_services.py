@@ -162,14 +162,30 @@ def test_interception_by_the_services_address(cluster):
     assert ask(cluster, "s/a", web.ips[0])["verdict"] == "Allow", "not all of them"
 
 
-def test_ingress_rules_of_a_backend(cluster):
-    web = cluster.expose("web", "b")
+def test_ingress_rules_of_backends(cluster):
+    """Each hands over what is sent to it; where all do, and to one proxy, that is the answer."""
+    web = cluster.expose("web", "b", "c")
     door = {"name": "door", "action": "Intercept", "proxy": "gw", "from": [{"networks": ["0.0.0.0/0", "::/0"]}]}
-    cluster.give([web], intercept("llm", {"name": "b"}, [], ingress=[door]))
-    said = ask(cluster, "s/a", web.ips[0])
-    assert (said["verdict"], said["intercept"]) == ("Allow", None)
-    assert any("not handed over by InterceptPolicy llm, ingress rule 0 (door)" in step for step in said["steps"])
-    assert ask(cluster, "s/a", cluster.b.ip4, ECHO)["verdict"] == "Intercept"
+    of_b, of_c = (intercept(name, {"name": name}, [], ingress=[door]) for name in "bc")
+    for source in ("s/a", cluster.outside.ip4):
+        cluster.give([web], of_b)
+        said = ask(cluster, source, web.external[0])
+        assert (said["verdict"], said["proxy"], said["intercept"]) == ("Allow", None, None)
+        assert {name: one["proxy"] for name, one in by_name(cluster, said).items()} == {"b": "gw", "c": None}
+        handed = f"backend {cluster.b.ip4}: what is sent there is handed to proxy gw by InterceptPolicy b, ingress rule 0 (door)"
+        assert handed in said["steps"]
+        cluster.give([web], of_b, of_c)
+        said = ask(cluster, source, web.external[0])
+        assert (said["verdict"], said["proxy"], said["intercept"]["rule"]["name"]) == ("Intercept", "gw", "b")
+    assert ask(cluster, NODE4, web.ips[0])["verdict"] == "Allow", "the node itself"
+    past = {"name": "past", "action": "Bypass", "to": [{"networks": [f"{web.external[0]}/32"]}]}
+    cluster.give([web], of_b, of_c, intercept("a", {"name": "a"}, [past]))
+    said = ask(cluster, "s/a", web.external[0])
+    assert (said["verdict"], {one["proxy"] for one in said["backends"]}) == ("Allow", {None})
+    cluster.give([web], of_b, of_c, out("a", "b"))
+    said = ask(cluster, "s/a", web.external[0])
+    assert (said["verdict"], said["pending"]) == ("Allow", True)
+    assert {name: one["proxy"] for name, one in by_name(cluster, said).items()} == {"b": "gw", "c": None}
 
 
 def pods_peer(*names):
@@ -235,17 +251,21 @@ BEYOND = ["203.0.113.9", "8.8.8.8", "2001:db8:9::9", "2a00::1"]
 
 
 def judged(world, packet):
-    """(verdict, pending, proxy, {(address, port): (egress, ingress)}), as explain should say them."""
+    """(verdict, pending, proxy, {(address, port): (egress, ingress, proxy)}), as explain should say them."""
     asked, sides = world.ask(packet), {}
     for backend in world.backends(packet):
         both = world.judge(dataclasses.replace(packet, destination=backend.ip, port=backend.port))
-        sides[backend.ip, backend.port] = [side and ("Deny" if side.verdict == "Deny" else "Allow")
-                                           for side in (both.egress, both.ingress)]
+        behind = None if asked and asked.action in ("Deny", "Intercept") else world.behind(packet, backend)
+        sides[backend.ip, backend.port] = [*[side and ("Deny" if side.verdict == "Deny" else "Allow")
+                                             for side in (both.egress, both.ingress)], behind]
     refused = [one for one in sides.values() if "Deny" in one]
     if asked and asked.action in ("Deny", "Intercept"):
         return asked.action, False, asked.proxy if asked.action == "Intercept" else None, sides
     if sides and len(refused) == len(sides):
         return "Deny", False, None, sides
+    proxies = {one[2] for one in sides.values()}
+    if not refused and len(proxies) == 1 and proxies != {None}:
+        return "Intercept", False, proxies.pop(), sides
     return "Allow", bool(refused) or bool(asked and not sides), None, sides
 
 
@@ -265,8 +285,8 @@ def test_it_agrees_with_the_evaluator():
                 if world.backends(packet) is None:
                     continue
                 said, wanted = lab.ask(packet), judged(world, packet)
-                sides = {(b["ip"], b["port"]): [side and side["verdict"] for side in (b["egress"], b["ingress"])]
-                         for b in said["backends"]}
+                sides = {(b["ip"], b["port"]): [*[side and side["verdict"] for side in (b["egress"], b["ingress"])],
+                                                b["proxy"]] for b in said["backends"]}
                 found = said["verdict"], said["pending"], said["proxy"], sides
                 where = f"PENSTOCK_SEED={SEED}, round {number}: {packet}\nevaluator: {wanted}\nexplain: {said}\n{json.dumps(items)}"
                 if len(sides) > 8 and found[0] != wanted[0]:
