@@ -51,8 +51,8 @@ class Namespace:
     def entered(self):
         """This thread is in the namespace; sockets made here stay in it."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        setns(self.fd)
         try:
+            setns(self.fd)
             yield self
         finally:
             setns(home)

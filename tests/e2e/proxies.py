@@ -88,15 +88,11 @@ class Proxy:
         return [self.process.pid, *self.workers()]
 
     def workers(self):
-        found = []
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-            with contextlib.suppress(OSError):
-                if os.getsid(pid) == self.process.pid != pid:
-                    found.append(pid)
-        return found
+        return _session(self.process.pid)
 
     def stop(self, number=signal.SIGTERM, timeout=10):
         """Every generation ends, with what it has forked."""
+        forked = [pid for process in self.generations for pid in _session(process.pid)]
         for process in self.generations:
             self._signal(process, number)
         for process in self.generations:
@@ -107,6 +103,7 @@ class Proxy:
             self._signal(process, signal.SIGKILL)
             process.wait()
         self.generations = []
+        self._await(lambda: not any(map(_lives, forked)), "a worker does not end")
 
     def kill(self):
         self.stop(signal.SIGKILL)
@@ -177,6 +174,21 @@ class Proxy:
         return path
 
 
+def _session(leader):
+    """Whom a process has forked."""
+    found = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == leader != pid:
+                found.append(pid)
+    return found
+
+
+def _lives(pid):
+    """Not a zombie either, whose sockets are closed."""
+    return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"], ["X"])
+
+
 def read(path):
     try:
         with open(path, errors="replace") as file:
@@ -243,9 +255,14 @@ class HAProxy(Proxy):
         if not self.master:
             self.start("-sf", self.process.pid)
             return
-        before = self.errors.count("New worker ")
-        self.process.send_signal(signal.SIGUSR2)
-        self._await(lambda: self.errors.count("New worker ") > before, "no new worker")
+        began, done = self.errors.count("Reloading HAProxy"), self.errors.count("Loading success")
+        due = 0
+        while self.errors.count("Reloading HAProxy") == began:
+            if time.monotonic() > due:  # one that comes while it loads is lost; of two in a row the second gets no sockets
+                self.process.send_signal(signal.SIGUSR2)
+                due = time.monotonic() + 1
+            time.sleep(0.02)
+        self._await(lambda: self.errors.count("Loading success") > done, "no new worker")
 
     def seen(self, count=1):
         """(client, port, destination, port) of each connection that has ended."""
