@@ -73,6 +73,11 @@ def test_the_proxy_is_reached_at_the_services_address(cluster):
     assert answers(lab, lab.a) == PROXY
     assert answers(lab, lab.b) == backend(lab), "whom no rule selects"
     assert lab.running.api.metrics()("penstock_intercepted_connections_total", proxy="gw") == 2
+    engine(lab, "tproxy")
+    lab.running.signal(signal.SIGHUP)
+    eventually(lambda: lab.running.api.status()["engine"]["active"] == "tproxy")
+    assert answers(lab, lab.a) == PROXY and answers(lab, lab.b) == backend(lab)
+    engine(lab, "ebpf")
 
     lab.running.kill9()
     assert answers(lab, lab.a) == PROXY, "it stays without an agent"
@@ -92,6 +97,12 @@ def node(lab):
     lab.node.run("nft", "-f", "-", input=NAT)
     lab.running.api.put_state(lab.items + lab.handed)
     return lab
+
+
+def engine(lab, name):
+    """From the next start, or SIGHUP, on."""
+    lab.running.config["datapath"]["engine"] = name
+    lab.running.write_config()
 
 
 def table(lab):
@@ -164,9 +175,10 @@ def test_never_a_moment_without_it(cluster):
     eventually(lambda: attempt() is True)
     load = Load(attempt)
     try:
-        for _ in range(6):
+        for name in ("ebpf", "tproxy", "tproxy", "ebpf", "auto"):
             load.grown(50)
             lab.running.kill9()
+            engine(lab, name)
             lab.running.start()
         load.grown(50)
     finally:
