@@ -233,9 +233,8 @@ def sized(world, undo):
     return size
 
 
-@pytest.mark.parametrize("offloads", ["on", "off"])
-@pytest.mark.parametrize("pods, uplink", [(9000, 1500), (1500, 9000)])
-@pytest.mark.parametrize("kind", ["relay", "HAProxy"])
+@pytest.mark.parametrize("kind, pods, uplink, offloads", [
+    ("relay", 9000, 1500, "on"), ("relay", 1500, 9000, "off"), ("HAProxy", 9000, 1500, "off"), ("HAProxy", 1500, 9000, "on")])
 def test_large_writes(world, sized, kind, pods, uplink, offloads):
     """64 KB and more at a time, both ways at once."""
     if kind == "HAProxy" and (why := lacking("haproxy")):

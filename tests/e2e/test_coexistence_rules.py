@@ -67,7 +67,6 @@ def test_ports_of_a_bridge_beside_them(engine):
         world.end()
 
 
-@BOTH
 @pytest.mark.skipif(cgroup_root() is None, reason="the machine's root of cgroup v2 is not mounted")
 @pytest.mark.parametrize("who", HIT)
 def test_processes_of_the_node_beside_them(world, others, who):
