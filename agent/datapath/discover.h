@@ -58,6 +58,7 @@ struct net {
 	struct map touched; /* set of ifindexes: something about the interface changed; the reader clears it */
 	bool changed;       /* anything that can move an endpoint changed; the reader clears it */
 	bool stale;         /* what was told cannot be followed: look at everything */
+	bool mislaid;       /* a rule or route that leads to proxies was removed */
 	uint32_t births;
 };
 

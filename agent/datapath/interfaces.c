@@ -304,9 +304,10 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 		nftables_set(d);
 	if (control_write(d, e) < 0)
 		return -EIO;
-	if (d->steering && (whole || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX})))
-		return routes_set(&d->options, d->nftables.want.host, e);
-	return 0;
+	if (!d->steering || !(whole || d->net.mislaid || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX})))
+		return 0;
+	d->net.mislaid = false;
+	return routes_set(&d->options, d->nftables.want.host, e);
 }
 
 static void tell(struct datapath *d, const struct compiler *compiler, const struct map *moved,

@@ -2,6 +2,7 @@
 #include "agent/datapath/netlink.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fib_rules.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
@@ -139,6 +140,7 @@ static void read_route(const struct nlmsghdr *message, struct net *net)
 	struct net_route route = {.length = rt->rtm_dst_len, .table = rt->rtm_table};
 	bool there = message->nlmsg_type == RTM_NEWROUTE;
 	const struct nlattr *multipath = NULL;
+	net->mislaid |= !there && rt->rtm_protocol == ROUTES_PROTOCOL;
 	bool local = rt->rtm_type == RTN_LOCAL && rt->rtm_dst_len == (rt->rtm_family == AF_INET ? 32 : 128);
 	if ((rt->rtm_type != RTN_UNICAST && !local) || rt->rtm_flags & RTM_F_CLONED || rt->rtm_src_len)
 		return;
@@ -186,6 +188,13 @@ static void read_route(const struct nlmsghdr *message, struct net *net)
 		net_route(net, &route, there);
 }
 
+static void read_rule(const struct nlmsghdr *message, struct net *net)
+{
+	const struct nlattr *attribute;
+	mnl_attr_for_each(attribute, message, sizeof(struct fib_rule_hdr)) net->mislaid |=
+		mnl_attr_get_type(attribute) == FRA_PROTOCOL && mnl_attr_get_u8(attribute) == ROUTES_PROTOCOL;
+}
+
 static void read_neighbour(const struct nlmsghdr *message, struct net *net)
 {
 	const struct ndmsg *nd = mnl_nlmsg_get_payload(message);
@@ -229,6 +238,9 @@ static int read_message(const struct nlmsghdr *message, void *context)
 	case RTM_NEWROUTE:
 	case RTM_DELROUTE:
 		read_route(message, context);
+		break;
+	case RTM_DELRULE:
+		read_rule(message, context);
 		break;
 	case RTM_NEWNEIGH:
 	case RTM_DELNEIGH:
@@ -351,7 +363,8 @@ void neighbour_ask(struct monitor *monitor, const struct ip *ip, uint32_t ifinde
 
 int monitor_open(struct monitor *ret, struct error *e)
 {
-	static const int groups[] = {RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE};
+	static const int groups[] = {
+		RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE};
 	struct mnl_socket *socket = socket_open();
 	if (!socket)
 		return error_system(e, errno, "no netlink socket");

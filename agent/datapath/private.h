@@ -212,6 +212,7 @@ int monitor_read(struct monitor *monitor, struct net *net, struct error *e);
  * stand only once a proxy was ever wanted; from then on until uninstall: connections may still be with a proxy that is
  * gone.
  */
+#define ROUTES_PROTOCOL 76 /* who made them; not in the kernel's or iproute2's list */
 /* host: also for what this node's processes send. */
 int routes_set(const struct datapath_options *options, bool host, struct error *e);
 int routes_remove(struct error *e);

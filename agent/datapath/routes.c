@@ -21,7 +21,6 @@
 #include "agent/datapath/netlink.h"
 #include "agent/datapath/private.h"
 
-#define OUR_PROTOCOL 76 /* not in the kernel's or iproute2's list */
 static const uint8_t families[] = {AF_INET, AF_INET6};
 
 struct wanted_rule {
@@ -60,7 +59,7 @@ static int rule_add(uint8_t family, const struct wanted_rule *rule)
 	mnl_attr_put_u32(request, FRA_PRIORITY, rule->priority);
 	mnl_attr_put_u32(request, FRA_FWMARK, rule->mark);
 	mnl_attr_put_u32(request, FRA_FWMASK, rule->mask);
-	mnl_attr_put_u8(request, FRA_PROTOCOL, OUR_PROTOCOL);
+	mnl_attr_put_u8(request, FRA_PROTOCOL, ROUTES_PROTOCOL);
 	if (rule->from_here)
 		mnl_attr_put_strz(request, FRA_IIFNAME, "lo");
 	return netlink_call(request, NULL, NULL);
@@ -76,7 +75,7 @@ static int route_add(uint8_t family, uint32_t table)
 	rt->rtm_family = family;
 	rt->rtm_type = RTN_LOCAL;
 	rt->rtm_scope = RT_SCOPE_HOST;
-	rt->rtm_protocol = OUR_PROTOCOL;
+	rt->rtm_protocol = ROUTES_PROTOCOL;
 	rt->rtm_table = table < 256 ? table : RT_TABLE_UNSPEC;
 	mnl_attr_put_u32(request, RTA_TABLE, table);
 	mnl_attr_put_u32(request, RTA_OIF, if_nametoindex("lo"));
@@ -139,7 +138,7 @@ static int each_rule(const struct nlmsghdr *message, void *context)
 			break;
 		}
 	}
-	if (protocol != OUR_PROTOCOL)
+	if (protocol != ROUTES_PROTOCOL)
 		return MNL_CB_OK;
 	for (int i = 0; i < ours->keep_count; i++) {
 		const struct wanted_rule *keep = &ours->keep[i];
@@ -159,7 +158,7 @@ static int each_route(const struct nlmsghdr *message, void *context)
 	const struct rtmsg *rt = mnl_nlmsg_get_payload(message);
 	uint32_t table = rt->rtm_table;
 	struct nlattr *attribute;
-	if (rt->rtm_protocol != OUR_PROTOCOL || rt->rtm_type != RTN_LOCAL || rt->rtm_dst_len)
+	if (rt->rtm_protocol != ROUTES_PROTOCOL || rt->rtm_type != RTN_LOCAL || rt->rtm_dst_len)
 		return MNL_CB_OK;
 	mnl_attr_for_each(attribute, message, sizeof(*rt)) if (mnl_attr_get_type(attribute) == RTA_TABLE) table =
 		mnl_attr_get_u32(attribute);
