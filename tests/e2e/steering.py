@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests of interception share: rules, proxies in this process, and what must hold after each of them."""
 import contextlib
+import ctypes
 import json
 import os
+import signal
+import socket
+import struct
 import threading
 
 import pytest
@@ -64,6 +68,27 @@ def refused(world, source, target, family=4):
     before = world.no_listener()
     answer = answered(world, source, target, family, timeout=0.3)
     return answer not in world.servers and answer != "proxy" and world.no_listener() > before
+
+
+def select(sock, number):
+    """Of its SO_REUSEPORT group, always the one that came at that place (SO_ATTACH_REUSEPORT_CBPF: RET K)."""
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, number))
+    sock.setsockopt(socket.SOL_SOCKET, 51, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+@contextlib.contextmanager
+def unled(world, family, what):
+    """Somebody has removed our rules, or our routes, and the agent does not look."""
+    world.running.signal(signal.SIGSTOP)
+    try:
+        listed = json.loads(world.node.run("ip", "-j", f"-{family}", "rule").stdout)
+        if what == "routes":
+            world.node.run("ip", f"-{family}", "route", "flush", "table", 7641)
+        for priority in [one["priority"] for one in listed if "fwmark" in one and what == "rules"]:
+            world.node.run("ip", f"-{family}", "rule", "del", "priority", priority)
+        yield
+    finally:
+        world.running.signal(signal.SIGCONT)
 
 
 def forget(world):

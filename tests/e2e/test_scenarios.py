@@ -1,15 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the field's transparent proxies are tested for, or have been bitten by: by number, TCP, the ebpf engine.
-1 to 21 here, 22 to 33 in test_scenarios_churn.py, either direction and bridges in test_scenarios_directions.py.
-
-Not here:
-  2, 5 (UDP), 6, 7, 31   UDP: with the interception of UDP
-  10                     no error is provoked on purpose: after every test `assign failures` is 0 (World.end)
-  14 (UDP 53)            UDP; the TCP half is here
-  18, 34                 World.end asks after every test, here and in test_proxies.py
-  19 (routes absent)     the agent's rule and route are its own: test_datapath.py removes them and sees them repaired
-  25 (agent down)        nothing can be attached meanwhile: `unclaimed: deny`, test_settings.py; here, what follows
-  Services (24, 30 of kube-proxy's translation), the tproxy engine: with those
+"""What the field's transparent proxies are tested for, or have been bitten by: by number, TCP, with either engine.
+1 to 21 here, 22 to 33 in test_scenarios_churn.py, either direction and bridges in test_scenarios_directions.py, UDP in
+test_scenarios_udp.py. tests/scenarios.md has them all.
 """
 import json
 import os
@@ -21,7 +13,7 @@ from lab import GATEWAY4, NODE4, NODE6, OUTSIDE4, OUTSIDE6, UPLINK4, UPLINK6
 from objects import proxy
 from proxies import PORT, Relay
 from scenes import eventually
-from steering import FAMILIES, OUTSIDE, SOURCES, answered, come, egress, forget, ingress, refused, to
+from steering import FAMILIES, OUTSIDE, SOURCES, answered, come, egress, forget, ingress, refused, select, to, unled
 from talk import Client, Server, ask
 
 
@@ -153,6 +145,17 @@ def test_11_a_group_shares_the_work(world, family, transparent):
         assert answered(world, world.a, "outside", family) == "proxy"
     counts = [len(front.accepted) for front in fronts]
     assert sum(counts) == world.handed() == 60 and min(counts) > 3, counts
+
+
+@FAMILIES
+def test_11_who_selects_within_the_group(world, family):
+    """A filter of the proxy's own (SO_ATTACH_REUSEPORT_CBPF): all connections are the second's."""
+    world.quiet()
+    fronts = [world.front(reuseport=True) for _ in range(3)]
+    select(fronts[0].listener, 1)
+    for _ in range(12):
+        assert answered(world, world.a, "outside", family) == "proxy"
+    assert [len(front.accepted) for front in fronts] == [0, 12, 0]
 
 
 @FAMILIES
@@ -317,6 +320,19 @@ def test_19_without_forwarding(world, bent, family, source):
     with Client(world.a, world.address("outside", family)) as client:
         assert client.hello()["server"] == "outside" and client.pour(1) is None
     assert world.handed() == 1
+
+
+@pytest.mark.parametrize("what", ["rules", "routes"])
+@FAMILIES
+def test_19_rules_and_routes_that_are_gone(world, family, what):
+    """Nothing goes on to the server; they come back as soon as the agent sees it."""
+    world.front()
+    assert answered(world, world.a, "outside", family) == "proxy"
+    served = len(world.servers["outside"].accepted)
+    with unled(world, family, what):
+        assert isinstance(ask(world.a, world.address("outside", family), timeout=0.5), str)
+        assert len(world.servers["outside"].accepted) == served
+    eventually(lambda: answered(world, world.a, "outside", family, timeout=0.3) == "proxy")
 
 
 @pytest.mark.parametrize("valid_mark", [0, 1], ids=["", "src_valid_mark"])

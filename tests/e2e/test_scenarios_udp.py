@@ -12,7 +12,7 @@ from objects import policy, proxy
 from probe import OPTIONS, answering, family_of
 from proxies import PORT, Relay
 from scenes import eventually
-from steering import FAMILIES, OUTSIDE, SOURCES, Load, come, egress, forget, host, ingress
+from steering import FAMILIES, OUTSIDE, SOURCES, Load, egress, forget, host, ingress, select, unled
 
 GATEWAY = proxy("gw", PORT, ["TCP", "UDP"])
 BYPASS = proxy("gw", PORT, ["TCP", "UDP"], unavailable="Bypass")
@@ -229,6 +229,21 @@ def test_11_a_group_shares_the_work(world, family):
 
 
 @FAMILIES
+def test_11_who_selects_within_the_group(world, family):
+    """A filter of the proxy's own (SO_ATTACH_REUSEPORT_CBPF): all flows are the second's. The kernel's own TPROXY does not
+    ask filters about datagrams (its lookup has none): there each flow has one of the group, as without a filter."""
+    fronts = [world.receive(reuseport=True, name=str(number)) for number in range(3)]
+    select(fronts[0].sock, 1)
+    takers = []
+    for _ in range(12):
+        with Talker(world.a, world.address("outside", family)) as flow:
+            one, = {flow.server() for _ in range(3)}
+            takers.append(one)
+    assert set(takers) == {"1"} if world.engine == "ebpf" else set(takers) <= {"0", "1", "2"}
+    assert sum(len(front.seen) for front in fronts) == 36
+
+
+@FAMILIES
 def test_11_a_group_that_holds_a_connected_socket(world, family):
     """It is connected to somebody else: everybody else's datagrams are the listener's."""
     address = "127.0.0.1" if family == 4 else "::1"
@@ -330,6 +345,34 @@ def test_16_nobody_gets_a_loop_from_the_proxys_own_port(world, family):
     assert server_of(world, world.a, "outside", family) == "outside"
 
 
+@SOURCES
+@FAMILIES
+def test_19_without_forwarding(world, bent, family, source):
+    bent("net.ipv4.ip_forward", 0)
+    bent("net.ipv6.conf.all.forwarding", 0)
+    assert server_of(world, world.b, "outside", family, timeout=0.3) != "outside", "there is none indeed"
+    Relay(world, "--source", source)
+    with Talker(world.a, world.address("outside", family)) as flow:
+        assert flow.server() == "outside" and flow.echo(b"x" * 1200)
+    assert world.handed() == 1
+
+
+@pytest.mark.parametrize("what", ["rules", "routes"])
+@FAMILIES
+def test_19_rules_and_routes_that_are_gone(world, family, what):
+    world.receive()
+    with Talker(world.a, world.address("outside", family)) as flow:
+        assert flow.server() == "proxy"
+        served = len(world.receivers["outside"].seen)
+        with unled(world, family, what):
+            assert not flow.echo(timeout=0.2)
+            assert server_of(world, world.a, "outside", family, timeout=0.2) not in ("proxy", "outside")
+            assert len(world.receivers["outside"].seen) == served
+        eventually(lambda: flow.echo(timeout=0.3) or flow.echo(timeout=0.3))
+        flow.sock.settimeout(3)
+        assert server_of(world, world.a, "outside", family) == "proxy"
+
+
 @pytest.mark.parametrize("valid_mark", [0, 1], ids=["", "src_valid_mark"])
 @pytest.mark.parametrize("rp_filter", [0, 1, 2])
 def test_20_reverse_path_filters(world, bent, rp_filter, valid_mark):
@@ -342,6 +385,28 @@ def test_20_reverse_path_filters(world, bent, rp_filter, valid_mark):
             for client, target in ((world.a, "outside"), (world.a, "b"), (world.outside, "b")):
                 assert server_of(world, client, target) == target, (source, client.name, target)
     assert world.handed() == 6
+
+
+def strays(space, family):
+    """Datagrams that came to it and that nobody was there for."""
+    with space.entered(), open("/proc/thread-self/net/" + ("snmp" if family == 4 else "snmp6")) as file:
+        rows = [line.split() for line in file]
+    if family == 6:
+        return int(dict(rows)["Udp6NoPorts"])
+    names, values = [row for row in rows if row[0] == "Udp:"]
+    return int(values[names.index("NoPorts")])
+
+
+@pytest.mark.parametrize("target", ["outside", "b"])
+@FAMILIES
+def test_21_replies_to_the_proxys_socket_stay_with_it(world, family, target):
+    """The server answers to the client's address: the pod sees none of it but what the proxy sends on."""
+    world.flows(egress(to(*OUTSIDE, *world.b.ips)))
+    Relay(world, "--source", "client")
+    before = strays(world.a, family)
+    for _ in range(20):
+        assert server_of(world, world.a, target, family) == target
+    assert world.handed() == 20 and strays(world.a, family) == before
 
 
 # ---- 22 … 30: failure, restart, churn ----
@@ -387,6 +452,31 @@ def test_23_24_flows_while_the_agent_restarts(world, way):
         assert set(load.end()) == {"proxy"}
 
 
+def test_26_a_workload_that_goes(alone):
+    """Nothing of its flow gets to the server; who has its address next begins anew."""
+    world = alone
+    world.put(egress(to(*OUTSIDE)), gw=GATEWAY)
+    flows = []
+    with Receiver(world.node, PORT, "proxy"), Receiver(world.outside, 80, "outside", transparent=False) as server:
+        for ip in OUTSIDE:
+            flows.append(Talker(world.a, ip, timeout=0.3, bind=("", 20726)))
+            assert flows[-1].server() == "proxy"
+        world.running.api.delete_object("Workload", "s", "a")
+        for flow in flows:
+            flow.echo()
+        assert server.seen == [], "it may stay with the proxy, or fail"
+        world.wires.pop("a").close()
+        world.node.ip(f"link del {world.a.interface}")
+        for flow in flows:
+            flow.close()
+        gone = world.pods.pop("a")
+        heir = world.pod("heir", gone.ips)
+        world.put(egress(to(*OUTSIDE), pod="heir"), gw=GATEWAY)
+        for ip in OUTSIDE:
+            with Talker(heir, ip, bind=("", 20726)) as flow:
+                assert flow.server() == "proxy"
+
+
 @pytest.mark.parametrize("target", ["outside", "b"])
 @FAMILIES
 def test_27_rules_are_for_flows_that_begin_later(world, family, target):
@@ -404,6 +494,18 @@ def test_27_rules_are_for_flows_that_begin_later(world, family, target):
             assert server_of(world, world.a, target, family) == target
             world.flows(policy("s", "no", {"name": "a"}, types=["Egress"]))
             assert not straight.echo(timeout=0.2) and not handed.echo(timeout=0.2), "policy comes first"
+
+
+@FAMILIES
+def test_28_receivers_that_take_over_from_each_other(world, family):
+    """Each new one stands beside the old one before that goes: somebody always answers."""
+    front = world.receive(reuseport=True)
+    with Talker(world.a, world.address("outside", family), timeout=0.9) as flow:
+        for _ in range(15):
+            newer = world.receive(reuseport=True)
+            front.close()
+            assert flow.server() == "proxy" and server_of(world, world.a, "outside", family, timeout=0.9) == "proxy"
+            front = newer
 
 
 @FAMILIES
