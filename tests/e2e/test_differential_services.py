@@ -210,6 +210,10 @@ class Nat:
             text = []
 
 
+class Behind(str):
+    """The proxy that an ingress rule of the chosen backend names."""
+
+
 class Town(RandomScene):
     """Four pods here, two of another node, the node itself and a host beyond: all serve every port."""
     OWN = [NODE4, NODE6, UPLINK4, UPLINK6]
@@ -300,6 +304,11 @@ class Town(RandomScene):
                 return refused
         if refuses(world, probe.bind[0], backend, probe.protocol):
             return refused
+        behind = world.behind(self.packet(probe), backend)
+        if behind and self.listens(behind, backend.ip):
+            return ANSWERED, Behind(behind)
+        if behind and behind != "gw-bypass":
+            return refused
         return ANSWERED, backend
 
     def unsaid(self, probe, result):
@@ -322,6 +331,11 @@ class Town(RandomScene):
         if probe.server[:2] != (self.lab.node.name, PROXIES[who]):
             return f"taken by {probe.server}"
         seen = [plain(probe.peer[0]), probe.peer[1], plain(probe.peer[2]), probe.peer[3]]
+        if isinstance(who, Behind):
+            backend = self.backend(probe)
+            masked = is_masked(self, probe) or probe.bind[0] == backend.ip
+            wanted = [*(seen[:2] if masked else probe.bind), backend.ip, backend.port]
+            return None if seen == wanted else f"the proxy behind the Service sees {seen}"
         return None if seen == [*probe.bind, probe.destination, probe.port] else f"the proxy sees {seen}"
 
 
@@ -331,17 +345,21 @@ def refuses(world, source, backend, protocol):
 
 
 def steering(generator, everything):
-    """Proxies, and egress rules that hand much to them."""
+    """Proxies, and rules that hand much to them."""
     rng = generator.rng
     items = [proxy(name, port, unavailable="Bypass" if name == "gw-bypass" else "Deny") for name, port in PROXIES.items()]
     for number in range(rng.randint(0, 3)):
         made = generator.intercept(number, list(PROXIES))
-        if made["spec"]["egress"]:
-            made["spec"].pop("ingress", None)
-            items.append(made)
-    if everything:
-        items.append(rest(rng))
+        items.append(made)
+    items.append(rest(rng) if everything else door(rng))
     return items
+
+
+def door(rng):
+    """What comes to pods and nothing else has decided."""
+    rules = [{"name": "door", "action": "Intercept", "proxy": rng.choice(list(PROXIES)), "from": [{"networks": networks}]}
+             for networks in (["0.0.0.0/0"], ["::/0"])]
+    return intercept("last", {"namespaces": {}}, [], 1000, rules)
 
 
 def draw_town(generator, town, number):
@@ -400,7 +418,8 @@ def test_real_connections_to_services(town):
         wrong = []
         for probe, wanted in zip(probes, expected, strict=True):
             asked = world.ask(town.packet(probe))
-            counts[asked.action if asked else "from beyond", "intercepted" if wanted[1] in PROXIES else REFUSED if wanted[0] != ANSWERED else ANSWERED] += 1
+            counts[asked.action if asked else "from beyond", "behind" if isinstance(wanted[1], Behind) else
+                   "intercepted" if wanted[1] in PROXIES else REFUSED if wanted[0] != ANSWERED else ANSWERED] += 1
             if what := town.complaint(probe, wanted):
                 backend = town.backend(probe)
                 wrong.append(f"{town.packet(probe)}: {what}, wanted {wanted}, sent to {backend}"
@@ -429,6 +448,6 @@ def keep_some(town, rng, allowed, passed):
     town.keep(rng.sample(allowed, min(12, len(allowed))))
     for probe, (_, who) in rng.sample(passed, min(12, len(passed))):
         if who in PROXIES:
-            town.open(probe, (town.lab.node.name, PROXIES[who]))
+            town.open(probe, (town.lab.node.name, PROXIES[who]), town.backend(probe) if isinstance(who, Behind) else None)
         else:
             town.open(probe, (town.place[who.ip], who.port), who)
