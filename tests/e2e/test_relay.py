@@ -59,7 +59,8 @@ class Relay:
         with open(self.log, "w") as log, open(self.log + ".err", "w") as err:
             self.process = lab.node.popen(*before, os.path.join(BUILD, "penstock-relay"), *arguments, *options, stdout=log,
                                           stderr=err)
-        wait(lambda: self.process.poll() is not None or self.read(".err").count("listening") >= len(listen))
+        sockets = sum(2 if isinstance(where, int) else 1 for where in listen)  # a port alone: both families
+        wait(lambda: self.process.poll() is not None or self.read(".err").count("listening") >= sockets)
         assert self.process.poll() is None, self.read(".err")
 
     def read(self, suffix=""):
