@@ -201,6 +201,7 @@ static __noinline bool host_wants(struct bpf_sock_addr *ctx, struct wish *wish)
 	const struct ps_proxy *proxy;
 
 	wish_judge(wish, &verdict);
+	account_rule(verdict.audit_rule);
 	if (verdict.action != PS_ACTION_INTERCEPT)
 		return false;
 	proxy = proxy_find(verdict.proxy, wish->question.row.side);

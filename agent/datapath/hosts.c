@@ -46,7 +46,7 @@ void hosts_read(struct datapath *d)
 {
 	_Alignas(struct inotify_event) char buffer[4096];
 	while (d->hosts.watch >= 0 && read(d->hosts.watch, buffer, sizeof(buffer)) > 0)
-		;
+		d->hosts.touched = true;
 }
 
 static void watch_begin(struct datapath *d)
@@ -98,27 +98,52 @@ static void rows_want(struct hosts *hosts)
 	}
 }
 
-void hosts_look(struct datapath *d, const struct compiler *compiler,
+/* The endpoints are others than those that were looked for last. */
+static bool wanted_differ(struct hosts *hosts, const struct compiler *compiler)
+{
+	const struct endpoint *endpoint;
+	size_t at = 0, count = 0;
+	bool differ = false;
+	while ((endpoint = compiler_cgroup_next(compiler, &at))) {
+		const uint64_t *path = map_get(&hosts->looked, &endpoint->id);
+		differ |= !path || *path != hash_bytes(endpoint->cgroup, strlen(endpoint->cgroup), 0);
+		count++;
+	}
+	return differ || count != hosts->looked.count;
+}
+
+static void endpoint_look(struct datapath *d, const struct endpoint *endpoint, struct map *found)
+{
+	struct hosts *hosts = &d->hosts;
+	uint64_t path = hash_bytes(endpoint->cgroup, strlen(endpoint->cgroup), 0);
+	map_put(&hosts->looked, &endpoint->id, &path);
+	if (!hosts->root[0] && sockets_cgroup(hosts->root) < 0)
+		hosts->root[0] = '\0';
+	cgroup_watch(d, endpoint->cgroup); /* what comes while we look is told */
+	uint64_t id = cgroup_find(d, endpoint->cgroup);
+	if (id)
+		map_put(found, &endpoint->id, &id);
+}
+
+void hosts_look(struct datapath *d, const struct compiler *compiler, bool all,
 	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context)
 {
 	struct hosts *hosts = &d->hosts;
 	const struct endpoint *endpoint;
 	struct map found;
 	size_t at = 0;
+	if (!all && !hosts->touched && hosts->watch >= 0 && !wanted_differ(hosts, compiler))
+		return;
+	hosts->wanted = hosts->touched = false;
+	map_clear(&hosts->looked);
 	map_init(&found, sizeof(uint32_t), sizeof(uint64_t));
-	hosts->wanted = false;
 	while ((endpoint = compiler_cgroup_next(compiler, &at))) {
 		hosts->wanted = true;
 		watch_begin(d);
-		if (!hosts->root[0] && sockets_cgroup(hosts->root) < 0)
-			hosts->root[0] = '\0';
-		cgroup_watch(d, endpoint->cgroup); /* what comes while we look is told */
-		uint64_t id = cgroup_find(d, endpoint->cgroup);
-		const uint64_t *before = map_get(&hosts->found, &endpoint->id);
-		if (id)
-			map_put(&found, &endpoint->id, &id);
-		if (endpoint->bound != !!id || (before ? *before : 0) != id)
-			bound(context, endpoint->id, id);
+		endpoint_look(d, endpoint, &found);
+		const uint64_t *before = map_get(&hosts->found, &endpoint->id), *now = map_get(&found, &endpoint->id);
+		if (endpoint->bound != !!now || (before ? *before : 0) != (now ? *now : 0))
+			bound(context, endpoint->id, now);
 	}
 	map_clear(&hosts->found);
 	hosts->found = found;
@@ -214,6 +239,7 @@ int hosts_take_over(struct datapath *d, bool stands, struct error *e)
 		hosts->root[0] = '\0';
 	map_init(&hosts->rows, sizeof(uint64_t), sizeof(struct host_row));
 	map_init(&hosts->found, sizeof(uint32_t), sizeof(uint64_t));
+	map_init(&hosts->looked, sizeof(uint32_t), sizeof(uint64_t));
 	int result =
 		read_entries(d->loaded.other[OTHER_CGROUP], sizeof(uint64_t), sizeof(struct ps_cgroup), false, note_row, hosts);
 	return result < 0 ? error_system(e, -result, "map ps_cgroup cannot be read") : 0;
@@ -223,5 +249,6 @@ void hosts_clear(struct datapath *d)
 {
 	map_clear(&d->hosts.rows);
 	map_clear(&d->hosts.found);
+	map_clear(&d->hosts.looked);
 	watch_end(d);
 }

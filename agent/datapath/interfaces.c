@@ -360,7 +360,7 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 	d->net.changed = false;
 	tell(d, compiler, &moved, bound, context);
 	map_clear(&moved);
-	hosts_look(d, compiler, bound, context);
+	hosts_look(d, compiler, all, bound, context);
 	return 0;
 }
 

@@ -329,6 +329,8 @@ struct hosts {
 	char root[PIN_PATH_MAX]; /* of cgroup v2; "": not known */
 	int watch;               /* inotify on the cgroups above theirs; -1: none */
 	struct map rows;         /* cgroup's id → struct host_row */
+	bool touched;            /* inotify has told something */
+	struct map looked;       /* endpoint → its path, in one word: looked for */
 	struct map found;        /* endpoint → cgroup's id */
 };
 
@@ -402,8 +404,9 @@ int control_write(struct datapath *d, struct error *e);
 /* What inotify has told: then hosts_look finds it. */
 void hosts_read(struct datapath *d);
 int hosts_take_over(struct datapath *d, bool stands, struct error *e);
-/* Which cgroups are there by now. Those whose being there changed, or that are others of the same path, are told. */
-void hosts_look(struct datapath *d, const struct compiler *compiler,
+/* Which cgroups are there by now; all: though nothing tells that it has changed. Those whose being there changed, or
+ * that are others of the same path, are told. */
+void hosts_look(struct datapath *d, const struct compiler *compiler, bool all,
 	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context);
 /* Before the first of them goes live. */
 int hosts_stage(struct datapath *d, struct error *e);

@@ -122,7 +122,17 @@ def test_a_process_of_the_cgroup(world, family):
     assert said["peer"] == said["own"] and said["own"][0] == OWN[family] and said["local"] == [THERE[family], 80]
     assert world.beside.ask(THERE[family])["server"] == "outside"
     assert world.inside.ask(THERE[family], 81) == "ConnectionRefusedError"
-    assert world.handed() == 1
+    assert world.handed() == 1 == world.grown("penstock_rule_hits_total", policy="host")
+
+
+def test_audit_mode(world):
+    policy = about(world.group)
+    policy["metadata"]["annotations"] = {"penstock.dev/mode": "audit"}
+    world.put(policy)
+    world.front()
+    world.usable()
+    assert world.inside.ask(OUTSIDE4)["server"] == "outside"
+    assert world.handed() == 0 and world.grown("penstock_rule_hits_total", policy="host") == 1
 
 
 @FAMILIES
