@@ -52,11 +52,16 @@ def world(shared, receivers):
     world.begin()
     put(egress(to(*OUTSIDE)))
     before = {name: len(one.seen) for name, one in receivers.items()}
+
+    def leaks():
+        """Flows of this test's proxies whose datagrams a server has seen from the same client's port."""
+        handed = {flow for one in fronts for flow in one.seen}
+        return [flow for name, one in receivers.items() for flow in one.seen[before[name]:] if flow in handed]
+    world.past = leaks
     yield world
     if not world.running.running():
         world.running.start()
-    handed = {flow for one in fronts for flow in one.seen}
-    leaked = [flow for name, one in receivers.items() for flow in one.seen[before[name]:] if flow in handed]
+    leaked = leaks()
     wrong = [what for one in [*fronts, *receivers.values()] for what in one.wrong]
     for one in fronts:
         one.close()
@@ -345,6 +350,18 @@ def test_16_nobody_gets_a_loop_from_the_proxys_own_port(world, family):
     assert server_of(world, world.a, "outside", family) == "outside"
 
 
+@FAMILIES
+def test_18_the_checker_sees_what_goes_past_a_proxy(world, family):
+    """What is asked of every test, of a flow whose proxy went, and was not needed."""
+    world.flows(egress(to(*OUTSIDE)), gw=BYPASS)
+    front = world.receive()
+    with Talker(world.a, world.address("outside", family)) as flow:
+        assert flow.server() == "proxy" and world.past() == []
+        front.close()
+        assert flow.server() == "outside" and world.past() == [(*flow.ends, *flow.destination)]
+    world.straight = True
+
+
 @SOURCES
 @FAMILIES
 def test_19_without_forwarding(world, bent, family, source):
@@ -450,6 +467,19 @@ def test_23_24_flows_while_the_agent_restarts(world, way):
         load.grown()
         assert flow.server() == "proxy"
         assert set(load.end()) == {"proxy"}
+
+
+def test_25_a_workload_that_comes_while_the_agent_is_down(alone):
+    world = alone
+    late = world.pod("late", attach=False)
+    world.put(egress(to(*OUTSIDE), pod="late"), gw=GATEWAY)
+    with Receiver(world.node, PORT, "proxy"):
+        world.running.kill9()
+        world.attach(late)
+        world.running.start()
+        for ip in OUTSIDE:
+            with Talker(late, ip) as flow:
+                assert flow.server() == "proxy"
 
 
 def test_26_a_workload_that_goes(alone):

@@ -141,16 +141,24 @@ def check_abi():
                 yield f"{path}: struct {found.group(1)} has no PS_STATIC_ASSERT of its size"
 
 
+LESSONS, SCENARIOS, SCENARIO_COUNT = "CONTRIBUTING.md", "tests/scenarios.md", 34
+
+
 def check_lessons():
-    """Every test that CONTRIBUTING.md names is there."""
-    named = re.findall(r"`(\w+/\w+\.(?:py|c))::(\w+)`", text_of("CONTRIBUTING.md"))
-    if not named:
-        yield "CONTRIBUTING.md: names no test: what the field gets wrong has one each"
-    for path, name in named:
-        if not (ROOT / "tests" / path).is_file():
-            yield f"CONTRIBUTING.md: there is no tests/{path}"
-        elif not re.search(rf"^(?:def|static void) {name}\(", text_of(f"tests/{path}"), re.M):
-            yield f"CONTRIBUTING.md: tests/{path} has no {name}"
+    """Every test that the lists of lessons and scenarios name is there, and no scenario is missing."""
+    for listed in (LESSONS, SCENARIOS):
+        named = re.findall(r"`(\w+/\w+\.(?:py|c))::(\w+)`", text_of(listed))
+        if not named:
+            yield f"{listed}: names no test"
+        for path, name in named:
+            if not (ROOT / "tests" / path).is_file():
+                yield f"{listed}: there is no tests/{path}"
+            elif not re.search(rf"^(?:def|static void) {name}\(", text_of(f"tests/{path}"), re.M):
+                yield f"{listed}: tests/{path} has no {name}"
+    rows = {int(number): rest for number, rest in re.findall(r"^\| (\d+) \|(.*)$", text_of(SCENARIOS), re.M)}
+    for number in range(1, SCENARIO_COUNT + 1):
+        if "::" not in rows.get(number, ""):
+            yield f"{SCENARIOS}: scenario {number} has no test"
 
 
 CHECKS = {name[len("check_"):]: check for name, check in sorted(globals().items()) if name.startswith("check_")}
