@@ -295,6 +295,8 @@ static void failure_explain(struct trial *t, struct engine_trial *trial, const c
 			snprintf(trial->detail, sizeof(trial->detail), "the second time");
 		} else if (t->program->bss->refused) {
 			refusal_tell(t->program->bss->refused, where, sizeof(where));
+		} else if (t->program->bss->nobody) {
+			snprintf(where, sizeof(where), "the program finds no listener");
 		} else {
 			lost_tell(trial->engine, trial->family, where, sizeof(where));
 		}

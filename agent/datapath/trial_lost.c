@@ -88,7 +88,7 @@ void lost_tell(enum engine engine, int family, char *ret, size_t size)
 		[ROUTED] = "a rule of somebody's nftables or iptables at PREROUTING drops it",
 		[DELIVERED] = "it is not delivered on this node: another rule of policy routing comes first",
 		[AT_INPUT] = "a rule of somebody's nftables or iptables at INPUT drops it",
-		[ANSWERED] = "it is delivered, and the socket does not answer",
+		[ANSWERED] = "it is delivered, and no answer leaves: no socket has it, or another route takes it",
 		[LEFT] = "a rule of somebody's nftables or iptables at OUTPUT or POSTROUTING drops the answer",
 	};
 	struct error e = {0};

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from datagrams import Receiver, Talker
 from lab import BUILD, OUTSIDE4, OUTSIDE6
 from objects import proxy
 from scenes import eventually
@@ -98,6 +99,29 @@ def test_a_change_of_engine_cuts_nothing(handed):
     assert [one for one in seen if one is not True] == [], f"of {len(seen)}"
     grown = {engine: count - begun[engine] for engine, count in counted(world).items()}
     assert sum(grown.values()) == len(seen) + 6, "each connection is counted once, and stays where it was counted"
+
+
+def test_a_change_of_engine_loses_no_datagram(handed):
+    """Of flows of before, and of new ones, one after another."""
+    world, flows, lost = handed, [], []
+    rule = {**to(), "protocols": [{"udp": {"destinationPort": {"number": 80}}}]}
+    world.put(egress(to()), egress(rule, name="udp"), gw=proxy("gw", PORT, ["TCP", "UDP"]))
+    with Receiver(world.node, PORT, "proxy") as front:
+        eventually(lambda: world.proxy_status()["available"]["UDP"] == ["IPv4", "IPv6"])
+        try:
+            flows = [Talker(world.a, ip) for ip in OUTSIDE.values()]
+            assert [flow.server() for flow in flows] == ["proxy", "proxy"]
+            for name in ("tproxy", "ebpf", "tproxy", "ebpf"):
+                changes = threading.Thread(target=configure, args=(world, name))
+                changes.start()
+                while changes.is_alive():
+                    flows.append(Talker(world.a, OUTSIDE4))
+                    lost += [flow for flow in (*flows[:2], flows[-1]) if not flow.echo(b"data", timeout=1)]
+                assert engine_of(world)["active"] == name
+            assert not lost and not front.wrong
+        finally:
+            for flow in flows:
+                flow.close()
 
 
 def test_it_is_the_engine_that_is_named_that_hands_over(handed):
