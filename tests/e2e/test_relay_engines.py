@@ -49,7 +49,8 @@ def lab(node):
 
 def relay(lab, *options):
     made = Relay(lab, *options)
-    eventually(lambda: lab.running.api.status()["proxies"][0]["up"])
+    both = ["IPv4", "IPv6"]
+    eventually(lambda: lab.running.api.status()["proxies"][0]["available"] == {"TCP": both, "UDP": both})
     return made
 
 
