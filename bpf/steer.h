@@ -147,16 +147,45 @@ static __always_inline int packet_assign(struct __sk_buff *skb, struct bpf_sock 
 	return STEER_NOBODY;
 }
 
+/* Does the packet answer a SYN cookie of this listener? */
+static __always_inline bool listener_cookie(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p)
+{
+	__u32 at = p->end - p->bytes;
+	struct tcphdr tcp;
+	union {
+		struct iphdr ip4;
+		struct ipv6hdr ip6;
+	} ip;
+
+	if (bpf_skb_load_bytes(skb, p->transport, &tcp, sizeof(tcp)))
+		return false;
+	if (p->v4)
+		return !bpf_skb_load_bytes(skb, at, &ip.ip4, sizeof(ip.ip4)) &&
+			   !bpf_tcp_check_syncookie(sk, &ip.ip4, sizeof(ip.ip4), &tcp, sizeof(tcp));
+	return !bpf_skb_load_bytes(skb, at, &ip.ip6, sizeof(ip.ip6)) &&
+		   !bpf_tcp_check_syncookie(sk, &ip.ip6, sizeof(ip.ip6), &tcp, sizeof(tcp));
+}
+
+/*
+ * Without SYN only what answers a cookie is the listener's. The rest has a socket, or is answered with a reset: where
+ * this node's NAT has met the tuple before, it gives the client another port behind the hooks (INPUT), and only the
+ * stack finds it.
+ */
 static __always_inline int listener_assign(
 	struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 size, const struct ps_proxy *proxy, bool table)
 {
+	const struct work *w = work_get(true);
 	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	int result = STEER_NOBODY;
 
 	if (!sk)
 		return STEER_NOBODY;
-	if (listener_usable(sk, proxy))
-		result = table ? packet_leave(skb, tuple, size == sizeof(tuple->ipv4)) : packet_assign(skb, sk);
+	if (w && listener_usable(sk, proxy)) {
+		if (!(w->packet.traits & PACKET_STARTS) && !listener_cookie(skb, sk, &w->packet))
+			result = STEER_TAKEN;
+		else
+			result = table ? packet_leave(skb, tuple, size == sizeof(tuple->ipv4)) : packet_assign(skb, sk);
+	}
 	bpf_sk_release(sk);
 	return result;
 }
@@ -321,7 +350,7 @@ PS_APART int steer_tcp(struct __sk_buff *skb, __u32 number)
 		tuple_aim(&tuple, w->packet.v4, false, proxy->port);
 		result = listener_assign(skb, &tuple, size, proxy, table); /* 3 */
 	}
-	if (result == STEER_GIVEN)
+	if (result != STEER_NOBODY)
 		mark_set(skb);
 	return result;
 }

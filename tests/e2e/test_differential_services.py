@@ -218,8 +218,8 @@ class Town(RandomScene):
     """Four pods here, two of another node, the node itself and a host beyond: all serve every port."""
     OWN = [NODE4, NODE6, UPLINK4, UPLINK6]
 
-    def __init__(self, lab, deny_with):
-        super().__init__(lab, deny_with)
+    def __init__(self, lab, deny_with, engine):
+        super().__init__(lab, deny_with, engine)
         for number in range(4):
             pod = lab.pod(f"m{number}")
             self.pods.append(pod)
@@ -378,10 +378,10 @@ def draw_town(generator, town, number):
     return items + generator.services(town.everybody, beyond if mixed or rng.random() < 0.4 else town.ends, 8 if mixed else None)
 
 
-@pytest.fixture(scope="module", params=["drop", "reject"])
+@pytest.fixture(scope="module", params=[("drop", "ebpf"), ("reject", "tproxy")], ids="-".join)
 def town(request):
     with Lab(outside=True) as lab:
-        yield Town(lab, request.param)
+        yield Town(lab, *request.param)
 
 
 def still_allowed(world, live):

@@ -361,3 +361,14 @@ def test_policy_and_absence_of_datagrams(cluster, source):
             assert client.hello()["server"] == "proxy"
             given(cluster, [web], UDP_RULE, into("b", "d", port=ECHO))
             assert not client.echo()
+def test_the_service_and_the_backend_from_one_port(cluster):
+    """By the Service's address, then by the backend's own, and back."""
+    web = cluster.expose("own-address", "b")
+    cluster.reused = True
+    settled(cluster, [web], RULE)
+    for ips, port in ((web.ips, 90), (cluster.b.ips, TALK)) * 2:
+        for ip in ips:
+            with Client(cluster.a, ip, port, bind=("", 20530)) as client:
+                who = client.hello(last=True)
+                assert who["server"] == "proxy" and who["local"] == [cluster.address("b", 6 if ":" in ip else 4), TALK]
+                assert client.ended()
