@@ -114,7 +114,8 @@ def test_what_others_do_to_it_is_mended_at_once(node):
     made, foreign = table(lab), nft(lab, "list", "table", "inet", "foreign")
     assert made.count("0x60000000 == 0x20000000 dnat") == 2 and answers(lab, lab.a) == PROXY
     handle = nft(lab, "-a", *TABLE).split("ip6 daddr # handle ")[1].split()[0]
-    for damage in ("delete table inet penstock", "flush table inet penstock", "delete chain inet penstock intercepted",
+    for damage in ("delete table inet penstock", "flush table inet penstock", "flush map inet penstock wildcard",
+                   "delete element inet penstock loopback { 7641:3a99 }", "flush chain inet penstock handover", "delete chain inet penstock intercepted",
                    f"delete rule inet penstock intercepted handle {handle}", "insert rule inet penstock intercepted return",
                    "add chain inet penstock more { type filter hook forward priority 0; policy drop; }"):
         if damage.startswith("delete rule"):
