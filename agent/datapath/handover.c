@@ -16,7 +16,7 @@
  *   processes    what a process of this node sends and a proxy is to have (HOST) is routed anew, to lo (REROUTE),
  *                unless it goes to this node itself. A datagram has the mark that its socket had before a program saw
  *                where it goes: the socket's says what became of it. (Without a socket, skuid does not match.)
- *   rerouted     the same as intercepted, for that.
+ *   rerouted     the same as intercepted, for that; sources: and for its source.
  *
  * Plain commands: JSON would say the same with more words. What is read back is JSON, because nft 1.0.6 prints a
  * `tproxy` without its port.
@@ -114,6 +114,18 @@ static void identity_print(struct buffer *b, const char *name, const char *hook,
 		name, hook, mask, state, mask, state);
 }
 
+/* Who masquerades all that leaves does not mean lo. */
+static void source_print(struct buffer *b, uint32_t mask, uint32_t state)
+{
+	buffer_printf(b,
+		"	chain sources {\n"
+		"		type nat hook postrouting priority 99;\n"
+		"		meta mark & %#x == %#x snat ip to ip saddr\n"
+		"		meta mark & %#x == %#x snat ip6 to ip6 saddr\n"
+		"	}\n",
+		mask, state, mask, state);
+}
+
 /* A listener on the wildcard has nobody's addresses. */
 static void resting_print(struct buffer *b, uint32_t mask)
 {
@@ -151,8 +163,10 @@ void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *
 			"		meta mark & %#x == %#x fib daddr type unicast meta mark set meta mark | %#x\n"
 			"	}\n",
 			UINT32_MAX, mask, answer, ~mask, reroute, mask, answer, ~mask, mask, answer, intercept);
-	if (wanted->host && wanted->nat)
+	if (wanted->host && wanted->nat) {
 		identity_print(b, "rerouted", "output", mask, reroute);
+		source_print(b, mask, reroute);
+	}
 	buffer_puts(b, "}\n");
 }
 

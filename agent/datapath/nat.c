@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whether somebody else translates addresses in this network namespace: a chain of NAT at prerouting, or at output. */
+/* Whether somebody else translates addresses in this network namespace: a chain of NAT at prerouting; of what this node
+ * sends, at output or postrouting. */
 #include "agent/datapath/nat.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -26,7 +27,8 @@ static bool hook_concerns(const struct nlattr *hook, bool output)
 		if (mnl_attr_get_type(attribute) != NFTA_HOOK_HOOKNUM || mnl_attr_validate(attribute, MNL_TYPE_U32) < 0)
 			continue;
 		uint32_t number = ntohl(mnl_attr_get_u32(attribute));
-		return number == NF_INET_PRE_ROUTING || (output && number == NF_INET_LOCAL_OUT);
+		return number == NF_INET_PRE_ROUTING ||
+			   (output && (number == NF_INET_LOCAL_OUT || number == NF_INET_POST_ROUTING));
 	}
 	return false;
 }

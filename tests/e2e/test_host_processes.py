@@ -362,6 +362,22 @@ def test_datagrams_through_the_relay(world):
                 assert said["who"] == "outside" and said["from"] == [ip, 53] and said["peer"] != said["own"]
 
 
+@FAMILIES
+def test_a_node_that_masquerades_all(world, family):
+    """What goes over lo keeps its source."""
+    world.node.run("nft", "-f", "-", input="table inet lab {\n\tchain every {\n\t\ttype nat hook postrouting priority srcnat;\n"
+                   "\t\tmasquerade\n\t}\n}\n")
+    try:
+        world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+        world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
+        world.front()
+        world.usable()
+        for said in (world.inside.ask(THERE[family]), world.inside.send(THERE[family], 53)):
+            assert said["peer"] == said["own"] and said["own"][0] == OWN[family]
+    finally:
+        world.node.run("nft", "delete", "table", "inet", "lab")
+
+
 KERNEL = {"net.ipv4.conf.all.rp_filter": 1, "net.ipv4.conf.all.src_valid_mark": 1, "net.ipv4.tcp_fwmark_accept": 1,
           "net.ipv4.fwmark_reflect": 1, "net.ipv4.ip_forward": 0, "net.ipv6.conf.all.forwarding": 0}
 
