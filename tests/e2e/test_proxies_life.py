@@ -239,9 +239,21 @@ def test_a_port_that_is_stolen(gate, transparent):
     assert thief.accepted == []
 
 
+def test_a_port_that_is_shared_by_a_thief(gate):
+    """SO_REUSEPORT and the same user: the kernel lets a second program listen beside HAProxy. All goes to HAProxy."""
+    lab = gate
+    lab.running.api.put_object(proxy("gw", PORT, process={"executable": "/usr/sbin/haproxy"}))
+    HAProxy(lab, frontend="bind 0.0.0.0:15001", backend=f"server s {OUTSIDE4}:80", threads=1)
+    lab.usable(4)
+    thief = lab.front(transparent=True, name="thief", reuseport=True, address="0.0.0.0")
+    eventually(lambda: sorted(one["state"] for one in lab.proxy_status()["listeners"]) == ["Adopted", "Ignored"])
+    answers = [server_of(ask(lab.a, OUTSIDE4)) for _ in range(12)]
+    assert thief.accepted == [] and answers == ["outside"] * 12
+
+
 # ---- without an agent ----
 
-@kinds("haproxy-transparent", "relay", "squid-tproxy", "trafficserver")
+@kinds("haproxy-transparent", "relay", "squid-tproxy")
 def test_a_transparent_proxy_restarts_while_the_agent_is_down(gate, kind):
     """It needs nobody to make its socket usable."""
     lab = gate
