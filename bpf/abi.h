@@ -359,7 +359,7 @@ enum ps_conn_state {
 #define PS_CONN_TRANSLATED 2u /* `backend`, `backend_port`: where this node sends it */
 #define PS_CONN_ASKED 4u      /* an egress rule of an InterceptPolicy was about it: ingress rules are not asked */
 /* A proxy has it by an ingress rule of the backend (behind.h). With TRANSLATED it is the Service's address' entry; else
- * that of the addresses of the proxy's socket, which no packet passes by. */
+ * that of the addresses of the proxy's socket, which no packet passes by: there `backend_port` is the client's own. */
 #define PS_CONN_BEHIND 8u
 #define PS_CONN_OWN 16u    /* with both: a socket has it already, and needs no hand-over */
 #define PS_CONN_MASKED 32u /* with both: this node rewrites its source as well */

@@ -140,6 +140,7 @@ static __always_inline void behind_note(struct work *w, struct ps_conn *conn, st
 		return;
 	/* Without an interface: no packet takes the short way past a proxy by it. */
 	w->service = PS_CONN_BEHIND;
+	w->backend_port = aside->entered.source_port;
 	w->ifindex = 0;
 	conn_create(false, false, PS_CONN_INTERCEPTED);
 	w->ifindex = ifindex;

@@ -275,6 +275,8 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 			asker_note(p);
 	}
 	conn.flags = flags;
+	if (w->service & PS_CONN_BEHIND)
+		conn.backend_port = w->backend_port;
 	conn_remember(&conn, w);
 	if (from == reverse)
 		conn.ifindex[1] = w->ifindex;

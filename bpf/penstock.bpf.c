@@ -79,25 +79,25 @@ int socket_getsockopt(struct bpf_sockopt *ctx)
 SEC("cgroup/getpeername4")
 int socket_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return socket_named(ctx);
+	return socket_peer(ctx, true);
 }
 
 SEC("cgroup/getpeername6")
 int socket_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return socket_named(ctx);
+	return socket_peer(ctx, false);
 }
 
 SEC("cgroup/getsockname4")
 int socket_getsockname4(struct bpf_sock_addr *ctx)
 {
-	return socket_named(ctx);
+	return socket_local(ctx);
 }
 
 SEC("cgroup/getsockname6")
 int socket_getsockname6(struct bpf_sock_addr *ctx)
 {
-	return socket_named(ctx);
+	return socket_local(ctx);
 }
 
 SEC("cgroup/connect4")

@@ -260,16 +260,52 @@ static __always_inline void held_choose(struct choice *ret)
 
 /* ---- the programs ---- */
 
-/* Runs in accept, getpeername and getsockname, behind the kernel's own answer. */
-static __always_inline int socket_named(struct bpf_sock_addr *ctx)
+/* Whose connection that is, or NULL: no proxy's. */
+static __always_inline const struct ps_conn *socket_named(struct bpf_sock_addr *ctx, struct ends *ends)
+{
+	if (!socket_tcp(ctx->type, ctx->protocol) || bpf_get_netns_cookie(ctx) != netns_cookie)
+		return NULL;
+	ends_read(ctx->sk, ends);
+	if (!ends_intercepted(ends))
+		return NULL;
+	held_note(&ends->held);
+	return held_conn(&ends->held);
+}
+
+/* Runs in getsockname, behind the kernel's own answer. */
+static __always_inline int socket_local(struct bpf_sock_addr *ctx)
 {
 	struct ends ends;
 
-	if (!socket_tcp(ctx->type, ctx->protocol) || bpf_get_netns_cookie(ctx) != netns_cookie)
+	socket_named(ctx, &ends);
+	return SOCKET_GOES_ON;
+}
+
+/*
+ * Runs in accept and getpeername, behind the kernel's own answer. Behind a Service that may be who masquerade says that
+ * the client is: it is told who it was.
+ */
+static __always_inline int socket_peer(struct bpf_sock_addr *ctx, bool v4)
+{
+	const struct ps_conn *conn;
+	struct address client = {};
+	struct ends ends;
+
+	conn = socket_named(ctx, &ends);
+	if (!conn || !(conn->service & PS_CONN_BEHIND) || !(conn->flags & PS_CONN_REWRITTEN) || !conn->backend_port)
 		return SOCKET_GOES_ON;
-	ends_read(ctx->sk, &ends);
-	if (ends_intercepted(&ends))
-		held_note(&ends.held);
+	__builtin_memcpy(client.word, conn->origin, sizeof(client));
+	if (v4) {
+		ctx->user_ip4 = client.v4;
+	} else if (ends.held.family == 4) {
+		ctx->user_ip6[3] = client.v4;
+	} else {
+		ctx->user_ip6[0] = client.word[0];
+		ctx->user_ip6[1] = client.word[1];
+		ctx->user_ip6[2] = client.word[2];
+		ctx->user_ip6[3] = client.word[3];
+	}
+	ctx->user_port = bpf_htons(conn->backend_port);
 	return SOCKET_GOES_ON;
 }
 

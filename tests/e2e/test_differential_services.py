@@ -333,8 +333,7 @@ class Town(RandomScene):
         seen = [plain(probe.peer[0]), probe.peer[1], plain(probe.peer[2]), probe.peer[3]]
         if isinstance(who, Behind):
             backend = self.backend(probe)
-            masked = is_masked(self, probe) or probe.bind[0] == backend.ip
-            wanted = [*(seen[:2] if masked else probe.bind), backend.ip, backend.port]
+            wanted = [*probe.bind, backend.ip, backend.port]
             return None if seen == wanted else f"the proxy behind the Service sees {seen}"
         return None if seen == [*probe.bind, probe.destination, probe.port] else f"the proxy sees {seen}"
 

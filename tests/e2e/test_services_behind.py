@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ingress interception behind a Service: a rule of the backend, which only kube-proxy's translation shows. The proxy sees
-what the backend would have seen: its own address and port, and the client, or who masquerade says that it is."""
+the backend's address and port, and the client, also where kube-proxy masquerades it; but of datagrams the node then."""
 import pytest
 from pyroute2 import NFCTSocket
 
@@ -54,12 +54,12 @@ def taken(cluster, source, exposed, backend="b", megabytes=0):
     """Each way leads to the proxy, and to nobody else; how many."""
     count = 0
     cluster.reached()
-    for count, (ip, port, masked) in enumerate(ways(cluster, exposed, source), 1):
+    for count, (ip, port, _) in enumerate(ways(cluster, exposed, source), 1):
         with Client(source, ip, port) as client:
             who = client.hello()
             assert who["server"] == "proxy", (ip, port, who)
             assert who["local"] == [cluster.address(backend, 6 if ":" in ip else 4), TALK], (ip, port, who)
-            assert masked or who["peer"] == list(client.ends), (ip, port, who)
+            assert who["peer"] == list(client.ends), (ip, port, who)
             assert client.echo(b"x" * 4096) and client.pour(megabytes) is None
     assert cluster.reached() == set()
     return count
@@ -143,6 +143,7 @@ def test_a_relay_goes_on_to_the_backend(cluster, source, kept):
         with Client(space, ip, port) as client:
             who = client.hello()
             assert who["server"] == "b" and who["local"][1] == TALK
+            assert (who["peer"][0] == client.ends[0]) == (kept == "client")
             assert client.pour(1) is None
     assert cluster.handed() == len(found)
 
