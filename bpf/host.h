@@ -309,6 +309,27 @@ static __always_inline bool mark_is(const struct __sk_buff *skb, __u32 state)
 	return (skb->mark & mark_mask) == state;
 }
 
+/*
+ * What is marked HOST never leaves by another interface, unless it goes to many: somebody has taken nftables' table
+ * away. Past its proxy it must not go.
+ */
+static __always_inline bool host_escapes(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	const struct ps_control *control;
+	__u8 first;
+
+	if (skb->ingress_ifindex || !mark_is(skb, mark_answer))
+		return false;
+	control = bpf_map_lookup_elem(&ps_control, &zero);
+	if (!control || !(control->flags & PS_CONTROL_HOST) || network_l3(skb))
+		return false;
+	if (bpf_skb_load_bytes(skb, 0, &first, 1) || first & 1)
+		return false;
+	account_packet(PS_EGRESS, PS_VERDICT_DROPPED, PS_REASON_NO_LISTENER, skb->len - sizeof(struct ethhdr));
+	return true;
+}
+
 static __always_inline struct work *host_begin(struct __sk_buff *skb)
 {
 	struct work *w = network_begin(skb, true);

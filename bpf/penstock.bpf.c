@@ -52,7 +52,7 @@ int from_network(struct __sk_buff *skb)
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
-	return network_out(skb);
+	return host_escapes(skb) ? PS_DROP : network_out(skb);
 }
 
 /* Ingress and egress of lo, for processes of this node. */

@@ -160,9 +160,11 @@ void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *
 			"		meta l4proto udp meta skuid != %u socket mark & %#x == %#x fib daddr type unicast "
 			"meta mark set meta mark & %#x | %#x accept\n"
 			"		meta l4proto udp meta mark & %#x == %#x meta mark set meta mark & %#x accept\n"
-			"		meta mark & %#x == %#x fib daddr type unicast meta mark set meta mark | %#x\n"
+			"		meta mark & %#x == %#x fib daddr type unicast meta mark set meta mark | %#x accept\n"
+			"		meta mark & %#x == %#x fib daddr type local meta mark set meta mark & %#x\n"
 			"	}\n",
-			UINT32_MAX, mask, answer, ~mask, reroute, mask, answer, ~mask, mask, answer, intercept);
+			UINT32_MAX, mask, answer, ~mask, reroute, mask, answer, ~mask, mask, answer, intercept, mask, answer,
+			~mask);
 	if (wanted->host && wanted->nat) {
 		identity_print(b, "rerouted", "output", mask, reroute);
 		source_print(b, mask, reroute);

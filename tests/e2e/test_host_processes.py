@@ -2,6 +2,7 @@
 """Processes of the node itself, by cgroup: handed to a proxy like a workload's connections, and nobody else's."""
 import contextlib
 import json
+import signal
 import socket
 import threading
 
@@ -420,6 +421,21 @@ def test_a_process_with_a_listener_and_its_children(world):
         assert world.inside.ask(OUTSIDE4, timeout=0.3) == "TimeoutError"  # it accepts nobody
         assert world.running.process.pid in exempt(world)
     eventually(lambda: process not in exempt(world), 2.5)
+
+
+def test_without_the_table_nothing_goes_past_the_proxy(world):
+    world.front()
+    world.usable()
+    world.running.signal(signal.SIGSTOP)
+    try:
+        world.node.run("nft", "delete", "table", "inet", "penstock")
+        for ip in OUTSIDE:
+            assert world.inside.ask(ip, timeout=0.3) == "TimeoutError"
+            assert world.beside.ask(ip)["server"] == "outside"
+    finally:
+        world.running.signal(signal.SIGCONT)
+    eventually(lambda: isinstance(world.inside.ask(OUTSIDE4, timeout=0.3), dict), SOON)
+    assert world.inside.ask(OUTSIDE6)["server"] == "proxy"
 
 
 @pytest.fixture(scope="module")
