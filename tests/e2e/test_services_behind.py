@@ -101,6 +101,15 @@ def test_only_the_backend_that_has_a_rule(cluster):
     taken(cluster, cluster.outside, web)
 
 
+def test_a_backend_by_its_own_service_and_the_node(cluster):
+    """kube-proxy masquerades what comes back to its sender; and the node reaches its pods, as without a Service."""
+    web = cluster.expose("hairpin", "b")
+    settled(cluster, [web], RULE)
+    taken(cluster, cluster.b, web)
+    for ip in web.ips + web.external:
+        assert ask(cluster.node, ip, 90)["server"] == "b"
+
+
 def test_whom_the_rule_is_about(cluster):
     """The client is who it was before masquerade."""
     web = cluster.expose("whom", "b")
