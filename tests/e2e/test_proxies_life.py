@@ -129,7 +129,7 @@ def test_reload_under_load(gate, kind):
     lab.usable()
     load = Load(lambda: server_of(ask(lab.a, OUTSIDE4)))
     try:
-        for _ in range(3):
+        for _ in range(2):
             load.grown(10)
             front.reload()
         load.grown(10)
