@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs test files side by side: side_by_side.py RESULTS SUITE…, each SUITE a folder or a file below tests/.
 
-Each file is a pytest process of its own, so that its namespaces, pins and paths have its pid in their names; WORKERS
-(default 3: the tests wait more than they compute) of them run at a time, those that take longest first. Tests marked
-`serial` look at the whole machine: they come last, one file after the other.
+Each file is a pytest process of its own, so that its namespaces, pins and paths have its pid in their names; WORKERS of
+them run at a time (default: one more than there are processors, at most 6: they wait more than they compute), those that
+take longest first. Tests marked `serial` look at the whole machine: they come last, one file after the other.
 
 RESULTS/counts gets what junit.py says of all of them, and a line "name" for each process that ended without a result.
 What a process that fails has said is shown whole; of the others, a line. SUITE_SECONDS is the time of one process.
@@ -22,7 +22,7 @@ import time
 import junit
 
 TESTS = pathlib.Path(__file__).resolve().parent
-WORKERS = int(os.environ.get("WORKERS") or 3)
+WORKERS = int(os.environ.get("WORKERS") or min(len(os.sched_getaffinity(0)) + 1, 6))
 SECONDS = int(os.environ.get("SUITE_SECONDS") or 900)
 NOTHING_COLLECTED = 5
 SERIAL = re.compile(r"pytest\.mark\.serial\b")
