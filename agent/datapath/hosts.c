@@ -161,6 +161,7 @@ int hosts_stage(struct datapath *d, struct error *e)
 		return result;
 	d->hosts.stands = true;
 	interfaces_settle(d);
+	listeners_again(d); /* proxies are exempt from the first moment on */
 	return 0;
 }
 

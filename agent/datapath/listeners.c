@@ -715,6 +715,15 @@ void listeners_close(struct datapath *d)
 
 /* ---- for others ---- */
 
+void listeners_again(struct datapath *d)
+{
+	struct listeners *ls = d->listeners;
+	pthread_mutex_lock(&ls->look);
+	if (ls->told)
+		look(ls);
+	pthread_mutex_unlock(&ls->look);
+}
+
 void datapath_proxies(struct datapath *datapath, const struct proxy_wanted *proxies, size_t count)
 {
 	struct listeners *ls = datapath->listeners;

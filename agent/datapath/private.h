@@ -430,6 +430,8 @@ void rules_leave(struct datapath *d); /* counters of rules that no live table na
 /* Starts the thread that looks; it touches nothing before datapath_proxies was called. */
 int listeners_open(struct datapath *d, struct error *e);
 void listeners_close(struct datapath *d);
+/* Looks now, if it was ever told whom to look for. */
+void listeners_again(struct datapath *d);
 
 /* ---- who is never intercepted (exempt.c) ---- */
 
