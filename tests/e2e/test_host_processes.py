@@ -16,6 +16,7 @@ from puppet import Group, Puppet, cgroup_root
 from steering import ENGINES, FAMILIES, OUTSIDE, SOON, World, to
 from scenes import eventually
 from talk import TRANSPARENT, Server, plain
+from test_engine import configure
 
 pytestmark = pytest.mark.skipif(cgroup_root() is None, reason="the machine's root of cgroup v2 is not mounted")
 OWN = {4: UPLINK4, 6: UPLINK6}
@@ -436,6 +437,26 @@ def test_without_the_table_nothing_goes_past_the_proxy(world):
         world.running.signal(signal.SIGCONT)
     eventually(lambda: isinstance(world.inside.ask(OUTSIDE4, timeout=0.3), dict), SOON)
     assert world.inside.ask(OUTSIDE6)["server"] == "proxy"
+
+
+def test_another_engine(world):
+    """What is open goes on, and what begins is handed over the other way."""
+    other = {"ebpf": "tproxy", "tproxy": "ebpf"}[world.engine]
+    world.put(about(world.group, {**to(*OUTSIDE), "protocols": ANY}), gw=proxy("gw", PORT, ("TCP", "UDP")))
+    world.front()
+    world.fronts.append(Datagrams(world.node, PORT, "proxy", proxy=True))
+    world.usable()
+    for ip in OUTSIDE:
+        assert world.inside.ask(ip, keep="tcp" + ip)["server"] == "proxy"
+        assert world.inside.send(ip, 53, keep="udp" + ip)["who"] == "proxy"
+    for engine in (other, world.engine):
+        assert configure(world, engine)["active"] == engine
+        for ip in OUTSIDE:
+            assert world.inside.again("tcp" + ip) and world.inside.again("udp" + ip)["who"] == "proxy"
+            assert world.inside.ask(ip)["server"] == "proxy" == world.inside.send(ip, 53)["who"]
+    for kept in ("tcp", "udp"):
+        for ip in OUTSIDE:
+            world.inside.again(kept + ip, end=True)
 
 
 @pytest.fixture(scope="module")
