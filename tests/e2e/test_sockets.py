@@ -23,7 +23,7 @@ PORT = 15001
 SOL_IP, SOL_IPV6, SO_ORIGINAL_DST = 0, 41, 80
 TRACES = {"trace-sock_recv_length", "trace-sched_process_fork"}
 HOOKS = {f"cgroup-{name}" for name in ("getsockopt", "getpeername4", "getpeername6", "getsockname4", "getsockname6",
-                                       "connect4", "connect6")}
+                                       "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6")}
 
 
 def to_outside(action="Intercept"):
