@@ -4,11 +4,11 @@
  *
  *   connect()      the socket is marked HOST if a rule wants its destination, and remembers its cgroup (ps_host); the
  *                  same when a datagram is sent with an address
- *   nftables       what it sends is sent to lo instead (REROUTE), unless its destination is this node. Of a datagram the
- *                  socket's own mark is asked, for the packet has the one from before sendmsg() was seen
- *   leaves lo      still with its socket: the rule is asked again, and the connection gets its entry
- *   enters lo      without: it is handed over; the route that it was given stays, so that nobody validates its source
- *   the answer     comes over lo as well, from the destination that was meant, to the client's socket
+ *   nftables       what it sends is sent to lo instead (REROUTE), unless its destination is this node. Of a datagram
+ * the socket's own mark is asked, for the packet has the one from before sendmsg() was seen leaves lo      still with
+ * its socket: the rule is asked again, and the connection gets its entry enters lo      without: it is handed over; the
+ * route that it was given stays, so that nobody validates its source the answer     comes over lo as well, from the
+ * destination that was meant, to the client's socket
  *
  * Nothing of what a proxy or the agent opens is wanted: they are told by process (ps_exempt), and a proxy also by the
  * intercepted connection that it holds. The programs on sockets run in a process's context, where others may get
