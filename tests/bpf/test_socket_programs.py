@@ -446,8 +446,20 @@ def test_for_a_connection_that_is_over_nobody_connects(sockets, state, flags):
     assert legs(sockets) == {}
 
 
-def test_datagrams_are_not_looked_at(sockets):
-    Accepted().entry(sockets).sock.getpeername()
+def test_datagrams_are_sent_on_for_the_client_that_is_held(sockets):
+    """A socket that connects; and one that does not, for each datagram anew. Raw sockets are not looked at."""
+    made = Accepted().entry(sockets)
+    made.sock.getpeername()
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.connect((NOBODY, 9))
-    assert legs(sockets) == {}
+        assert client_of(sockets, sock) == CLIENT[4]
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", (NOBODY, 9))
+        assert client_of(sockets, sock) == CLIENT[4]
+        made.entry(sockets, state=CLOSING)
+        sock.sendto(b"x", (NOBODY, 9))
+        assert cookie(sock) not in legs(sockets), "that one is over"
+    before = legs(sockets)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+        sock.connect((NOBODY, 0))
+    assert legs(sockets) == before
