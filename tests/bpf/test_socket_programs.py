@@ -22,7 +22,8 @@ SO_NETNS_COOKIE, SO_ORIGINAL_DST, SOL_IP, SOL_IPV6 = 71, 80, 0, 41
 REWRITTEN = 64
 GETSOCKOPT, CONNECT4, CONNECT6 = 21, 10, 11
 HOOKS = {"socket_getsockopt": GETSOCKOPT, "socket_connect4": CONNECT4, "socket_connect6": CONNECT6,
-         "socket_getpeername4": 29, "socket_getpeername6": 30, "socket_getsockname4": 31, "socket_getsockname6": 32}
+         "socket_getpeername4": 29, "socket_getpeername6": 30, "socket_getsockname4": 31, "socket_getsockname6": 32,
+         "socket_sendmsg4": 14, "socket_sendmsg6": 15, "socket_recvmsg4": 19, "socket_recvmsg6": 20}
 TRACES, RAW_TRACEPOINT_OPEN = ("socket_recv", "socket_fork"), 17
 LOCAL = {4: "127.0.0.9", 6: "fd00:5::9"}  # what the client dialled
 CLIENT = {4: "127.0.0.2", 6: "fd00:5::2"}
