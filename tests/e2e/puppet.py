@@ -114,6 +114,7 @@ KEPT = {}
 def opened(call, kind):
     sock = socket.socket(socket.AF_INET6 if ":" in call["ip"] or call.get("mapped") else socket.AF_INET, kind)
     sock.settimeout(call.get("timeout", 2))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     if call.get("mark"):
         sock.setsockopt(socket.SOL_SOCKET, SO_MARK, call["mark"])
     if call.get("bind"):
