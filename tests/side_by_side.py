@@ -26,11 +26,13 @@ WORKERS = int(os.environ.get("WORKERS") or min(len(os.sched_getaffinity(0)) + 1,
 SECONDS = int(os.environ.get("SUITE_SECONDS") or 900)
 NOTHING_COLLECTED = 5
 SERIAL = re.compile(r"pytest\.mark\.serial\b")
-# Those that take over half a minute, longest first: what begins last should be short.
+# Those that take longest, in that order: what begins last should be short.
 LONG = """
-    e2e/conformance e2e/nftables e2e/hooks e2e/scenarios_churn e2e/lifecycle e2e/differential_intercept e2e/services_live
-    e2e/scenarios e2e/datapath e2e/settings e2e/services e2e/sockets e2e/relay e2e/proxies e2e/listeners bpf/answers e2e/onward_policy
-    e2e/traffic e2e/api e2e/intercept e2e/scenarios_directions bpf/network e2e/faults
+    e2e/scenarios_churn e2e/nftables e2e/datapath e2e/scenarios e2e/conformance e2e/hooks e2e/listeners e2e/faults
+    e2e/lifecycle e2e/differential_intercept e2e/coexistence_networks e2e/coexistence_rules e2e/services_live
+    e2e/services_behind e2e/sockets e2e/scenarios_udp e2e/coexistence e2e/settings e2e/proxies_life e2e/proxies e2e/engine
+    e2e/api e2e/services e2e/scenarios_directions e2e/listeners_udp e2e/explain e2e/intercept e2e/onward_policy
+    e2e/differential_services e2e/differential e2e/relay bpf/answers bpf/network e2e/host_processes e2e/traffic e2e/crash
 """.split()
 
 running, shown, stopped = set(), threading.Lock(), threading.Event()
