@@ -150,9 +150,11 @@ def test_a_crash_denies_or_bypasses(gate, kind):
     lab = gate
     front = START[kind](lab)
     lab.usable()
+    served_before = len(lab.servers["outside"].accepted)
     with Client(lab.a, OUTSIDE4) as live:
         live.begin_post(1 << 20)
         pour_out(live.sock, 1 << 19)
+        eventually(lambda: len(lab.servers["outside"].accepted) > served_before)
         if kind == "haproxy-master":
             kill9(*front.workers())
             front.process.wait(5)
