@@ -98,6 +98,7 @@ struct aside {
 	struct question question;
 	struct opinions backends;
 	struct party party;
+	struct address outer; /* of an ICMP error, while the packet in it is looked at */
 	struct ps_conn fresh; /* an entry while it is made (behind.h) */
 	struct bpf_fib_lookup route;
 	struct ps_key_asker asker;

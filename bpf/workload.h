@@ -153,17 +153,19 @@ static __always_inline int work_new(
 static __noinline bool work_related(struct __sk_buff *skb, struct work *w, bool from)
 {
 	struct packet *p = &w->packet;
-	struct address outer = p->source;
+	struct aside *aside = aside_get();
 	struct ps_conn_live *live;
 	struct ps_conn *conn;
-	struct party inner;
 
+	if (!aside)
+		return false;
+	aside->outer = p->source;
 	if (packet_embedded(skb, p))
 		goto unrelated;
 	if (from) {
 		/* Only the workload that the packet was sent to may complain about it. */
-		party_find(&inner, &p->source, p->v4, w->side);
-		if (w->endpoint != PS_ENDPOINT_NONE && !address_own(w, &p->source, inner.endpoint))
+		party_find(&aside->party, &p->source, p->v4, w->side);
+		if (w->endpoint != PS_ENDPOINT_NONE && !address_own(w, &p->source, aside->party.endpoint))
 			goto unrelated;
 	}
 	conn = conn_find(p, &live, w->now);
@@ -176,7 +178,9 @@ static __noinline bool work_related(struct __sk_buff *skb, struct work *w, bool 
 		mark_clear(skb);
 	return true;
 unrelated:
-	p->source = outer;
+	aside = aside_get(); /* again: kept, it would tell states apart (PS_SCRATCH) */
+	if (aside)
+		p->source = aside->outer;
 	p->protocol = p->v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	p->source_port = p->destination_port = 0;
 	w->known = 0;
