@@ -288,6 +288,17 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 	return 0;
 }
 
+/* The same for datagrams of which an established leg has the addresses and ports already. */
+static __always_inline void conn_joins(const struct work *w, struct ps_conn *there)
+{
+	if (w->packet.protocol != IPPROTO_UDP || w->code != PS_VERDICT_INTERCEPTED || conn_reply(there, w->packet.high) ||
+		(there->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED)) != PS_CONN_LEG)
+		return;
+	there->proxy = w->proxy;
+	there->intercept_rule = w->intercept_rule;
+	there->flags |= PS_CONN_INTERCEPTED;
+}
+
 /* Midstream was a guess: the other end is the originator. */
 static __noinline void conn_turn(struct ps_conn *conn)
 {

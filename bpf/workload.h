@@ -79,7 +79,7 @@ static __always_inline int work_known(
 
 /* `old`: the entry with these addresses and ports that this packet does not belong to, or NULL. */
 static __always_inline int work_new(
-	struct __sk_buff *skb, struct work *w, const struct ps_conn *old, const struct ps_conn_live *live, bool from)
+	struct __sk_buff *skb, struct work *w, struct ps_conn *old, const struct ps_conn_live *live, bool from)
 {
 	const struct packet *p = &w->packet;
 	bool midstream = p->protocol == IPPROTO_TCP && !(p->traits & PACKET_STARTS);
@@ -139,8 +139,11 @@ static __always_inline int work_new(
 	/* A connection that lives is not disturbed by an attempt to open it from the other end; one that its originator has
 	 * forgotten makes room for one that goes to a proxy. */
 	if (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING &&
-		!(w->code == PS_VERDICT_INTERCEPTED && conn_forgotten(p, old)))
+		!(w->code == PS_VERDICT_INTERCEPTED && conn_forgotten(p, old))) {
+		if (from)
+			conn_joins(w, old);
 		return PS_PASS;
+	}
 	if (live)
 		conn_delete(&w->packet);
 	conn_create(from, reverse, w->code == PS_VERDICT_INTERCEPTED ? PS_CONN_INTERCEPTED : 0);

@@ -9,7 +9,7 @@ import pytest
 from space import family_of
 from test_datagrams import answering, receiver, take
 from test_network import conn_of, net, numbers, spaces, steered  # noqa: F401: fixtures
-from world import ESTABLISHED, INTERCEPTED, LEG, OF, PER_FAMILY, PROFILE_A, PROFILE_B, PROXY, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT
+from world import ESTABLISHED, INTERCEPTED, LEG, OF, PER_FAMILY, PROFILE_A, PROFILE_B, PROXY, ROW_ALLOW, ROW_DENY, ROW_INTERCEPT, RULE_INTERCEPT
 
 
 def speaker(space, destination, source=None):
@@ -102,6 +102,7 @@ def test_leg_with_the_clients_own_port(net, v, where, first):  # noqa: F811
                     assert one() in (b"client's", None)
                 answer.send(b"to the client")
                 assert there.recv(100) == b"to the client", n
+        assert net.hits(RULE_INTERCEPT) == 1, "one flow"
 
 
 @PER_FAMILY
