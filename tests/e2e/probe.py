@@ -5,9 +5,7 @@ A socket belongs to the namespace in which it was made, so the prober makes each
 them together: a round costs one time-out however many attempts it holds. What is denied by drop gives no answer at
 all; an answer of another kind (reset, ICMP error) is reported as such.
 """
-import contextlib
 import errno
-import itertools
 import os
 import select
 import socket
@@ -98,8 +96,6 @@ class Probe:
 
 
 class Prober:
-    ports = itertools.cycle(range(16000, 22000))
-
     def __init__(self):
         self.epoll = select.epoll()
         self.handlers = {}  # fd -> function(events)
@@ -213,11 +209,6 @@ class Prober:
         self.served.clear()
         return probes
 
-    def _bind_fresh(self, sock):
-        """No port is taken twice: entries outlive their flows, and one that has an entry begins nothing."""
-        with contextlib.suppress(OSError):
-            sock.bind(("", next(self.ports)))
-
     def _begin(self, probe, open_probes):
         kind, number = PROTOCOLS[probe.protocol]
         family = family_of(probe.destination)
@@ -231,8 +222,6 @@ class Prober:
             if probe.bind:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(probe.bind)
-            elif probe.protocol == "UDP":
-                self._bind_fresh(sock)
             open_probes[sock.fileno()] = (sock, probe)
             try:
                 sock.connect((probe.destination, probe.port))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Beside other people's programs on the same interfaces, with both engines: they keep running, see what they saw, and keep
 their bits of the mark. Their rules: test_coexistence_rules.py. Their networks: test_coexistence_networks.py."""
+import itertools
+
 import pytest
 
 from foreign import Programs
@@ -13,6 +15,7 @@ from talk import Client
 MASK = 0x60000000
 PATTERN = 0x85a5a5a5  # every byte of it differs from its neighbour's complement
 UPLINK = "uplink"
+PORTS = itertools.cycle(range(16000, 22000))
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -57,8 +60,8 @@ def everywhere(world, families=(4, 6), sources=("client", "node")):
 
 
 def datagrams(world, ways):
-    """One there and one back, for each."""
-    probes = world.prober.probe([Probe(client, ip, 80, "UDP", expect=ALLOW) for client, ip in ways])
+    """One there and one back, for each. No port is taken twice: entries outlive their flows."""
+    probes = world.prober.probe([Probe(client, ip, 80, "UDP", expect=ALLOW, bind=("", next(PORTS))) for client, ip in ways])
     assert [str(probe) for probe in probes if not probe.ok] == []
 
 
