@@ -68,6 +68,12 @@ static __always_inline bool conn_marked(const struct ps_conn *conn, bool high)
 	return conn->flags & (conn_reply(conn, high) ? PS_CONN_LEG : PS_CONN_INTERCEPTED);
 }
 
+/* A leg's entry says nothing of a client that sends from the same address and port itself. */
+static __always_inline bool conn_foreign(const struct ps_conn *conn, bool high)
+{
+	return (conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED)) == PS_CONN_LEG && !conn_reply(conn, high);
+}
+
 /* Is this packet no packet of the entry with its addresses and ports, but an attempt to open a connection? */
 static __always_inline bool conn_reopened(const struct packet *p, const struct ps_conn *conn)
 {

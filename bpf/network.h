@@ -122,7 +122,7 @@ static __always_inline int network_answer(
 }
 
 /* 4, its first packet. */
-static __always_inline int network_new(struct __sk_buff *skb, struct work *w, const struct ps_conn *old, bool live)
+static __always_inline int network_new(struct __sk_buff *skb, struct work *w, struct ps_conn *old, bool live)
 {
 	if (!w->destination.steered)
 		return PS_PASS;
@@ -139,8 +139,10 @@ static __always_inline int network_new(struct __sk_buff *skb, struct work *w, co
 	if (w->packet.traits & PACKET_ALONE)
 		return PS_PASS;
 	judgment_count(w, NOT_DENIED);
-	if (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING)
+	if (old && old->state != PS_CONN_NEW && old->state != PS_CONN_CLOSING) {
+		conn_joins(w, old);
 		return PS_PASS;
+	}
 	if (live)
 		conn_delete(&w->packet);
 	conn_create(true, false, PS_CONN_INTERCEPTED);
@@ -177,7 +179,7 @@ static __always_inline int network_transport(struct __sk_buff *skb, struct work 
 
 	packet_key(p);
 	conn = conn_find(p, &live, w->now);
-	if (conn && !conn_reopened(p, conn) && !conn_retried(w, conn, PS_INGRESS)) {
+	if (conn && !conn_foreign(conn, p->high) && !conn_reopened(p, conn) && !conn_retried(w, conn, PS_INGRESS)) {
 		if (!conn_marked(conn, p->high)) {
 			known_rests(skb, w, conn);
 			return PS_PASS;

@@ -77,7 +77,7 @@ static __always_inline bool usual_passes_by(
 	__u64 allowed;
 
 	if (!conn_marked(conn, high))
-		return true;
+		return !conn_foreign(conn, high);
 	if (!live || datagram)
 		return false;
 	if (!reply) {

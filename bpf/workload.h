@@ -192,12 +192,6 @@ unrelated:
 
 /* ---- the order ---- */
 
-/* A leg's entry says nothing of a workload that sends from the same address and port itself. */
-static __always_inline bool conn_foreign(const struct ps_conn *conn, bool high)
-{
-	return (conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED)) == PS_CONN_LEG && !conn_reply(conn, high);
-}
-
 /* Has the entry seen this source on this interface, under this revision? */
 static __always_inline bool conn_proves(const struct ps_conn *conn, const struct work *w)
 {

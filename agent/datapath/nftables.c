@@ -131,6 +131,23 @@ static int table_replace(uint32_t mask, const struct table_wanted *wanted, struc
 	return result;
 }
 
+/*
+ * What an earlier agent left, or what we made, gets other rules: its chains stay at their hooks. Deleted and made anew
+ * they would leave them for a moment, and packets on their way there are not all in either. Fails where a chain or map
+ * is another than ours.
+ */
+static int table_renew(uint32_t mask, const struct table_wanted *wanted, struct error *e)
+{
+	struct buffer b = {0};
+	buffer_puts(&b, "flush table inet " OUR_TABLE "\n");
+	if (wanted->handover)
+		buffer_puts(&b, "flush map inet " OUR_TABLE " loopback\nflush map inet " OUR_TABLE " wildcard\n");
+	handover_table(&b, mask, wanted);
+	int result = nft_run(NFT_DO, b.data, NULL, e);
+	buffer_free(&b);
+	return result;
+}
+
 static int table_ports(const struct port_set *from, const struct port_set *to, struct error *e)
 {
 	struct buffer b = {0};
@@ -217,6 +234,8 @@ static int table_make(struct datapath *d, bool sure, struct error *e)
 			return 0;
 		result = table_ports(&n->made.ports, &n->want.ports, e);
 	}
+	if (result < 0 && (sure || !n->listed) && nftables_there())
+		result = table_renew(d->options.mark_mask, &n->want, &(struct error){0});
 	if (result < 0)
 		result = table_replace(d->options.mark_mask, &n->want, e);
 	if (result < 0 && n->want.nat && !n->want.plain) {

@@ -106,6 +106,32 @@ def test_leg_with_the_clients_own_port(net, v, where, first):  # noqa: F811
 
 
 @PER_FAMILY
+@pytest.mark.parametrize("times", (1, 3), ids=("begun", "established"))
+def test_leg_with_an_outside_clients_own_port(net, v, times):  # noqa: F811
+    """A leg to a local server is no reason to let its client past the proxy."""
+    steered(net)
+    to = OF["b"][v], 7000
+    with receiver(("127.0.0.1", "::1")[v]) as proxy, server_in(net.b, *to) as server, \
+            answering((OF["far"][v], 0), to) as leg:
+        net.proxy(PROXY, proxy.getsockname()[1])
+        for _ in range(times):
+            leg.send(b"leg's")
+            _, peer = server.recvfrom(100)
+            server.sendto(b"to the leg", peer)
+            assert leg.recv(100) == b"to the leg"
+        with speaker(net.far, to, leg.getsockname()[:2]) as there:
+            for n in range(3):
+                there.send(b"client's %d" % n)
+                data, peer, original = take(proxy)
+                assert (data, peer, original) == (b"client's %d" % n, there.getsockname()[:2], to)
+            leg.send(b"leg's")
+            _, peer = server.recvfrom(100)
+            server.sendto(b"to the leg", peer)
+            assert leg.recv(100) == b"to the leg"
+        assert net.hits(RULE_INTERCEPT) == 1, "one flow"
+
+
+@PER_FAMILY
 def test_leg_is_judged_by_the_client(net, v):  # noqa: F811
     """From the client's address, to a local server whose ingress denies the client."""
     net.profile(PROFILE_B, ingress=ROW_DENY)
