@@ -81,7 +81,7 @@ static void map_print(struct buffer *b, const char *name, uint32_t handover, con
 
 static void handover_print(struct buffer *b, uint32_t mask, const struct port_set *ports)
 {
-	uint32_t intercept = mask & -mask;
+	uint32_t intercept = mark_intercept(mask);
 	static const char *const families[] = {"ip", "ip6"};
 	static const char *const places[][2] = {{"127.0.0.1", "[::1]"}, {NOWHERE4, NOWHERE6}};
 	static const char *const maps[] = {"loopback", "wildcard"};
@@ -129,7 +129,7 @@ static void source_print(struct buffer *b, uint32_t mask, uint32_t state)
 /* A listener on the wildcard has nobody's addresses. */
 static void resting_print(struct buffer *b, uint32_t mask)
 {
-	uint32_t intercept = mask & -mask;
+	uint32_t intercept = mark_intercept(mask);
 	buffer_printf(b,
 		"	chain resting {\n"
 		"		type filter hook prerouting priority -99; policy accept;\n"
@@ -144,7 +144,7 @@ static void resting_print(struct buffer *b, uint32_t mask)
 
 void handover_table(struct buffer *b, uint32_t mask, const struct table_wanted *wanted)
 {
-	uint32_t intercept = mask & -mask, answer = intercept << 1, reroute = intercept | answer;
+	uint32_t intercept = mark_intercept(mask), answer = mark_answer(mask), reroute = intercept | answer;
 	buffer_puts(b, "table inet " OUR_TABLE " {\n");
 	if (wanted->handover)
 		handover_print(b, mask, &wanted->ports);

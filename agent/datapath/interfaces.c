@@ -302,8 +302,9 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 	nftables_read(d);
 	if (d->steering && (whole || d->nftables.touched))
 		nftables_set(d);
-	if (control_write(d, e) < 0)
-		return -EIO;
+	result = control_write(d, e);
+	if (result < 0)
+		return result;
 	if (!d->steering || !(whole || d->net.mislaid || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX})))
 		return 0;
 	d->net.mislaid = false;

@@ -162,9 +162,8 @@ static int pin_maps(const struct pins *pins, struct bpf_object *object, struct e
 static void set_constants(struct penstock_bpf *skeleton, const struct datapath_options *options)
 {
 	skeleton->rodata->mark_mask = options->mark_mask;
-	skeleton->rodata->mark_intercept = options->mark_mask & -options->mark_mask;
-	skeleton->rodata->mark_answer = options->mark_mask & ~skeleton->rodata->mark_intercept;
-	skeleton->rodata->mark_answer &= -skeleton->rodata->mark_answer;
+	skeleton->rodata->mark_intercept = mark_intercept(options->mark_mask);
+	skeleton->rodata->mark_answer = mark_answer(options->mark_mask);
 	skeleton->rodata->deny_with_reject = options->deny_reject;
 	skeleton->rodata->allow_local_host = options->allow_local_host;
 	skeleton->rodata->unclaimed_deny = options->unclaimed_deny;

@@ -15,6 +15,19 @@ struct mnl_socket;
 
 #define ROOM "datapath"
 
+/* ---- the states of a mark (bpf/maps.h) ---- */
+
+/* The lowest bit of the mask, and the next, which need not lie side by side. */
+static inline uint32_t mark_intercept(uint32_t mask)
+{
+	return mask & -mask;
+}
+
+static inline uint32_t mark_answer(uint32_t mask)
+{
+	return mark_intercept(mask & (mask - 1));
+}
+
 /* ---- places: paths below the pin directory, locks (place.c, pins.c) ---- */
 
 #define PIN_PATH_MAX 512

@@ -32,7 +32,7 @@ struct wanted_rule {
 
 static int rules_wanted(const struct datapath_options *options, bool host, struct wanted_rule ret[RULES_MAX])
 {
-	uint32_t mark = options->mark_mask & -options->mark_mask, priority = options->rule_priority;
+	uint32_t mark = mark_intercept(options->mark_mask), priority = options->rule_priority;
 	ret[0] = (struct wanted_rule){.priority = priority ? priority - 1 : 0,
 		.mark = mark,
 		.mask = options->mark_mask,
@@ -41,7 +41,7 @@ static int rules_wanted(const struct datapath_options *options, bool host, struc
 	ret[1] = (struct wanted_rule){
 		.priority = priority, .mark = mark, .mask = options->mark_mask, .table = options->route_table};
 	ret[2] = ret[1];
-	ret[2].mark |= mark << 1;
+	ret[2].mark |= mark_answer(options->mark_mask);
 	return host ? 3 : 2;
 }
 

@@ -333,7 +333,7 @@ static int program_load(struct trial *t, struct error *e)
 	if (!t->program)
 		return error_system(e, errno, "the trial's program cannot be opened");
 	t->program->rodata->mark_mask = mask;
-	t->program->rodata->mark_intercept = mask & -mask;
+	t->program->rodata->mark_intercept = mark_intercept(mask);
 	t->program->rodata->port_service = TRIAL_PORT;
 	t->program->rodata->port_proxy = t->port;
 	int result = trial_bpf__load(t->program);

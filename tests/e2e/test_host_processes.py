@@ -174,6 +174,20 @@ def test_its_own_mark_stays(world):
     assert said == "ConnectionRefusedError"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bits_of_the_mask_need_not_lie_side_by_side(engine):
+    """And the bit between them is somebody's: the process has set it."""
+    with Node(engine, datapath={"markMask": "0x50000000"}) as world:
+        world.begin(about(world.group))
+        world.front()
+        world.usable()
+        said = world.inside.ask(OUTSIDE4, mark=0x20000000)
+        assert said["server"] == "proxy" and said["local"] == [OUTSIDE4, 80]
+        assert said["mark"] & ~0x50000000 == 0x20000000
+        assert world.beside.ask(OUTSIDE4, mark=0x20000000)["server"] == "outside"
+        world.end()
+
+
 def test_cgroups_below_with_rules_of_their_own(world):
     world.front()
     world.usable()
