@@ -65,7 +65,14 @@ def datagrams(world, ways):
     lost = [probe for probe in probes if not probe.ok]
     probes = world.prober.probe(
         [Probe(one.source, one.destination, 80, "UDP", expect=ALLOW, bind=one.bind) for one in lost]) if lost else []
-    assert [str(probe) for probe in probes if not probe.ok] == []
+    lost = [f"{probe} from {probe.local}" for probe in probes if not probe.ok]
+    assert not lost, (lost, dropped(world), world.proxies[-1].log)
+
+
+def dropped(world):
+    """What the kernel's programs say of it."""
+    text = world.running.api.request("GET", "/metrics").text
+    return [line for line in text.splitlines() if "packets_total" in line and "Dropped" in line and not line.endswith(" 0")]
 
 
 def interfaces(world):
