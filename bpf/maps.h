@@ -229,6 +229,22 @@ struct {
 	__type(value, struct ps_fragment);
 } ps_fragment SEC(".maps");
 
+/* ---- events ---- */
+
+/* Written by programs, read by the agent. Full: the event is lost, and counted (PS_STAT_LOST, PS_STAT_LOST_REFUSED). */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, PS_EVENT_RING);
+} ps_event SEC(".maps");
+
+/* Written and read by programs. Full: the least recently used goes, and its connection's process is not known. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PS_PROCESSES_MAX);
+	__type(key, __u64);
+	__type(value, struct ps_process);
+} ps_process SEC(".maps");
+
 /* ---- counters: written by programs, summed over CPUs by the agent; cannot run full ---- */
 
 struct {
@@ -244,6 +260,13 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } ps_stat SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PS_DROPS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} ps_drop SEC(".maps");
 
 /* By proxy number: connections handed to it. */
 struct {

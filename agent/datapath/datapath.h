@@ -187,6 +187,25 @@ struct explain_answer {
 int datapath_explain(
 	const struct datapath *datapath, const struct explain_query *query, struct explain_answer *ret, struct error *e);
 
+/* ---- what the kernel tells (events.c) ---- */
+
+/* Waits up to `wait` ms and gives each event of the ring; how many, or a negative errno. One thread only, its own. */
+int datapath_events(
+	struct datapath *datapath, int wait, void (*each)(void *context, const struct ps_event *event), void *context);
+/* Each entry of connection tracking as an event without code and time (conn_tell), until `each` says false; embryonic
+ * ones that passed, too. Any thread; the tables go on changing meanwhile. */
+void datapath_connections(
+	struct datapath *datapath, bool (*each)(void *context, const struct ps_event *event), void *context);
+/* The live generation and its revision, which datapath_flip changes. Any thread. */
+void datapath_generation(const struct datapath *datapath, uint32_t *generation, uint64_t *revision);
+/* Packets that the kernel dropped in this network namespace, by reason: walk all that are not 0. False: the end, or the
+ * kernel does not tell. */
+struct kernel_drop {
+	const char *reason; /* "TCP_CSUM": the kernel's name without SKB_DROP_REASON_ */
+	uint64_t packets;
+};
+bool datapath_drop_next(const struct datapath *datapath, size_t *at, struct kernel_drop *ret);
+
 struct datapath_counts {
 	struct ps_count counts[PS_COUNT_MAX]; /* by PS_COUNT_INDEX */
 	uint64_t stats[PS_STAT_COUNT];

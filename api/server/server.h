@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "agent/base/addr.h"
 #include "agent/base/buffer.h"
 #include "agent/base/error.h"
 #include "agent/model/object.h"
@@ -49,6 +50,18 @@ struct reply {
 	bool dry_run;
 };
 
+/* What GET /v1/flows, /v1/connections and /v1/alerts list; flows and alerts can be followed. */
+enum feed { FEED_FLOWS, FEED_CONNECTIONS, FEED_ALERTS, FEED_COUNT };
+struct feed_filter {
+	char *workload; /* "namespace/name", or NULL */
+	char *verdict;  /* as in a record, or NULL: known to be one */
+	char *protocol; /* the same */
+	bool has_port, has_ip;
+	uint16_t port;
+	struct ip ip;
+	uint64_t limit; /* 0: all */
+};
+
 struct server_options {
 	const char *unix_path, *unix_group;
 	const char *metrics_listen; /* "" = none */
@@ -58,10 +71,20 @@ struct server_options {
 	void (*metrics)(void *context, struct buffer *out);
 	/* Answers POST /v1/explain: appends the document, or adds errors. Called on HTTP's threads; NULL: 503. */
 	void (*explain)(void *context, const char *body, size_t length, struct buffer *out, struct errors *errors);
+	/* Appends the records of a feed that match, comma-separated JSON objects, newest last. On HTTP's threads. */
+	void (*feed_list)(void *context, enum feed feed, const struct feed_filter *filter, struct buffer *out);
+	/*
+	 * Appends lines (NDJSON) of what matches and came after *after (0: all that is kept; of those the last
+	 * filter->limit), about `most` bytes at most, and moves *after past what was looked at. On HTTP's threads.
+	 */
+	void (*feed_follow)(void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most,
+		struct buffer *out);
 	void *context;
 };
 
 struct server;
+/* There is something new in a feed: wakes those who follow it. Any thread. */
+void server_news(struct server *server, enum feed feed);
 int server_start(const struct server_options *options, struct server **ret, struct error *e);
 /* No new connections; calls that wait are answered 503. */
 void server_stop(struct server *server);
