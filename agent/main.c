@@ -155,6 +155,11 @@ static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)
 	return datapath_fill_next(((struct agent *)context)->datapath, at, ret);
 }
 
+static uint64_t source_drift(void *context, enum drift what)
+{
+	return datapath_repairs(((struct agent *)context)->datapath, what);
+}
+
 static void source_api(void *context, void (*each_count)(void *, const struct api_count *),
 	void (*each_latency)(void *, const struct api_latency *), void *argument)
 {
@@ -198,7 +203,15 @@ static int agent_open(struct agent *agent, struct error *e)
 	agent->board = board_new();
 	agent->metrics = metrics_new();
 	struct metrics_source source = {
-		agent, source_counts, source_rule_hits, source_map_fill, source_api, source_proxy_connections, source_proxy_up};
+		.context = agent,
+		.counts = source_counts,
+		.rule_hits = source_rule_hits,
+		.map_fill = source_map_fill,
+		.api = source_api,
+		.proxy_connections = source_proxy_connections,
+		.proxy_up = source_proxy_up,
+		.drift = source_drift,
+	};
 	metrics_source(agent->metrics, &source);
 
 	struct reconcile_rooms rooms = {

@@ -206,6 +206,24 @@ struct kernel_drop {
 };
 bool datapath_drop_next(const struct datapath *datapath, size_t *at, struct kernel_drop *ret);
 
+/* What the agent put back because somebody else had changed or removed it: enum, label, what it means. */
+#define DRIFTS(X)                                                                    \
+	X(LINK, "link", "an interface or a cgroup had lost our program")                 \
+	X(MAP, "map", "entries of a map were others than the compiled tables")           \
+	X(NFTABLES, "nftables", "our table of nftables was changed, flushed or deleted") \
+	X(RULE, "rule", "a rule of routing was deleted, or was another")                 \
+	X(ROUTE, "route", "the route to the proxies was deleted, or was another")        \
+	X(PIN, "pin", "the pin of a map or program was removed")
+
+enum drift {
+#define X(name, label, help) DRIFT_##name,
+	DRIFTS(X)
+#undef X
+		DRIFT_COUNT
+};
+/* How often since the start of this process. Any thread. */
+uint64_t datapath_repairs(const struct datapath *datapath, enum drift what);
+
 struct datapath_counts {
 	struct ps_count counts[PS_COUNT_MAX]; /* by PS_COUNT_INDEX */
 	uint64_t stats[PS_STAT_COUNT];

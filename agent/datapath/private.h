@@ -199,6 +199,10 @@ int delete_entries(enum table_id id, int fd, const void *keys, size_t count, str
 int read_entries(int fd, size_t key_size, size_t value_size, bool batch,
 	int (*each)(void *context, const void *key, const void *value), void *context);
 
+/* ---- what was put back (drift.c) ---- */
+
+void drift_note(struct datapath *d, enum drift what, uint64_t count);
+
 /* ---- sides (sync.c, revision.c) ---- */
 
 int side_catch_up(struct datapath *datapath, struct tables *tables, unsigned int side, struct error *e);
@@ -396,6 +400,7 @@ struct datapath {
 	uint32_t round;
 
 	struct listeners *listeners;
+	_Atomic uint64_t repairs[DRIFT_COUNT];
 };
 
 static inline unsigned int side_live(const struct datapath *d)
