@@ -5,18 +5,19 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include "api/cli/command.h"
 #include "api/client/client.h"
 #include "api/client/manifest.h"
 #include "api/client/resource.h"
 
 enum exit_code { CODE_OK, CODE_REFUSED, CODE_USAGE, CODE_UNREACHABLE };
-enum output { OUTPUT_TABLE, OUTPUT_JSON, OUTPUT_YAML };
+enum output { OUTPUT_TABLE, OUTPUT_JSON, OUTPUT_YAML, OUTPUT_WIDE, OUTPUT_NAME };
 
 struct cli {
 	const struct command *command;
 	struct client *client;
 	/* options */
-	const char *socket, *owner, *namespace, *selector;
+	const char *server, *owner, *namespace, *selector;
 	const char *port, *protocol, *family, *flow;
 	const char **files; /* NULL-terminated */
 	bool force, dry_run, quarantine;
@@ -24,11 +25,6 @@ struct cli {
 	/* what remains */
 	char **words;
 	int word_count;
-};
-struct command {
-	const char *name, *summary, *usage;
-	const char *options; /* letters of main.c's table that it takes */
-	int (*run)(struct cli *cli);
 };
 
 int command_apply(struct cli *cli);

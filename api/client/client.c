@@ -3,6 +3,7 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include "agent/base/buffer.h"
 #include "agent/base/mem.h"
@@ -10,28 +11,87 @@
 /* Applying a full state takes seconds; an agent that hangs must not hold its user for ever. */
 #define TIMEOUT_S 300L
 
+/* No record is near this long: whoever sends it is not the agent. */
+#define LINE_MAX_BYTES (4u << 20)
+
 struct client {
-	char *socket_path;
+	char *name;        /* for messages: the path, or the URL */
+	char *socket_path; /* NULL: TCP */
+	char *base;        /* "http://127.0.0.1:7642" */
 	CURL *curl;
+	CURLM *multi;
+	int stop; /* ends a call when it becomes readable; -1: nothing does */
 };
 
-struct client *client_new(const char *socket_path)
+/* "http://HOST:PORT" and nothing behind it but a slash. */
+static int server_http(const char *server, struct client *client, struct error *e)
+{
+	size_t length = strlen(server);
+	const char *host = server + strlen("http://");
+	while (length > strlen("http://") && server[length - 1] == '/')
+		length--;
+	if (server + length <= host || memchr(host, '/', server + length - host))
+		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s is not http://ADDRESS:PORT", server);
+	client->base = mem_dup(server, length + 1);
+	client->base[length] = 0;
+	return 0;
+}
+
+static int server_read(const char *server, struct client *client, struct error *e)
+{
+	const char *path = server;
+	if (strncmp(server, "http://", 7) == 0)
+		return server_http(server, client, e);
+	if (strncmp(server, "https://", 8) == 0)
+		return error_set(e, ERROR_INVALID, ENOTSUP, NULL,
+			"%s: this build speaks no TLS. Use the agent's socket, unix:///PATH, or http://ADDRESS:PORT of a loopback "
+			"listener",
+			server);
+	if (strncmp(server, "unix:", 5) == 0)
+		path = server + 5 + 2 * (strncmp(server + 5, "//", 2) == 0);
+	else if (strstr(server, "://"))
+		return error_set(
+			e, ERROR_INVALID, EINVAL, NULL, "%s is neither unix:///PATH, a path nor http://ADDRESS:PORT", server);
+	if (!*path)
+		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s names no socket", *server ? server : "\"\"");
+	client->socket_path = str_dup(path);
+	client->base = str_dup("http://penstock");
+	return 0;
+}
+
+int client_new(const char *server, struct client **ret, struct error *e)
 {
 	struct client *client = mem_alloc(sizeof *client);
+	int result = server_read(server, client, e);
+	if (result < 0) {
+		free(client);
+		return result;
+	}
 	curl_global_init(CURL_GLOBAL_DEFAULT);
-	client->socket_path = str_dup(socket_path);
+	client->name = str_dup(client->socket_path ? client->socket_path : client->base);
 	client->curl = curl_easy_init();
-	if (!client->curl)
+	client->multi = curl_multi_init();
+	client->stop = -1;
+	if (!client->curl || !client->multi)
 		abort();
-	return client;
+	*ret = client;
+	return 0;
 }
 
 void client_free(struct client *client)
 {
+	curl_multi_cleanup(client->multi);
 	curl_easy_cleanup(client->curl);
 	curl_global_cleanup();
+	free(client->name);
 	free(client->socket_path);
+	free(client->base);
 	free(client);
+}
+
+void client_stop_by(struct client *client, int fd)
+{
+	client->stop = fd;
 }
 
 void answer_clear(struct answer *answer)
@@ -50,14 +110,57 @@ static int explain(const struct client *client, CURLcode code, struct error *e)
 {
 	long errnum = 0;
 	curl_easy_getinfo(client->curl, CURLINFO_OS_ERRNO, &errnum);
-	if (code == CURLE_COULDNT_CONNECT) {
+	if (code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST) {
 		char reason[64];
 		const char *why = errnum ? strerror_r((int)errnum, reason, sizeof reason) : "nobody listens there";
-		return error_set(
-			e, ERROR_BUSY, ECONNREFUSED, NULL, "cannot reach the agent at %s: %s", client->socket_path, why);
+		return error_set(e, ERROR_BUSY, ECONNREFUSED, NULL, "cannot reach the agent at %s: %s", client->name, why);
 	}
-	return error_set(e, ERROR_SYSTEM, EIO, NULL, "the agent at %s gave no whole answer: %s", client->socket_path,
-		curl_easy_strerror(code));
+	return error_set(
+		e, ERROR_SYSTEM, EIO, NULL, "the agent at %s gave no whole answer: %s", client->name, curl_easy_strerror(code));
+}
+
+/* What every request has. The headers are the caller's to free. */
+static struct curl_slist *prepare(struct client *client, const char *method, const char *path, bool body)
+{
+	CURL *curl = client->curl;
+	auto_free char *url = str_format("%s%s", client->base, path);
+	struct curl_slist *headers = curl_slist_append(NULL, "Expect:"); /* no pause before a large body */
+	if (body)
+		headers = curl_slist_append(headers, "Content-Type: application/json");
+	curl_easy_reset(curl);
+	if (client->socket_path)
+		curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, client->socket_path);
+	curl_easy_setopt(curl, CURLOPT_URL, url);
+	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
+	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
+	return headers;
+}
+
+/* curl_easy_perform, but for two things: `stop` ends it (CURLE_ABORTED_BY_CALLBACK), and idle(), if there is one, is
+ * called whenever all that has come was taken; it ends it by a value other than 0. */
+static CURLcode perform(struct client *client, int (*idle)(void *context), void *context)
+{
+	CURLcode code = CURLE_ABORTED_BY_CALLBACK;
+	struct curl_waitfd stop = {.fd = client->stop, .events = CURL_WAIT_POLLIN};
+	int running = 1, left;
+	curl_multi_add_handle(client->multi, client->curl);
+	for (;;) {
+		if (curl_multi_perform(client->multi, &running) != CURLM_OK || (idle && idle(context) != 0))
+			break;
+		if (!running) {
+			const CURLMsg *message = curl_multi_info_read(client->multi, &left);
+			code = message ? message->data.result : CURLE_RECV_ERROR;
+			break;
+		}
+		stop.revents = 0;
+		curl_multi_poll(client->multi, &stop, client->stop >= 0, 1000, NULL);
+		if (stop.revents)
+			break;
+	}
+	curl_multi_remove_handle(client->multi, client->curl);
+	return code;
 }
 
 int client_call(struct client *client, const char *method, const char *path, const char *body, size_t length,
@@ -65,25 +168,15 @@ int client_call(struct client *client, const char *method, const char *path, con
 {
 	CURL *curl = client->curl;
 	struct buffer answer = {0};
-	auto_free char *url = str_format("http://penstock%s", path);
-	struct curl_slist *headers = curl_slist_append(NULL, "Expect:"); /* no pause before a large body */
-	if (body)
-		headers = curl_slist_append(headers, "Content-Type: application/json");
-	curl_easy_reset(curl);
-	curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, client->socket_path);
-	curl_easy_setopt(curl, CURLOPT_URL, url);
-	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
-	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+	struct curl_slist *headers = prepare(client, method, path, body != NULL);
 	curl_easy_setopt(curl, CURLOPT_TIMEOUT, TIMEOUT_S);
-	curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, collect);
 	curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
 	if (body) {
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)length);
 	}
-	CURLcode code = curl_easy_perform(curl);
+	CURLcode code = perform(client, NULL, NULL);
 	long status = 0;
 	curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
 	curl_slist_free_all(headers);
@@ -96,6 +189,73 @@ int client_call(struct client *client, const char *method, const char *path, con
 	ret->length = answer.length;
 	ret->body = buffer_take(&answer);
 	return 0;
+}
+
+/* ---- streams ---- */
+
+struct stream {
+	struct client *client;
+	const struct client_reader *reader;
+	struct buffer rest;  /* the begin of a line; of a refusal, the body */
+	bool refused, ended; /* ended: by the reader */
+};
+
+/* Everything up to the last line end, line by line; what is behind it waits. */
+static void give_lines(struct stream *stream)
+{
+	char *from = stream->rest.data, *end = from + stream->rest.length, *stop;
+	while (!stream->ended && (stop = memchr(from, '\n', (size_t)(end - from)))) {
+		*stop = '\0';
+		if (stop > from)
+			stream->ended = stream->reader->line(stream->reader->context, from, (size_t)(stop - from)) != 0;
+		from = stop + 1;
+	}
+	stream->rest.length = (size_t)(end - from);
+	memmove(stream->rest.data, from, stream->rest.length + 1);
+}
+
+static size_t take_piece(char *data, size_t size, size_t count, void *context)
+{
+	struct stream *stream = context;
+	long status = 0;
+	curl_easy_getinfo(stream->client->curl, CURLINFO_RESPONSE_CODE, &status);
+	buffer_add(&stream->rest, data, size * count);
+	stream->refused = status < 200 || status > 299;
+	if (!stream->refused)
+		give_lines(stream);
+	return stream->ended || stream->rest.length > LINE_MAX_BYTES ? 0 : size * count;
+}
+
+static int all_taken(void *context)
+{
+	struct stream *stream = context;
+	const struct client_reader *reader = stream->reader;
+	if (!stream->ended && !stream->refused && reader->idle)
+		stream->ended = reader->idle(reader->context) != 0;
+	return stream->ended;
+}
+
+int client_follow(
+	struct client *client, const char *path, const struct client_reader *reader, struct answer *ret, struct error *e)
+{
+	struct stream stream = {.client = client, .reader = reader};
+	struct curl_slist *headers = prepare(client, "GET", path, false);
+	int result = 0;
+	curl_easy_setopt(client->curl, CURLOPT_WRITEFUNCTION, take_piece);
+	curl_easy_setopt(client->curl, CURLOPT_WRITEDATA, &stream);
+	CURLcode code = perform(client, all_taken, &stream);
+	curl_easy_getinfo(client->curl, CURLINFO_RESPONSE_CODE, &ret->status);
+	curl_slist_free_all(headers);
+	if (stream.refused && code == CURLE_OK) {
+		ret->length = stream.rest.length;
+		ret->body = buffer_take(&stream.rest);
+	} else if (code == CURLE_OK) {
+		result = error_set(e, ERROR_SYSTEM, EPIPE, NULL, "the agent at %s ended the stream", client->name);
+	} else if (!stream.ended && code != CURLE_ABORTED_BY_CALLBACK) {
+		result = explain(client, code, e);
+	}
+	buffer_free(&stream.rest);
+	return result;
 }
 
 char *client_escape(const char *text)

@@ -269,7 +269,7 @@ def test_explain_a_flow_record(cli):
     (["get", "ns", "a", "-n", "b"], "a Namespace is in no namespace"),
     (["get", "pods", "a/b", "-n", "c"], "a/b is not in the namespace c"),
     (["get", "pods", "a", "-l", "x=y"], "either names or a selector"),
-    (["get", "pods", "-o", "xml"], "the output is table, json or yaml, not xml"),
+    (["get", "pods", "-o", "xml"], "the output is one of table wide json yaml name, not xml"),
     (["delete", "pods"], "a kind and a name, or -f FILE, are needed"),
     (["delete", "-f", "empty.yaml", "pods"], "either -f or a kind and names"),
     (["status", "now"], "what is now?"),

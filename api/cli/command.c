@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api/cli/command.h"
+
+#include <string.h>
+#include "api/cli/cli.h"
+
+#define FORMATS "table json yaml"
+
+const struct option_row option_rows[] = {
+	{'f', 'f', "file", "PATH", "file, directory, or - for standard input; may be repeated", "FILE"},
+	{'g', 0, "filename", "PATH", "the same as --file", "FILE"},
+	{'o', 0, "owner", "NAME", "write as this owner, default \"local\"", NULL},
+	{'F', 0, "force", NULL, "take over objects of other owners", NULL},
+	{'d', 0, "dry-run", NULL, "do everything but the change", NULL},
+	{'q', 0, "quarantine", NULL, "set invalid objects aside and apply the others", NULL},
+	{'n', 'n', "namespace", "NAME", "of this namespace; where a NAME is looked for, default \"default\"", NULL},
+	{'l', 'l', "selector", "LABELS", "only with these labels, such as app=web,tier!=db", NULL},
+	{'O', 'o', "output", "FORMAT", "table, json or yaml", FORMATS},
+	{'G', 'o', "output", "FORMAT", "table, wide (more columns), json, yaml, or name (KIND/NAME)",
+		"table wide json yaml name"},
+	{'p', 0, "port", "N", "the destination's port; TCP, UDP and SCTP need one", NULL},
+	{'t', 0, "protocol", "NAME", "TCP, UDP, SCTP or ICMP, default TCP", "TCP UDP SCTP ICMP"},
+	{'y', 0, "family", "NAME", "IPv4 or IPv6, default IPv4 when both ends have an address", "IPv4 IPv6"},
+	{'w', 0, "flow", "FILE", "a flow record, as JSON; - is standard input", "FILE"},
+	{'S', 0, "server", "URL",
+		"the agent: unix:///PATH, a path, or http://ADDRESS:PORT\n"
+		"default $PENSTOCK_SERVER, else $PENSTOCK_SOCKET, else " SOCKET_DEFAULT,
+		NULL},
+	{'s', 0, "socket", "PATH", "the agent's unix socket, the same as --server PATH", "FILE"},
+	{'h', 'h', "help", NULL, "print this text", NULL},
+	{'V', 0, "version", NULL, "print the version of this program", NULL},
+	{0},
+};
+
+#define WRITES "oFd"
+
+const struct command commands[] = {
+	{"apply", "make objects as files say, in one transaction", "-f FILE|DIRECTORY|- [-f …] [options]",
+		"Sends all objects of the files as one transaction: all are enforced when it returns, or none.\n"
+		"Reads YAML streams and JSON, single objects and Lists; of a directory *.yaml, *.yml and *.json\n"
+		"in the order of their names. What is refused is told with file, line and column.",
+		NULL, "fg" WRITES "q", command_apply},
+	{"get", "show objects", "KIND[,KIND…] [NAME | NAMESPACE/NAME …] [options]",
+		"Kinds by plural, singular or short name: namespaces (ns), nodes (no), pods (po), services (svc),\n"
+		"endpointslices (eps), workloads (wl), networkpolicies (netpol), clusternetworkpolicies (cnp),\n"
+		"transparentproxies (tproxy), interceptpolicies (icp), nodefilters (nf), cidrsets (cidrs), or all.",
+		"KIND NAME", "nlG", command_get},
+	{"delete", "remove objects",
+		"KIND NAME|NAMESPACE/NAME … [options]\n"
+		"-f FILE|DIRECTORY|- [-f …] [options]",
+		"With -f all objects of the files go in one transaction, and one that is not there is no error.", "KIND NAME",
+		"fgn" WRITES, command_delete},
+	{"explain", "say what would become of a connection, and why",
+		"SOURCE DESTINATION [--port N] [options]\n"
+		"--flow FILE|- [options]",
+		"Asks the kernel's live tables. SOURCE and DESTINATION are NAMESPACE/NAME of a Pod or Workload, a\n"
+		"NAME, or an IP address, also a Service's. With --flow: what was decided then, and what would be\n"
+		"today.",
+		"WORKLOAD", "wptynO", command_explain},
+	{"status", "show what the agent does and how it is", "[options]", NULL, NULL, "O", command_status},
+	{"doctor", "say what hinders enforcement or interception", "[options]",
+		"A line each: \xe2\x9c\x94 it is well, \xe2\x9c\x98 it is not, and why. Exits with 1 if anything is not.\n"
+		"What the agent tried of engines is what it says in its status; SIGHUP makes it try again.",
+		NULL, "O", command_doctor},
+	{"version", "print the versions of this program and of the agent", "[options]", NULL, NULL, "", command_version},
+	{0},
+};
+
+const struct exit_row exit_rows[] = {
+	{"0", "done"},
+	{"1", "refused by the agent; doctor: something is not well"},
+	{"2", "wrong usage or input"},
+	{"3", "the agent cannot be reached"},
+	{0},
+};
+
+const struct exit_row environment_rows[] = {
+	{"PENSTOCK_SERVER", "the agent, as --server says it"},
+	{"PENSTOCK_SOCKET", "the path of the agent's socket, where PENSTOCK_SERVER is not set"},
+	{0},
+};
+
+const struct command *command_find(const char *name)
+{
+	for (const struct command *command = commands; command->name; command++)
+		if (strcmp(command->name, name) == 0)
+			return command;
+	return NULL;
+}
+
+const struct option_row *option_by_key(char key)
+{
+	const struct option_row *row = option_rows;
+	while (row->key && row->key != key)
+		row++;
+	return row;
+}
