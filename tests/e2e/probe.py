@@ -19,6 +19,8 @@ OPTIONS = {socket.AF_INET: (socket.IPPROTO_IP, 19, 20), socket.AF_INET6: (socket
 PROTOCOLS = {"TCP": (socket.SOCK_STREAM, socket.IPPROTO_TCP), "UDP": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
              "SCTP": (socket.SOCK_STREAM, IPPROTO_SCTP)}
 ALLOW, DENY = "allow", "deny"
+# The agent's ICMP errors are limited, as the kernel's own are: 50 at once, then one a millisecond.
+ERRORS_BURST, ERRORS_PAUSE = 40, 0.06
 
 
 def have_sctp():
@@ -189,8 +191,12 @@ class Prober:
     def probe(self, probes, silence=0.35, patience=5.0):
         """Attempts all of them. Ends when every one is answered; expected silence is waited for `silence` seconds
         after the last attempt began, what is expected to pass gets up to `patience` seconds."""
-        open_probes = {}
+        open_probes, errors = {}, 0
         for probe in probes:
+            errors += probe.protocol != "TCP" and probe.expect not in (ALLOW, DENY, None)
+            if errors == ERRORS_BURST:
+                time.sleep(ERRORS_PAUSE)
+                errors = 0
             self._begin(probe, open_probes)
             if len(open_probes) % 64 == 0:
                 self._turn(0)
