@@ -45,6 +45,7 @@ int datapath_read_counts(const struct datapath *datapath, struct datapath_counts
 		if (result < 0)
 			return result;
 	}
+	ret->stats[PS_STAT_LOST] += events_lost(datapath);
 	return 0;
 }
 

@@ -45,6 +45,8 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 		result = rules_take_over(d, e);
 	connections_take_over(d);
 	if (result == 0)
+		result = events_open(d, e);
+	if (result == 0)
 		result = monitor_open(&d->monitor, e);
 	if (result == 0)
 		result = watch_open(d, e);
@@ -94,6 +96,7 @@ void datapath_close(struct datapath *datapath)
 	if (!datapath)
 		return;
 	listeners_close(datapath);
+	events_close(datapath);
 	interfaces_clear(datapath);
 	hosts_clear(datapath);
 	watch_close(datapath);

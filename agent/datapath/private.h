@@ -10,6 +10,7 @@
 #include "agent/datapath/datapath.h"
 #include "agent/datapath/discover.h"
 
+struct events;
 struct listeners;
 struct mnl_socket;
 
@@ -61,6 +62,9 @@ enum other_map {
 	OTHER_BRIDGE,
 	OTHER_CONN4,
 	OTHER_CONN6,
+	OTHER_NEW4,
+	OTHER_NEW6,
+	OTHER_EVENT,
 	OTHER_COUNT_MAP,
 	OTHER_STAT,
 	OTHER_RULE_HITS,
@@ -361,6 +365,7 @@ struct sweep_cursor {
 	uint32_t at; /* the kernel's: a bucket */
 	bool under_way;
 };
+enum sweep_map { SWEEP_CONN4, SWEEP_CONN6, SWEEP_NEW4, SWEEP_NEW6, SWEEP_MAPS };
 
 struct datapath {
 	struct datapath_options options; /* strings copied */
@@ -382,7 +387,7 @@ struct datapath {
 	bool untouched[2]; /* nothing was written to the side since open */
 	_Atomic uint64_t fill[TABLE_COUNT];
 	struct connection_cache *connections;
-	struct sweep_cursor sweeps[2]; /* IPv4, IPv6 */
+	struct sweep_cursor sweeps[SWEEP_MAPS];
 	struct map rules, rules_gone;  /* sets of rule ids that have counters; those to be deleted after the flip */
 
 	struct monitor monitor;
@@ -400,6 +405,7 @@ struct datapath {
 	uint32_t round;
 
 	struct listeners *listeners;
+	struct events *events;
 	_Atomic uint64_t repairs[DRIFT_COUNT];
 };
 
@@ -431,6 +437,22 @@ int hosts_stage(struct datapath *d, struct error *e);
 /* The idle half of table ps_cgroup. */
 int hosts_write_side(struct datapath *d, unsigned int side, struct error *e);
 void hosts_clear(struct datapath *d);
+
+/* ---- what the kernel tells of connections (events.c) ---- */
+
+/* An embryonic entry that is idle for longer is as good as absent. */
+#define EMBRYONIC_NS 60000000000ull
+int events_open(struct datapath *d, struct error *e);
+void events_close(struct datapath *d);
+/* Given by datapath_events, though no program told it. */
+void event_ended(struct datapath *d, const struct ps_event *event);
+/* Of those, the ones that nobody took in time. */
+uint64_t events_lost(const struct datapath *d);
+/* An entry of connection tracking as an event without a code. */
+void entry_tell(bool ipv6, const void *key, const struct ps_conn *conn, uint64_t now, struct ps_event *ret);
+uint64_t monotonic_now(void); /* ns */
+/* What datapath_generation tells. */
+void generation_set(struct datapath *d, uint32_t generation, uint64_t revision);
 
 /* Until no program that began before is still running. */
 void grace_wait(void);

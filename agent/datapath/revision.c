@@ -147,8 +147,7 @@ int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e)
 	result = control_put(datapath, &next, e);
 	if (result < 0)
 		return result;
-	datapath->generation = next.generation;
-	datapath->live_revision = revision;
+	generation_set(datapath, next.generation, revision);
 	datapath->staged = false;
 	datapath->grace_due = true;
 	return 0;

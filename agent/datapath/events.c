@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the kernel tells of connections: the ring of events, what the sweep ends (expire.c), and the tables themselves.
+ */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+#include "agent/base/mem.h"
+#include "agent/datapath/private.h"
+
+/* A call gives no more than this, so that who called can do something else in between. */
+#define EVENTS_A_CALL 8192
+/* What the sweep has ended and nobody has taken; more are counted as lost. */
+#define ENDED_MAX 65536
+/* Of a ring that cannot be waited for. */
+#define PAUSE_NS 50000000
+
+struct events {
+	struct ring_buffer *ring;
+	int wakeups; /* epoll, at edges: the ring is looked at by the clock, and wakes nobody before it begins to fill */
+	bool more;   /* the last call ended before the ring did */
+	/* of the call under way */
+	unsigned int given;
+	void (*each)(void *context, const struct ps_event *event);
+	void *context;
+
+	pthread_mutex_t lock; /* of what the sweep ended, and of generation and live_revision */
+	struct ps_event *ended;
+	size_t ended_count, ended_room;
+	uint64_t lost;
+};
+
+/* The sample is in the ring until this returns. */
+static int event_take(void *context, void *data, size_t size)
+{
+	struct events *events = context;
+	if (size >= sizeof(struct ps_event))
+		events->each(events->context, data);
+	return ++events->given >= EVENTS_A_CALL ? -EAGAIN : 0;
+}
+
+int events_open(struct datapath *d, struct error *e)
+{
+	struct events *events = mem_alloc(sizeof(*events));
+	struct epoll_event edge = {.events = EPOLLIN | EPOLLET};
+	int ring = d->loaded.other[OTHER_EVENT];
+	d->events = events;
+	pthread_mutex_init(&events->lock, NULL);
+	events->more = true; /* what an earlier agent left */
+	events->ring = ring_buffer__new(ring, event_take, events, NULL);
+	if (!events->ring)
+		return error_system(e, errno, "map ps_event cannot be read");
+	events->wakeups = epoll_create1(EPOLL_CLOEXEC);
+	if (events->wakeups < 0 || epoll_ctl(events->wakeups, EPOLL_CTL_ADD, ring, &edge) < 0)
+		return error_system(e, errno, "map ps_event cannot be waited for");
+	return 0;
+}
+
+void events_close(struct datapath *d)
+{
+	struct events *events = d->events;
+	if (!events)
+		return;
+	ring_buffer__free(events->ring);
+	if (events->wakeups > 0)
+		close(events->wakeups);
+	pthread_mutex_destroy(&events->lock);
+	free(events->ended);
+	free(events);
+	d->events = NULL;
+}
+
+/* ---- what the sweep ends ---- */
+
+void event_ended(struct datapath *d, const struct ps_event *event)
+{
+	struct events *events = d->events;
+	pthread_mutex_lock(&events->lock);
+	if (events->ended_count >= ENDED_MAX) {
+		events->lost++;
+	} else {
+		events->ended = list_room(events->ended, events->ended_count, &events->ended_room, sizeof(*events->ended));
+		events->ended[events->ended_count++] = *event;
+	}
+	pthread_mutex_unlock(&events->lock);
+}
+
+uint64_t events_lost(const struct datapath *d)
+{
+	struct events *events = d->events;
+	pthread_mutex_lock(&events->lock);
+	uint64_t lost = events->lost;
+	pthread_mutex_unlock(&events->lock);
+	return lost;
+}
+
+static void ended_give(struct events *events)
+{
+	pthread_mutex_lock(&events->lock);
+	auto_free struct ps_event *ended = steal_pointer(&events->ended);
+	size_t count = events->ended_count;
+	events->ended_count = events->ended_room = 0;
+	pthread_mutex_unlock(&events->lock);
+	for (size_t i = 0; i < count; i++)
+		events->each(events->context, &ended[i]);
+	events->given += (unsigned int)count;
+}
+
+/* ---- the ring ---- */
+
+int datapath_events(
+	struct datapath *datapath, int wait, void (*each)(void *context, const struct ps_event *event), void *context)
+{
+	struct events *events = datapath->events;
+	struct epoll_event ready;
+	int result = epoll_wait(events->wakeups, &ready, 1, events->more ? 0 : wait);
+	if (result < 0 && errno != EINTR)
+		return -errno;
+	events->each = each;
+	events->context = context;
+	events->given = 0;
+	ended_give(events);
+	result = ring_buffer__consume(events->ring);
+	events->more = result == -EAGAIN;
+	return result < 0 && result != -EAGAIN ? result : (int)events->given;
+}
+
+/* ---- the tables ---- */
+
+static void ends_tell4(const struct ps_key_conn4 *key, const struct ps_conn *conn, struct ps_event *ret)
+{
+	bool high = conn->flags & PS_CONN_ORIGIN_HIGH;
+	ret->family = 4;
+	ret->protocol = key->protocol;
+	for (int end = 0; end < 2; end++) {
+		memcpy(ret->addr[end], &key->addr[end ^ high], sizeof(key->addr[0]));
+		ret->port[end] = key->port[end ^ high];
+	}
+}
+
+static void ends_tell6(const struct ps_key_conn6 *key, const struct ps_conn *conn, struct ps_event *ret)
+{
+	bool high = conn->flags & PS_CONN_ORIGIN_HIGH;
+	ret->family = 6;
+	ret->protocol = key->protocol;
+	for (int end = 0; end < 2; end++) {
+		memcpy(ret->addr[end], key->addr[end ^ high], sizeof(key->addr[0]));
+		ret->port[end] = key->port[end ^ high];
+	}
+}
+
+void entry_tell(bool ipv6, const void *key, const struct ps_conn *conn, uint64_t now, struct ps_event *ret)
+{
+	*ret = (struct ps_event){.time = now};
+	conn_tell(conn, ret);
+	if (conn->service & PS_CONN_TRANSLATED && !(conn->flags & PS_CONN_REWRITTEN)) {
+		ret->flags |= PS_EVENT_BACKEND;
+		ret->backend_port = conn->backend_port;
+		memcpy(ret->backend, conn->backend, sizeof(ret->backend));
+	}
+	if (ipv6)
+		ends_tell6(key, conn, ret);
+	else
+		ends_tell4(key, conn, ret);
+}
+
+uint64_t monotonic_now(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+/* Open, and one that events tell of: not the far half of another, nor a note about a proxy's own socket. */
+static bool entry_listed(const struct ps_conn *conn, bool embryonic, uint64_t now)
+{
+	uint64_t both = conn->judged[PS_EGRESS] | conn->judged[PS_INGRESS];
+	if (conn->state == PS_CONN_CLOSING || conn->service & PS_CONN_QUIET ||
+		(conn->service & (PS_CONN_BEHIND | PS_CONN_TRANSLATED)) == PS_CONN_BEHIND)
+		return false;
+	if (embryonic && conn->seen < now && now - conn->seen > EMBRYONIC_NS)
+		return false;
+	return both & PS_JUDGED_ALLOW && !(both & PS_JUDGED_DENY);
+}
+
+struct listing {
+	bool ipv6, embryonic;
+	uint64_t now;
+	bool (*each)(void *context, const struct ps_event *event);
+	void *context;
+};
+
+static int entry_list(void *context, const void *key, const void *value)
+{
+	const struct listing *listing = context;
+	const struct ps_conn *conn = listing->embryonic ? value : &((const struct ps_conn_live *)value)->conn;
+	struct ps_event event;
+	if (!entry_listed(conn, listing->embryonic, listing->now))
+		return 0;
+	entry_tell(listing->ipv6, key, conn, listing->now, &event);
+	return listing->each(listing->context, &event) ? 0 : 1;
+}
+
+void datapath_connections(
+	struct datapath *datapath, bool (*each)(void *context, const struct ps_event *event), void *context)
+{
+	static const enum other_map maps[2][2] = {{OTHER_CONN4, OTHER_CONN6}, {OTHER_NEW4, OTHER_NEW6}};
+	struct listing listing = {.now = monotonic_now(), .each = each, .context = context};
+	/* Those that become established meanwhile are missed rather than told twice. */
+	for (int i = 0; i < 4; i++) {
+		listing.ipv6 = i & 1;
+		listing.embryonic = i >> 1;
+		size_t key = listing.ipv6 ? sizeof(struct ps_key_conn6) : sizeof(struct ps_key_conn4);
+		size_t value = listing.embryonic ? sizeof(struct ps_conn) : sizeof(struct ps_conn_live);
+		int map = datapath->loaded.other[maps[listing.embryonic][listing.ipv6]];
+		if (read_entries(map, key, value, true, entry_list, &listing) > 0)
+			return;
+	}
+}
+
+/* ---- which revision is live, for every thread ---- */
+
+void generation_set(struct datapath *d, uint32_t generation, uint64_t revision)
+{
+	pthread_mutex_lock(&d->events->lock);
+	d->generation = generation;
+	d->live_revision = revision;
+	pthread_mutex_unlock(&d->events->lock);
+}
+
+void datapath_generation(const struct datapath *datapath, uint32_t *generation, uint64_t *revision)
+{
+	pthread_mutex_lock(&datapath->events->lock);
+	*generation = datapath->generation;
+	*revision = datapath->live_revision;
+	pthread_mutex_unlock(&datapath->events->lock);
+}
