@@ -10,7 +10,12 @@ int cli_manifests(struct cli *cli, struct manifests *ret)
 	*ret = (struct manifests){0};
 	for (const char **file = cli->files; *file; file++) {
 		if (manifests_add(ret, *file, &e) < 0) {
-			fprintf(stderr, "penstock: %s\n", e.detail);
+			struct buffer text = {0};
+			buffer_printf(&text, "penstock: %s\n", e.detail);
+			if (ret->wrong_source)
+				place_excerpt(ret->wrong_source->text, ret->wrong_source->length, &ret->wrong, "", &text);
+			fputs(text.data, stderr);
+			buffer_free(&text);
 			manifests_clear(ret);
 			return CODE_USAGE;
 		}

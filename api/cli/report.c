@@ -44,8 +44,9 @@ static const struct manifest_object *find_object(
 	return &manifests->objects[index];
 }
 
-/* One line: where it is, as the user wrote it, and what is wrong. */
-static void tell(const json_t *error, const struct manifests *manifests, const char *array, const char *indent)
+/* Where it is, as the user wrote it, and what is wrong; excerpt: with the line that it is about. */
+static void tell(
+	const json_t *error, const struct manifests *manifests, const char *array, const char *indent, bool excerpt)
 {
 	const char *pointer = text_of(error, "pointer"), *rest = pointer;
 	const struct manifest_object *object = find_object(manifests, array, pointer, &rest);
@@ -56,6 +57,8 @@ static void tell(const json_t *error, const struct manifests *manifests, const c
 		buffer_puts(&line, ": ");
 	}
 	buffer_printf(&line, "%s%s%s\n", rest, *rest ? ": " : "", text_of(error, "detail"));
+	if (object && excerpt)
+		manifest_excerpt(object, rest, indent, &line);
 	fputs(line.data, stderr);
 	buffer_free(&line);
 }
@@ -72,13 +75,18 @@ static int refused(const struct answer *answer, const struct manifests *manifest
 		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, *detail ? detail : title);
 	} else {
 		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, title);
-		json_array_foreach(errors, index, error) tell(error, manifests, array, "  ");
+		json_array_foreach(errors, index, error) tell(error, manifests, array, "  ", true);
 		/* detail tells of those that are not listed */
 		if (strstr(detail, "are listed"))
 			fprintf(stderr, "  %s\n", strrchr(detail, '(') ? strrchr(detail, '(') : detail);
 	}
 	json_decref(problem);
 	return CODE_REFUSED;
+}
+
+int cli_refused(const struct answer *answer)
+{
+	return refused(answer, NULL, "");
 }
 
 int cli_call(struct cli *cli, const char *method, const char *path, const char *body, const struct manifests *manifests,
@@ -110,14 +118,14 @@ void cli_remarks(const json_t *answer, const struct manifests *manifests, const 
 		if (json_is_string(element))
 			fprintf(stderr, "warning: %s\n", json_string_value(element));
 		else
-			tell(element, manifests, array, "warning: ");
+			tell(element, manifests, array, "warning: ", false);
 	}
 	json_array_foreach(json_object_get(answer, "quarantined"), index, element)
 	{
 		const char *namespace = text_of(element, "namespace");
 		fprintf(stderr, "quarantined: %s %s%s%s\n", text_of(element, "kind"), namespace, *namespace ? "/" : "",
 			text_of(element, "name"));
-		json_array_foreach(json_object_get(element, "errors"), at, error) tell(error, manifests, array, "  ");
+		json_array_foreach(json_object_get(element, "errors"), at, error) tell(error, manifests, array, "  ", true);
 	}
 }
 
