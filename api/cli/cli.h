@@ -19,8 +19,10 @@ struct cli {
 	/* options */
 	const char *server, *owner, *namespace, *selector;
 	const char *port, *protocol, *family, *flow;
+	const char *workload, *verdict, *ip, *tail, *color;
 	const char **files; /* NULL-terminated */
 	bool force, dry_run, quarantine;
+	bool follow;
 	enum output output;
 	/* what remains */
 	char **words;
@@ -31,6 +33,9 @@ int command_apply(struct cli *cli);
 int command_get(struct cli *cli);
 int command_delete(struct cli *cli);
 int command_explain(struct cli *cli);
+int command_flows(struct cli *cli);
+int command_connections(struct cli *cli);
+int command_alerts(struct cli *cli);
 int command_status(struct cli *cli);
 int command_doctor(struct cli *cli);
 int command_version(struct cli *cli);
@@ -43,6 +48,8 @@ int cli_error(const struct error *e);
  * is the order in `array` of the body), and returns the exit code. */
 int cli_call(struct cli *cli, const char *method, const char *path, const char *body, const struct manifests *manifests,
 	const char *array, json_t **ret);
+/* Says why not, of an answer that is not 2xx; CODE_REFUSED. */
+int cli_refused(const struct answer *answer);
 /* "?owner=…&force=true…" of the write options, or "". The caller frees. */
 char *cli_write_query(const struct cli *cli);
 /* The warnings and quarantined objects of a write's answer, on standard error. */

@@ -22,6 +22,16 @@ const struct option_row option_rows[] = {
 	{'t', 0, "protocol", "NAME", "TCP, UDP, SCTP or ICMP, default TCP", "TCP UDP SCTP ICMP"},
 	{'y', 0, "family", "NAME", "IPv4 or IPv6, default IPv4 when both ends have an address", "IPv4 IPv6"},
 	{'w', 0, "flow", "FILE", "a flow record, as JSON; - is standard input", "FILE"},
+	{'x', 'o', "output", "FORMAT", "table, wide (addresses, counts, times), json or yaml", "table wide json yaml"},
+	{'W', 0, "workload", "NAME", "only of this workload, NAMESPACE/NAME, at either end", NULL},
+	{'v', 0, "verdict", "NAME", "only Forwarded, Intercepted, Dropped, Rejected or Audited",
+		"Forwarded Intercepted Dropped Rejected Audited"},
+	{'T', 0, "protocol", "NAME", "only of this protocol: TCP, UDP, SCTP, ICMP, ICMPv6", "TCP UDP SCTP ICMP ICMPv6"},
+	{'P', 0, "port", "N", "only to this port", NULL},
+	{'i', 0, "ip", "ADDRESS", "only of this address, at either end", NULL},
+	{'e', 'f', "follow", NULL, "go on with what comes, until interrupted", NULL},
+	{'a', 0, "tail", "N", "how many of what is kept, the last ones; 0: all", NULL},
+	{'c', 0, "color", "WHEN", "auto (on a terminal, unless $NO_COLOR is set), always or never", "auto always never"},
 	{'S', 0, "server", "URL",
 		"the agent: unix:///PATH, a path, or http://ADDRESS:PORT\n"
 		"default $PENSTOCK_SERVER, else $PENSTOCK_SOCKET, else " SOCKET_DEFAULT,
@@ -57,6 +67,16 @@ const struct command commands[] = {
 		"NAME, or an IP address, also a Service's. With --flow: what was decided then, and what would be\n"
 		"today.",
 		"WORKLOAD", "wptynO", command_explain},
+	{"flows", "show connections that came, went and were refused", "[filters] [-f] [--tail N] [options]",
+		"The last 50, newest last; with --follow the last 10, then each as it comes, until it is interrupted. With\n"
+		"-o json --follow gives a record a line.",
+		NULL, "WvTPieacx", command_flows},
+	{"connections", "show the connections that there are now", "[filters] [options]", NULL, NULL, "WvTPiacx",
+		command_connections},
+	{"alerts", "show what looked wrong", "[-f] [--tail N] [options]",
+		"Port scans, floods, sudden refusals, proxies that are gone, tables that are nearly full. The last 50, newest\n"
+		"last; with --follow the last 10, then each as it comes.",
+		NULL, "eacx", command_alerts},
 	{"status", "show what the agent does and how it is", "[options]", NULL, NULL, "O", command_status},
 	{"doctor", "say what hinders enforcement or interception", "[options]",
 		"A line each: \xe2\x9c\x94 it is well, \xe2\x9c\x98 it is not, and why. Exits with 1 if anything is not.\n"

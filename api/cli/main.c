@@ -85,13 +85,36 @@ static int set_option(struct cli *cli, const struct option_row *row)
 	case 'l':
 		cli->selector = optarg;
 		break;
+	case 'W':
+		cli->workload = optarg;
+		break;
+	case 'v':
+		cli->verdict = optarg;
+		break;
+	case 'i':
+		cli->ip = optarg;
+		break;
+	case 'e':
+		cli->follow = true;
+		break;
+	case 'a':
+		cli->tail = optarg;
+		break;
+	case 'c':
+		if (choice_find(row->choice, optarg) < 0)
+			return cli_usage(cli, "--color is auto, always or never, not %s", optarg);
+		cli->color = optarg;
+		break;
 	case 'O':
 	case 'G':
+	case 'x':
 		return set_output(cli, row, optarg);
 	case 'p':
+	case 'P':
 		cli->port = optarg;
 		break;
 	case 't':
+	case 'T':
 		cli->protocol = optarg;
 		break;
 	case 'y':
