@@ -374,7 +374,9 @@ enum ps_conn_state {
 #define PS_CONN_BEHIND 8u
 #define PS_CONN_OWN 16u    /* with both: a socket has it already, and needs no hand-over */
 #define PS_CONN_MASKED 32u /* with both: this node rewrites its source as well */
-#define PS_CONN_TOLD 64u   /* its event Opened was sent */
+#define PS_CONN_TOLD 64u   /* its event Opened was sent, or needs none */
+#define PS_CONN_QUIET \
+	128u /* the far half of a connection that has an entry with the addresses that its client knows: no events */
 /* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
  */
 #define PS_JUDGED_ALLOW 1u
@@ -606,6 +608,7 @@ enum ps_stat {
 	PS_STAT_EVENTS,       /* events sent */
 	PS_STAT_LOST,         /* events of connections that were lost: the ring was full */
 	PS_STAT_LOST_REFUSED, /* the same of refusals */
+	PS_STAT_ANSWERED,     /* of PS_STAT_BEGUN: handshakes completed, or refused by either end */
 	PS_STAT_COUNT
 };
 #define PS_STAT_MAX 64 /* what the map has room for */
