@@ -89,11 +89,6 @@ int cli_refused(const struct answer *answer)
 	return refused(answer, NULL, "");
 }
 
-int cli_refused(const struct answer *answer)
-{
-	return refused(answer, NULL, "");
-}
-
 int cli_call(struct cli *cli, const char *method, const char *path, const char *body, const struct manifests *manifests,
 	const char *array, json_t **ret)
 {
