@@ -3,6 +3,7 @@
 #include "bpf/host.h"
 #include "bpf/network.h"
 #include "bpf/sockets.h"
+#include "bpf/tell.h"
 #include "bpf/usual.h"
 #include "bpf/workload.h"
 
@@ -26,7 +27,10 @@ int from_workload(struct __sk_buff *skb)
 	if (usual_packet(skb, FROM_WORKLOAD))
 		return mark_is_set(skb) ? steer_out(skb) : PS_PASS;
 	action = from_workload_unusual(skb);
-	return action == PS_UNCLAIMED ? network_in(skb) : action;
+	if (action == PS_UNCLAIMED)
+		return network_in(skb);
+	work_tell(skb, true);
+	return action;
 }
 
 /* Egress of a workload's interface, host side: what the workload receives. The last hook. */
@@ -38,7 +42,10 @@ int to_workload(struct __sk_buff *skb)
 	if (usual_packet(skb, TO_WORKLOAD))
 		return PS_PASS;
 	action = to_workload_unusual(skb);
-	return action == PS_UNCLAIMED ? network_out(skb) : action;
+	if (action == PS_UNCLAIMED)
+		return network_out(skb);
+	work_tell(skb, false);
+	return action;
 }
 
 /* Ingress of an interface that no workload is behind. */
