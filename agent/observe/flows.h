@@ -18,12 +18,14 @@ struct flow {
 	uint64_t number; /* from 1, without gaps; connections (GET /v1/connections) have 0 */
 	int64_t time;    /* ns since 1970 */
 	struct ps_event event;
-	uint64_t revision;
+	uint64_t revision;            /* or FLOW_REVISION_UNKNOWN */
 	const char *workload[2];      /* "namespace/name" of source and destination; NULL: none */
 	const char *backend;          /* the same of the Service's backend */
 	const char *proxy;            /* NULL: none */
 	const struct rule_item *rule; /* NULL: none; lives as long as the flow */
 };
+
+#define FLOW_REVISION_UNKNOWN UINT64_MAX /* judged before the agent started, or too many revisions ago */
 
 struct flows;
 /* keep: how many are remembered (flows.keep); memory is taken as they come. */
@@ -33,6 +35,11 @@ void flows_free(struct flows *flows);
 /* Gives the event its names and remembers it; `each` (may be NULL) sees the flow before this returns. */
 void flows_add(struct flows *flows, const struct ps_event *event, void (*each)(void *context, const struct flow *flow),
 	void *context);
+/* Now and then, when nothing comes: whose an address is, is noticed near the time when it changes. */
+void flows_look(struct flows *flows);
+/* An event's names, without remembering it. True: the filter lets it through, and flows_forget releases the names. */
+bool flows_name(struct flows *flows, const struct ps_event *event, const struct feed_filter *filter, struct flow *ret);
+void flows_forget(struct flows *flows, struct flow *flow);
 /* Which revision a generation of the live tables held: told at each flip. */
 void flows_flipped(struct flows *flows, uint32_t generation, uint64_t revision);
 
@@ -43,8 +50,15 @@ void flow_render(const struct flow *flow, struct buffer *out);
 
 /* GET /v1/flows: appends records, comma-separated, the last `filter->limit` that match (0: all), newest last. */
 void flows_list(struct flows *flows, const struct feed_filter *filter, struct buffer *out);
-/* Follow: appends lines of what matches and came after *after, about `most` bytes at most; moves *after. */
+/* Follow: appends lines of what matches and came after *after (0: all that is kept), about `most` bytes at most; moves
+ * *after, which says nothing to the caller. What was overwritten before it could be read is told by {"lost":N}. */
 void flows_follow(
 	struct flows *flows, const struct feed_filter *filter, uint64_t *after, size_t most, struct buffer *out);
+/* How many those were, of all who follow. */
+uint64_t flows_missed(const struct flows *flows);
+/* GET /v1/connections: the same as flows_list, of what `walk` gives (datapath_connections); newest last. */
+void flows_connections(struct flows *flows, const struct feed_filter *filter,
+	void (*walk)(void *walker, bool (*each)(void *context, const struct ps_event *event), void *context), void *walker,
+	struct buffer *out);
 
 #endif
