@@ -34,6 +34,7 @@ const volatile __u32 nfct_reply_offset = 0;       /* of its reply tuple; 0: tupl
 const volatile __u64 netns_cookie = 0;            /* of the agent's network namespace, for programs on sockets */
 const volatile __u8 have_option_thread = 1;       /* Linux 6.10: getsockopt programs may ask which thread it is */
 const volatile __u8 have_task = 1;                /* programs on addresses may look at the task that calls */
+const volatile __u8 have_drop_socket = 0;         /* Linux 6.11: kfree_skb tells whose a dropped packet was to be */
 
 /* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
  *

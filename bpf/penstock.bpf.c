@@ -4,6 +4,7 @@
 #include "bpf/network.h"
 #include "bpf/sockets.h"
 #include "bpf/tell.h"
+#include "bpf/trace.h"
 #include "bpf/usual.h"
 #include "bpf/workload.h"
 
@@ -160,6 +161,27 @@ int socket_fork(__u64 *ctx)
 {
 	process_forks((const struct task_struct *)ctx[1]);
 	return host_forks((const struct task_struct *)ctx[1]);
+}
+
+/* ---- on every socket and packet: what the kernel tells ---- */
+
+SEC("tp_btf/inet_sock_set_state")
+int trace_inet_sock_set_state(__u64 *ctx)
+{
+	return trace_state((struct sock___ends *)ctx[0], (int)ctx[1], (int)ctx[2]);
+}
+
+SEC("tp_btf/tcp_retransmit_skb")
+int trace_tcp_retransmit_skb(__u64 *ctx)
+{
+	return trace_retransmit((const struct sock___ends *)ctx[0]);
+}
+
+SEC("tp_btf/kfree_skb")
+int trace_kfree_skb(__u64 *ctx)
+{
+	return trace_drop((const struct sk_buff___dropped *)ctx[0], (__u32)ctx[2],
+		have_drop_socket ? (struct sock___ends *)ctx[3] : NULL);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -87,6 +87,15 @@ static void programs_on_sockets(struct report *r)
 		"a proxy's threads that serve several clients at once are not told apart");
 }
 
+static void programs_on_tracepoints(struct report *r)
+{
+	struct traces_support support;
+	traces_probe(&support);
+	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++)
+		report(r, trace_facts[hook], support.known[hook], false, "not known of any connection");
+	traces_forget(&support);
+}
+
 int datapath_check(
 	const struct datapath_options *options, void (*line)(void *, const char *), void *context, struct error *e)
 {
@@ -122,6 +131,7 @@ int datapath_check(
 		&r, "ring buffer (5.8)", libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) == 1, false, "no flow events");
 	report(&r, "XDP", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) == 1, false, "no NodeFilters");
 	programs_on_sockets(&r);
+	programs_on_tracepoints(&r);
 	bool adopts = process_adopts(text);
 	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
 	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,

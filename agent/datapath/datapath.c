@@ -85,6 +85,7 @@ int datapath_open(const struct datapath_options *options, struct datapath **ret,
 		return result;
 	}
 	sockets_take_over(d);
+	traces_open(d);
 	log_info(ROOM, "%s, hook %s, generation %u, revision %lu live", d->pins.directory, hook_names[d->hook],
 		d->generation, (unsigned long)d->live_revision);
 	*ret = d;

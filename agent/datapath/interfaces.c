@@ -292,6 +292,8 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 			map_put(&d->net.touched, key, NULL);
 	}
 	each_touched(d, drop_gone, whole || d->suspicious);
+	if (whole || d->suspicious)
+		traces_set(d);
 	d->suspicious = false;
 	if (!d->looked)
 		claims_take_over(d);

@@ -36,7 +36,8 @@ static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_contro
 	[OTHER_PROXY_COUNT] = "ps_proxy_count",
 	[OTHER_LISTENER] = "ps_listener",
 	[OTHER_CGROUP] = "ps_cgroup",
-	[OTHER_EXEMPT] = "ps_exempt"};
+	[OTHER_EXEMPT] = "ps_exempt",
+	[OTHER_DROP] = "ps_drop"};
 
 /* ---- what libbpf says: at debug, and once more as an error when a load fails (then the verifier's log is in it) ----
  */
@@ -190,6 +191,13 @@ static void set_sockets(struct penstock_bpf *skeleton, struct sockets_support *r
 	sockets_prepare(skeleton->obj, ret);
 }
 
+static void set_traces(struct penstock_bpf *skeleton, struct traces_support *ret)
+{
+	traces_probe(ret);
+	skeleton->rodata->have_drop_socket = ret->drop_receiver;
+	traces_prepare(skeleton->obj, ret);
+}
+
 static int find_descriptors(struct bpf_object *object, const bool *fresh, struct loaded *ret, struct error *e)
 {
 	for (int id = 0; id < TABLE_COUNT; id++) {
@@ -210,6 +218,7 @@ static int find_descriptors(struct bpf_object *object, const bool *fresh, struct
 			ret->connections = bpf_map__max_entries(map);
 	}
 	sockets_find(object, ret->socket);
+	traces_find(object, ret->trace);
 	for (int i = 0; i < PROGRAM_COUNT; i++)
 		ret->program[i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[i]));
 	return 0;
@@ -233,6 +242,7 @@ static int load_pinned(
 	set_constants(skeleton, options);
 	ret->tuples = skeleton->rodata->nfct_reply_offset;
 	set_sockets(skeleton, &ret->sockets);
+	set_traces(skeleton, &ret->traces);
 	int result = reuse_maps(pins, skeleton->obj, options->connections_max, e);
 	if (result < 0)
 		return result;
@@ -277,4 +287,5 @@ void load_close(struct loaded *loaded)
 	if (loaded->skeleton)
 		penstock_bpf__destroy(loaded->skeleton);
 	loaded->skeleton = NULL;
+	traces_forget(&loaded->traces);
 }

@@ -72,6 +72,7 @@ enum other_map {
 	OTHER_LISTENER,
 	OTHER_CGROUP,
 	OTHER_EXEMPT,
+	OTHER_DROP,
 	OTHER_MAPS
 };
 /* Programs on sockets (sockets.c). */
@@ -98,6 +99,13 @@ struct sockets_support {
 	bool task;         /* programs on addresses may look at the task */
 	bool traces;       /* reads and forks can be followed */
 	char missing[256]; /* of what is needed; "": nothing */
+};
+/* Programs on the kernel's tracepoints (traces.c). */
+enum trace_hook { TRACE_STATE, TRACE_RETRANSMIT, TRACE_DROP, TRACE_HOOKS };
+struct traces_support {
+	bool known[TRACE_HOOKS];
+	bool drop_receiver;          /* the drop's program may ask whose the packet was to be */
+	char *reasons[PS_DROPS_MAX]; /* names of drops; NULL: none, or no drop */
 };
 /* Programs on packets. */
 enum hook_program {
@@ -131,6 +139,8 @@ struct loaded {
 	int program[PROGRAM_COUNT];
 	struct sockets_support sockets;
 	int socket[SOCKET_HOOKS]; /* programs; negative: not loaded */
+	struct traces_support traces;
+	int trace[TRACE_HOOKS]; /* programs; negative: not loaded, or not attached */
 };
 void load_prepare(void); /* what libbpf prints goes to the log */
 int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e);
@@ -191,6 +201,21 @@ void sockets_set(struct datapath *datapath, bool again);
 /* Our programs into the links of an earlier agent. */
 void sockets_take_over(struct datapath *datapath);
 int sockets_remove(const struct pins *pins, struct error *e);
+
+/* ---- programs on the kernel's tracepoints (traces.c) ---- */
+
+extern const char *const trace_facts[TRACE_HOOKS]; /* what is known by them */
+void traces_probe(struct traces_support *ret);
+void traces_forget(struct traces_support *support);
+/* Before the load: what this kernel has not is left out. */
+void traces_prepare(struct bpf_object *object, const struct traces_support *support);
+void traces_find(struct bpf_object *object, int program[TRACE_HOOKS]);
+/* Says what is missing, and sets the rest. */
+void traces_open(struct datapath *datapath);
+/* They stand from the start until uninstall: what is missing is attached. */
+void traces_set(struct datapath *datapath);
+/* The link of this name is pinned, with this program. */
+int trace_keep(const struct pins *pins, int program, const char *name, struct error *e);
 
 /* ---- the kernel's maps (write.c) ---- */
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel's tracepoints tell: round trips, retransmits, processes that connect, and packets that it drops."""
+import json
+import os
+import socket
+import struct
+
+import pytest
+
+from lab import NODE4, Lab
+from netns import run
+from objects import namespace
+from scenes import eventually, member
+from talk import Client, Server, family_of
+
+LINKS = {"trace-inet_sock_set_state", "trace-tcp_retransmit_skb", "trace-kfree_skb"}
+SO_COOKIE = 57
+LOST = "trace-lost"  # a table of nftables
+
+
+@pytest.fixture(scope="module")
+def node():
+    with Lab() as lab:
+        lab.a, lab.b = lab.pod("a"), lab.pod("b")
+        lab.running = lab.agent()
+        lab.running.api.put_state([namespace("s")] + [member(n, p, interface=p.interface) for n, p in lab.pods.items()])
+        lab.server = Server(lab.b)
+        yield lab
+        lab.server.close()
+
+
+def rows(agent, name):
+    """A pinned map's rows, as BTF names them."""
+    text = run("bpftool", "-j", "map", "dump", "pinned", f"{agent.pins}/maps/{name}").stdout
+    return [(row["formatted"]["key"], row["formatted"]) for row in json.loads(text.strip() or "[]")]
+
+
+def tcp_info(sock):
+    """Of struct tcp_info what both the socket and the entry know: round trip in microseconds, segments sent again."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+    return struct.unpack_from("=I", info, 68)[0], struct.unpack_from("=I", info, 100)[0]
+
+
+def entry(lab, client):
+    """The connection's row of a client's socket."""
+    name, port = ("ps_conn6", client.ends[1]) if ":" in client.ends[0] else ("ps_conn4", client.ends[1])
+    return next((row["value"]["conn"] for key, row in rows(lab.running, name) if sorted(key["port"]) == sorted((80, port))), None)
+
+
+def closed(lab, client):
+    client.close()
+    eventually(lambda: (entry(lab, client) or {}).get("round_trip"))
+    return entry(lab, client)
+
+
+class Ended:
+    def __init__(self, ends):
+        self.ends = (ends[0].removeprefix("::ffff:"), ends[1])
+
+
+# ---- connections ----
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_round_trip_is_the_one_that_the_first_end_knows(node, family):
+    client = Client(node.a, node.b.ip4 if family == 4 else node.b.ip6)
+    client.hello()
+    assert client.echo()
+    assert entry(node, client)["round_trip"] == 0
+    known, again = tcp_info(client.sock)
+    row = closed(node, client)
+    assert (row["round_trip"], row["retransmits"]) == (known, again) and known > 0
+
+
+def test_an_ipv4_connection_of_an_ipv6_socket(node):
+    with node.a.entered():
+        sock = socket.socket(socket.AF_INET6)
+    with sock:
+        sock.connect((f"::ffff:{node.b.ip4}", 80))
+        sock.sendall(b"hello\n")
+        assert sock.recv(4096)
+        known, _ = tcp_info(sock)
+        made = Ended(sock.getsockname())
+    eventually(lambda: entry(node, made)["round_trip"] == known)
+
+
+def test_what_is_sent_again_is_counted(node):
+    """The node loses every segment with data for a while."""
+    with Client(node.a, node.b.ip4) as client:
+        client.hello()
+        node.node.run("nft", "-f", "-", input=f"table ip {LOST} {{ chain f {{ type filter hook forward priority 0; "
+                      "tcp dport 80 ip length > 60 drop; }; }")
+        try:
+            client.sock.sendall(bytes(1000))
+            eventually(lambda: tcp_info(client.sock)[1] >= 2)
+        finally:
+            node.node.run("nft", "delete", "table", "ip", LOST)
+        client.sock.settimeout(10)
+        got = 0
+        while got < 1000:
+            got += len(client.sock.recv(1000))
+        again = tcp_info(client.sock)[1]
+        assert closed(node, client)["retransmits"] == again >= 2
+
+
+def test_the_process_that_connects_is_known_by_its_socket(node):
+    with Client(node.node, node.b.ip4) as own, Client(node.a, node.b.ip4) as pods:
+        processes = {key: row["value"] for key, row in rows(node.running, "ps_process")}
+        cookies = [struct.unpack("=Q", c.sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0] for c in (own, pods)]
+    told = processes[cookies[0]]
+    with open("/proc/thread-self/comm") as file:
+        name = file.read().rstrip("\n")
+    text = told["command"]
+    assert told["process"] == os.getpid() and name.startswith(text if isinstance(text, str) else bytes(text).rstrip(b"\0").decode())
+    assert cookies[1] not in processes, "a pod's process is the pod's affair"
