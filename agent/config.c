@@ -54,6 +54,7 @@ static const char *const formats[] = {"text", "json", NULL};                  /*
 		.size = sizeof(((struct config *)NULL)->field), __VA_ARGS__                                  \
 	}
 #define TABLE_MAX (1u << 26) /* entries of a kernel map */
+#define RATE_MAX 1000000000  /* a second */
 #define MAIN_RULE 32766      /* the priority of the rule that leads to the main table */
 
 /* contract.md section 1, in its order. */
@@ -80,11 +81,17 @@ static const struct key keys[] = {
 	KEY("datapath.unclaimed", TYPE_CHOICE, datapath.unclaimed_deny, "allow", .choices = unclaimeds),
 	KEY("datapath.adoptListeners", TYPE_BOOL, datapath.adopt_listeners, "true"),
 	KEY("datapath.connectionsMax", TYPE_NUMBER, datapath.connections_max, "524288", .low = 1, .high = TABLE_MAX),
+	KEY("datapath.auditPeriod", TYPE_DURATION, datapath.audit_period_ms, "30s", .low = 100),
 	KEY("datapath.managementPorts", TYPE_PORTS, datapath.management_ports, "22 2379 2380 6443 10250"),
 	KEY("names.resolvers", TYPE_ADDRESSES, names.resolvers, ""),
 	KEY("names.holdMax", TYPE_DURATION, names.hold_max_ms, "100ms"),
 	KEY("names.addressesMax", TYPE_NUMBER, names.addresses_max, "65536", .low = 1, .high = TABLE_MAX),
 	KEY("flows.keep", TYPE_NUMBER, flows.keep, "65536", .low = 0, .high = TABLE_MAX),
+	KEY("alerts.portScan", TYPE_NUMBER, alerts.port_scan, "100", .low = 0, .high = SCAN_THRESHOLD_MAX),
+	KEY("alerts.synFlood", TYPE_NUMBER, alerts.syn_flood, "1000", .low = 0, .high = RATE_MAX),
+	KEY("alerts.denySpike", TYPE_NUMBER, alerts.deny_spike, "100", .low = 0, .high = RATE_MAX),
+	KEY("alerts.denyFactor", TYPE_NUMBER, alerts.deny_factor, "10", .low = 1, .high = 1000),
+	KEY("alerts.tableNearlyFull", TYPE_NUMBER, alerts.table_full, "80", .low = 0, .high = 100),
 	KEY("log.level", TYPE_CHOICE, log.level, "info", .choices = levels),
 	KEY("log.format", TYPE_CHOICE, log.format, "text", .choices = formats),
 };
@@ -136,6 +143,19 @@ static int set_number(const struct key *key, uint32_t *field, const char *text, 
 	return 0;
 }
 
+static int set_duration(const struct key *key, uint32_t *field, const char *text, char why[WHY_MAX])
+{
+	uint32_t ms;
+	if (value_duration(text, &ms, why) < 0)
+		return -EINVAL;
+	if (ms < key->low) {
+		snprintf(why, WHY_MAX, "%.60s is shorter than %ums", text, (unsigned int)key->low);
+		return -EINVAL;
+	}
+	*field = ms;
+	return 0;
+}
+
 static int set_scalar(const struct key *key, struct config *config, const char *text, char why[WHY_MAX])
 {
 	void *field = (char *)config + key->offset;
@@ -172,7 +192,7 @@ static int set_scalar(const struct key *key, struct config *config, const char *
 	case TYPE_SIZE:
 		return value_size(text, field, why);
 	case TYPE_DURATION:
-		return value_duration(text, field, why);
+		return set_duration(key, field, text, why);
 	default:
 		return -EINVAL; /* lists come to add_element */
 	}

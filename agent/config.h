@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include "agent/base/error.h"
 #include "agent/base/log.h"
+#include "agent/observe/alerts.h"
 
 struct config {
 	struct {
@@ -39,6 +40,7 @@ struct config {
 		bool unclaimed_deny;
 		bool adopt_listeners;
 		uint32_t connections_max;
+		uint32_t audit_period_ms;
 		uint16_t *management_ports;
 		size_t management_ports_count;
 	} datapath;
@@ -50,6 +52,7 @@ struct config {
 	struct {
 		uint32_t keep;
 	} flows;
+	struct alert_thresholds alerts;
 	struct {
 		enum log_level level;
 		enum log_format format;

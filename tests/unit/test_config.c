@@ -64,6 +64,7 @@ static void defaults(void **state)
 		assert_false(c->datapath.unclaimed_deny);
 		assert_true(c->datapath.adopt_listeners);
 		assert_int_equal(c->datapath.connections_max, 524288);
+		assert_int_equal(c->datapath.audit_period_ms, 30000);
 		static const uint16_t ports[] = {22, 2379, 2380, 6443, 10250};
 		assert_int_equal(c->datapath.management_ports_count, 5);
 		assert_memory_equal(c->datapath.management_ports, ports, sizeof ports);
@@ -71,43 +72,50 @@ static void defaults(void **state)
 		assert_int_equal(c->names.hold_max_ms, 100);
 		assert_int_equal(c->names.addresses_max, 65536);
 		assert_int_equal(c->flows.keep, 65536);
+		assert_int_equal(c->alerts.port_scan, 100);
+		assert_int_equal(c->alerts.syn_flood, 1000);
+		assert_int_equal(c->alerts.deny_spike, 100);
+		assert_int_equal(c->alerts.deny_factor, 10);
+		assert_int_equal(c->alerts.table_full, 80);
 		assert_int_equal(c->log.level, LOG_LEVEL_INFO);
 		assert_int_equal(c->log.format, LOG_TEXT);
 		config_free(c);
 	}
 }
 
-static const char everything[] = "node: { name: \"n\\\"1\" }\n"
-								 "api:\n"
-								 "  unix: /tmp/p.sock\n"
-								 "  unixGroup: adm\n"
-								 "  tcp:\n"
-								 "    listen: ''\n"
-								 "    tls: { certificate: /c.pem, key: /k.pem, clientCA: /ca.pem }\n"
-								 "    tokenFile: /tokens\n"
-								 "  bodyMax: 1000001\n"
-								 "metrics: {listen: '[::1]:9000'}\n"
-								 "state:\n"
-								 "  directory: \"/var/lib/my penstock\"\n"
-								 "datapath:\n"
-								 "  engine: tproxy\n"
-								 "  pinDirectory: /sys/fs/bpf/x\n"
-								 "  markMask: 0x00000C00\n"
-								 "  routeTable: 77\n"
-								 "  rulePriority: 100\n"
-								 "  denyWith: reject\n"
-								 "  allowLocalHost: false\n"
-								 "  workloadInterfaces: [\"veth*\", cali*, '[ab]?']\n"
-								 "  unclaimed: deny\n"
-								 "  adoptListeners: false\n"
-								 "  connectionsMax: 1024\n"
-								 "  managementPorts: [22, 65535]\n"
-								 "names:\n"
-								 "  resolvers: [10.96.0.10, \"fd00::10\"]\n"
-								 "  holdMax: 1.5s\n"
-								 "  addressesMax: 7\n"
-								 "flows: { keep: 0 }\n"
-								 "log: { level: warn, format: json }\n";
+static const char everything[] =
+	"node: { name: \"n\\\"1\" }\n"
+	"api:\n"
+	"  unix: /tmp/p.sock\n"
+	"  unixGroup: adm\n"
+	"  tcp:\n"
+	"    listen: ''\n"
+	"    tls: { certificate: /c.pem, key: /k.pem, clientCA: /ca.pem }\n"
+	"    tokenFile: /tokens\n"
+	"  bodyMax: 1000001\n"
+	"metrics: {listen: '[::1]:9000'}\n"
+	"state:\n"
+	"  directory: \"/var/lib/my penstock\"\n"
+	"datapath:\n"
+	"  engine: tproxy\n"
+	"  pinDirectory: /sys/fs/bpf/x\n"
+	"  markMask: 0x00000C00\n"
+	"  routeTable: 77\n"
+	"  rulePriority: 100\n"
+	"  denyWith: reject\n"
+	"  allowLocalHost: false\n"
+	"  workloadInterfaces: [\"veth*\", cali*, '[ab]?']\n"
+	"  unclaimed: deny\n"
+	"  adoptListeners: false\n"
+	"  connectionsMax: 1024\n"
+	"  managementPorts: [22, 65535]\n"
+	"names:\n"
+	"  resolvers: [10.96.0.10, \"fd00::10\"]\n"
+	"  holdMax: 1.5s\n"
+	"  addressesMax: 7\n"
+	"flows: { keep: 0 }\n"
+	"alerts: { portScan: 4096, synFlood: 0, denySpike: 7, denyFactor: 1, tableNearlyFull: 100 }\n"
+	"log: { level: warn, format: json }\n";
 
 static void check_everything(const struct config *c)
 {
@@ -142,6 +150,11 @@ static void check_everything(const struct config *c)
 	assert_int_equal(c->names.hold_max_ms, 1500);
 	assert_int_equal(c->names.addresses_max, 7);
 	assert_int_equal(c->flows.keep, 0);
+	assert_int_equal(c->alerts.port_scan, 4096);
+	assert_int_equal(c->alerts.syn_flood, 0);
+	assert_int_equal(c->alerts.deny_spike, 7);
+	assert_int_equal(c->alerts.deny_factor, 1);
+	assert_int_equal(c->alerts.table_full, 100);
 	assert_int_equal(c->log.level, LOG_LEVEL_WARN);
 	assert_int_equal(c->log.format, LOG_JSON);
 }
@@ -200,6 +213,7 @@ static void the_print_of_the_defaults(void **state)
 							  "  unclaimed: allow\n"
 							  "  adoptListeners: true\n"
 							  "  connectionsMax: 524288\n"
+							  "  auditPeriod: 30s\n"
 							  "  managementPorts: [22, 2379, 2380, 6443, 10250]\n"
 							  "names:\n"
 							  "  resolvers: []\n"
@@ -207,6 +221,12 @@ static void the_print_of_the_defaults(void **state)
 							  "  addressesMax: 65536\n"
 							  "flows:\n"
 							  "  keep: 65536\n"
+							  "alerts:\n"
+							  "  portScan: 100\n"
+							  "  synFlood: 1000\n"
+							  "  denySpike: 100\n"
+							  "  denyFactor: 10\n"
+							  "  tableNearlyFull: 80\n"
 							  "log:\n"
 							  "  level: info\n"
 							  "  format: text\n");
@@ -320,7 +340,13 @@ static const struct {
 	{"names:\n  holdMax: 100\n", "penstock.yaml:2: names.holdMax: \"100\" is not a duration, such as 100ms or 1s"},
 	{"names:\n  holdMax: 1.2.3s\n",
 		"penstock.yaml:2: names.holdMax: \"1.2.3s\" is not a duration, such as 100ms or 1s"},
+	{"datapath:\n  auditPeriod: 99ms\n", "penstock.yaml:2: datapath.auditPeriod: 99ms is shorter than 100ms"},
 	{"names:\n  holdMax: 90m\n", "penstock.yaml:2: names.holdMax: 90m is longer than an hour"},
+	{"alerts:\n  portScan: 4097\n", "penstock.yaml:2: alerts.portScan: 4097 is not between 0 and 4096"},
+	{"alerts:\n  denyFactor: 0\n", "penstock.yaml:2: alerts.denyFactor: 0 is not between 1 and 1000"},
+	{"alerts:\n  tableNearlyFull: 80%\n", "penstock.yaml:2: alerts.tableNearlyFull: \"80%\" is not a number"},
+	{"alerts:\n  tableNearlyFull: 101\n", "penstock.yaml:2: alerts.tableNearlyFull: 101 is not between 0 and 100"},
+	{"alerts:\n  proxyDown: 1\n", "penstock.yaml:2: alerts.proxyDown: there is no such key"},
 	{"log:\n  level: loud\n", "penstock.yaml:2: log.level: \"loud\" is not debug, info, warn or error"},
 	{"log:\n  format: xml\n", "penstock.yaml:2: log.format: \"xml\" is not text or json"},
 	/* in the contract, not in this build */
