@@ -19,10 +19,10 @@ struct cli {
 	/* options */
 	const char *server, *owner, *namespace, *selector;
 	const char *port, *protocol, *family, *flow;
-	const char *workload, *verdict, *ip, *tail, *color;
+	const char *workload, *verdict, *ip, *tail, *color, *interval;
 	const char **files; /* NULL-terminated */
 	bool force, dry_run, quarantine;
-	bool follow;
+	bool follow, once;
 	enum output output;
 	/* what remains */
 	char **words;
@@ -36,6 +36,7 @@ int command_explain(struct cli *cli);
 int command_flows(struct cli *cli);
 int command_connections(struct cli *cli);
 int command_alerts(struct cli *cli);
+int command_top(struct cli *cli);
 int command_status(struct cli *cli);
 int command_doctor(struct cli *cli);
 int command_version(struct cli *cli);

@@ -32,6 +32,8 @@ const struct option_row option_rows[] = {
 	{'e', 'f', "follow", NULL, "go on with what comes, until interrupted", NULL},
 	{'a', 0, "tail", "N", "how many of what is kept, the last ones; 0: all", NULL},
 	{'c', 0, "color", "WHEN", "auto (on a terminal, unless $NO_COLOR is set), always or never", "auto always never"},
+	{'I', 0, "interval", "SECONDS", "how long a rate is measured, and between frames: default 1", NULL},
+	{'1', 0, "once", NULL, "print one frame as text, after one interval", NULL},
 	{'S', 0, "server", "URL",
 		"the agent: unix:///PATH, a path, or http://ADDRESS:PORT\n"
 		"default $PENSTOCK_SERVER, else $PENSTOCK_SOCKET, else " SOCKET_DEFAULT,
@@ -77,6 +79,10 @@ const struct command commands[] = {
 		"Port scans, floods, sudden refusals, proxies that are gone, tables that are nearly full. The last 50, newest\n"
 		"last; with --follow the last 10, then each as it comes.",
 		NULL, "eacx", command_alerts},
+	{"top", "watch what goes on, live", "[--interval SECONDS] [--once] [options]",
+		"Packets, bytes, connections and verdicts a second, the rules and workloads with the most of them, proxies,\n"
+		"and the alerts of the last five minutes. q ends it. Where the output is no terminal: one frame as text.",
+		NULL, "I1c", command_top},
 	{"status", "show what the agent does and how it is", "[options]", NULL, NULL, "O", command_status},
 	{"doctor", "say what hinders enforcement or interception", "[options]",
 		"A line each: \xe2\x9c\x94 it is well, \xe2\x9c\x98 it is not, and why. Exits with 1 if anything is not.\n"

@@ -5,7 +5,6 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include "agent/base/mem.h"
 #include "api/cli/cli.h"
 #include "api/cli/live.h"
@@ -33,20 +32,6 @@ struct listing {
 
 /* ---- the request ---- */
 
-/* As the API spells it, whatever the user's case; what is not known goes as it is, and is refused there. */
-static const char *spell(char key, const char *word, char known[32])
-{
-	for (const char *choice = option_by_key(key)->choice; *choice;) {
-		size_t length = strcspn(choice, " ");
-		if (length == strlen(word) && strncasecmp(choice, word, length) == 0) {
-			snprintf(known, 32, "%.*s", (int)length, choice);
-			return known;
-		}
-		choice += length + strspn(choice + length, " ");
-	}
-	return word;
-}
-
 static void query_add(struct buffer *path, const char *name, const char *value)
 {
 	auto_free char *escaped = client_escape(value);
@@ -57,7 +42,7 @@ static void query_add(struct buffer *path, const char *name, const char *value)
 static char *path_make(const struct cli *cli, const struct feed *feed)
 {
 	struct buffer path = {0};
-	char known[32], *end;
+	char *end;
 	const char *tail = cli->tail ? cli->tail : cli->follow ? feed->tail_following : feed->tail;
 	unsigned long count = strtoul(tail, &end, 10);
 	if (*end || end == tail || *tail == '-') {
@@ -74,9 +59,9 @@ static char *path_make(const struct cli *cli, const struct feed *feed)
 		query_add(&path, "workload", name);
 	}
 	if (cli->verdict)
-		query_add(&path, "verdict", spell('v', cli->verdict, known));
+		query_add(&path, "verdict", cli->verdict);
 	if (cli->protocol)
-		query_add(&path, "protocol", spell('T', cli->protocol, known));
+		query_add(&path, "protocol", cli->protocol);
 	if (cli->port)
 		query_add(&path, "port", cli->port);
 	if (cli->ip)

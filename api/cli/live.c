@@ -20,7 +20,7 @@ static void end(int signal)
 int live_begin(void)
 {
 	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction action = {.sa_handler = end, .sa_flags = SA_RESETHAND};
+	struct sigaction action = {.sa_handler = end};
 	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0) {
 		perror("penstock: pipe");
 		abort();

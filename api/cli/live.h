@@ -5,8 +5,8 @@
 
 #include <stdbool.h>
 
-/* SIGINT, SIGTERM and SIGHUP no longer end the process but make the returned descriptor readable; the second of a kind
- * ends it. A write that is held up (EINTR) ends too. */
+/* SIGINT, SIGTERM and SIGHUP no longer end the process but make the returned descriptor readable, and interrupt a write
+ * that is held up (EINTR). */
 int live_begin(void);
 bool live_ended(void); /* by one of them */
 

@@ -100,6 +100,12 @@ static int set_option(struct cli *cli, const struct option_row *row)
 	case 'a':
 		cli->tail = optarg;
 		break;
+	case 'I':
+		cli->interval = optarg;
+		break;
+	case '1':
+		cli->once = true;
+		break;
 	case 'c':
 		if (choice_find(row->choice, optarg) < 0)
 			return cli_usage(cli, "--color is auto, always or never, not %s", optarg);

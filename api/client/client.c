@@ -20,7 +20,8 @@ struct client {
 	char *base;        /* "http://127.0.0.1:7642" */
 	CURL *curl;
 	CURLM *multi;
-	int stop; /* ends a call when it becomes readable; -1: nothing does */
+	long patience; /* seconds */
+	int stop;      /* ends a call when it becomes readable; -1: nothing does */
 };
 
 /* "http://HOST:PORT" and nothing behind it but a slash. */
@@ -72,6 +73,7 @@ int client_new(const char *server, struct client **ret, struct error *e)
 	client->curl = curl_easy_init();
 	client->multi = curl_multi_init();
 	client->stop = -1;
+	client->patience = TIMEOUT_S;
 	if (!client->curl || !client->multi)
 		abort();
 	*ret = client;
@@ -92,6 +94,11 @@ void client_free(struct client *client)
 void client_stop_by(struct client *client, int fd)
 {
 	client->stop = fd;
+}
+
+void client_patience(struct client *client, long seconds)
+{
+	client->patience = seconds;
 }
 
 void answer_clear(struct answer *answer)
@@ -169,7 +176,7 @@ int client_call(struct client *client, const char *method, const char *path, con
 	CURL *curl = client->curl;
 	struct buffer answer = {0};
 	struct curl_slist *headers = prepare(client, method, path, body != NULL);
-	curl_easy_setopt(curl, CURLOPT_TIMEOUT, TIMEOUT_S);
+	curl_easy_setopt(curl, CURLOPT_TIMEOUT, client->patience);
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, collect);
 	curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
 	if (body) {

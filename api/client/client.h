@@ -41,6 +41,9 @@ int client_follow(
 /* A file descriptor that ends a call when it becomes readable: client_call() then fails, with ERROR_SYSTEM. */
 void client_stop_by(struct client *client, int fd);
 
+/* How long client_call() waits for a whole answer; 300 seconds if nothing is said. */
+void client_patience(struct client *client, long seconds);
+
 /* A part of a path or a query's value, percent-encoded. The caller frees. */
 char *client_escape(const char *text);
 
