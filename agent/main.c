@@ -155,6 +155,11 @@ static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)
 	return datapath_fill_next(((struct agent *)context)->datapath, at, ret);
 }
 
+static bool source_drop(void *context, size_t *at, struct kernel_drop *ret)
+{
+	return datapath_drop_next(((struct agent *)context)->datapath, at, ret);
+}
+
 static uint64_t source_drift(void *context, enum drift what)
 {
 	return datapath_repairs(((struct agent *)context)->datapath, what);
@@ -207,6 +212,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.counts = source_counts,
 		.rule_hits = source_rule_hits,
 		.map_fill = source_map_fill,
+		.drop = source_drop,
 		.api = source_api,
 		.proxy_connections = source_proxy_connections,
 		.proxy_up = source_proxy_up,

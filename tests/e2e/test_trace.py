@@ -113,3 +113,91 @@ def test_the_process_that_connects_is_known_by_its_socket(node):
     text = told["command"]
     assert told["process"] == os.getpid() and name.startswith(text if isinstance(text, str) else bytes(text).rstrip(b"\0").decode())
     assert cookies[1] not in processes, "a pod's process is the pod's affair"
+
+
+# ---- drops ----
+
+
+def drops(lab, reason):
+    return lab.running.api.metrics()("penstock_kernel_drops_total", reason=reason)
+
+
+def send(space, ip, port, count, data=b"x"):
+    with space.entered():
+        sock = socket.socket(family_of(ip), socket.SOCK_DGRAM)
+    with sock:
+        for _ in range(count):
+            sock.sendto(data, (ip, port))
+
+
+def test_a_drop_is_counted_by_its_reason_where_it_happens(node):
+    before = drops(node, "NO_SOCKET")
+    send(node.a, NODE4, 9, 7)
+    assert drops(node, "NO_SOCKET") == before + 7
+    send(node.a, node.b.ip4, 9, 7)
+    send(node.a, node.b.ip6, 9, 7)
+    assert drops(node, "NO_SOCKET") == before + 7, "dropped by the pod"
+
+
+def test_a_wrong_checksum(node):
+    before = drops(node, "UDP_CSUM")
+    with node.a.entered():
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    with raw:
+        for _ in range(3):
+            raw.sendto(struct.pack("!HHHH", 5000, 5001, 12, 0x1234) + b"data", (NODE4, 0))
+    assert drops(node, "UDP_CSUM") == before + 3
+
+
+def test_a_receiver_that_does_not_keep_up(node):
+    """By then the kernel keeps other things where the packet's interface stood: the socket tells the namespace."""
+    before = drops(node, "SOCKET_RCVBUFF")
+    with node.node.entered():
+        slow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        slow.bind((NODE4, 5002))
+        send(node.a, NODE4, 5002, 50, bytes(1000))
+    assert before < drops(node, "SOCKET_RCVBUFF") < before + 50
+
+
+# ---- the links ----
+
+
+def links(agent):
+    return {name: json.loads(run("bpftool", "-j", "link", "show", "pinned", f"{agent.pins}/links/{name}").stdout)["prog_id"]
+            for name in os.listdir(f"{agent.pins}/links") if name in LINKS}
+
+
+def test_a_restart_keeps_what_is_told_and_replaces_the_programs(node):
+    agent = node.running
+    with Client(node.a, node.b.ip4) as client:
+        client.hello()
+        before, counted = links(agent), drops(node, "NO_SOCKET")
+        assert set(before) == LINKS
+        agent.stop()
+        assert links(agent) == before
+        send(node.a, NODE4, 9, 2)
+        known, _ = tcp_info(client.sock)
+        assert closed(node, client)["round_trip"] == known, "while no agent runs"
+        agent.start()
+    after = links(agent)
+    assert set(after) == LINKS and not set(after.values()) & set(before.values())
+    assert drops(node, "NO_SOCKET") == counted + 2
+    assert "not known:" not in agent.log
+    os.unlink(f"{agent.pins}/links/trace-kfree_skb")
+    eventually(lambda: set(links(agent)) == LINKS)
+
+
+def test_check_says_what_is_known_and_an_uninstall_takes_it_away(node):
+    agent = node.running
+    said = node.node.run(agent.binary, "--config", agent.config_path, "--check").stdout
+    for tracepoint in LINKS:
+        assert any(tracepoint.removeprefix("trace-") in line and line.endswith(": yes") for line in said.split("\n"))
+    programs = set(links(agent).values())
+    agent.stop()
+    agent.uninstall()
+
+    def alive():
+        return {program["id"] for program in json.loads(run("bpftool", "-j", "prog", "show").stdout)}
+    eventually(lambda: not programs & alive())
