@@ -8,6 +8,7 @@
 #include "agent/config.h"
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
+#include "agent/feeds.h"
 #include "agent/loop.h"
 #include "agent/observe/explain.h"
 #include "agent/reconcile.h"
@@ -37,6 +38,7 @@ struct agent {
 	struct store *store;
 	struct board *board;
 	struct metrics *metrics;
+	struct feeds *feeds;
 	struct reconciler *reconciler;
 	struct server *server;
 	char *damaged;
@@ -174,6 +176,29 @@ static void source_api(void *context, void (*each_count)(void *, const struct ap
 		server_counts(server, each_count, each_latency, argument);
 }
 
+static const double *source_handshakes(void *context, struct handshakes *ret)
+{
+	return feeds_handshakes(((struct agent *)context)->feeds, ret);
+}
+
+static uint64_t source_alerts(void *context, unsigned int kind)
+{
+	return feeds_alerts(((struct agent *)context)->feeds, kind);
+}
+
+/* ---- what is seen ---- */
+
+static void agent_feed_list(void *context, enum feed feed, const struct feed_filter *filter, struct buffer *out)
+{
+	feeds_list(((struct agent *)context)->feeds, feed, filter, out);
+}
+
+static void agent_feed_follow(void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after,
+	size_t most, struct buffer *out)
+{
+	feeds_follow(((struct agent *)context)->feeds, feed, filter, after, most, out);
+}
+
 /* ---- explaining ---- */
 
 static int source_ask(void *context, const struct explain_query *query, struct explain_answer *ret, struct error *e)
@@ -207,6 +232,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		log_error("state", "%s", agent->damaged);
 	agent->board = board_new();
 	agent->metrics = metrics_new();
+	agent->feeds = feeds_new(c, agent->datapath, agent->metrics);
 	struct metrics_source source = {
 		.context = agent,
 		.counts = source_counts,
@@ -217,6 +243,8 @@ static int agent_open(struct agent *agent, struct error *e)
 		.proxy_connections = source_proxy_connections,
 		.proxy_up = source_proxy_up,
 		.drift = source_drift,
+		.handshakes = source_handshakes,
+		.alerts = source_alerts,
 	};
 	metrics_source(agent->metrics, &source);
 
@@ -226,6 +254,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.store = agent->store,
 		.board = agent->board,
 		.metrics = agent->metrics,
+		.flows = feeds_flows(agent->feeds),
 		.damaged = agent->damaged,
 	};
 	result = reconcile_new(&rooms, &agent->reconciler, e);
@@ -241,19 +270,25 @@ static int agent_open(struct agent *agent, struct error *e)
 		.board = agent->board,
 		.metrics = agent_metrics,
 		.explain = agent_explain,
+		.feed_list = agent_feed_list,
+		.feed_follow = agent_feed_follow,
 		.context = agent,
 	};
 	struct server *started = NULL;
 	result = server_start(&server, &started, e);
 	__atomic_store_n(&agent->server, started, __ATOMIC_RELEASE);
+	if (result == 0)
+		result = feeds_start(agent->feeds, started, e);
 	return result;
 }
 
 static void agent_close(struct agent *agent)
 {
+	feeds_stop(agent->feeds);
 	if (agent->server)
 		server_stop(agent->server);
 	reconcile_free(agent->reconciler);
+	feeds_free(agent->feeds);
 	if (agent->metrics)
 		metrics_free(agent->metrics);
 	if (agent->board)

@@ -80,6 +80,16 @@ static void facts_publish(struct reconciler *r)
 	status_publish(r);
 }
 
+static int revision_flip(struct reconciler *r, uint64_t revision, struct error *e)
+{
+	uint32_t generation;
+	int result = datapath_flip(r->rooms.datapath, revision, e);
+	datapath_generation(r->rooms.datapath, &generation, &revision);
+	if (result == 0)
+		flows_flipped(r->rooms.flows, generation, revision);
+	return result;
+}
+
 /* ---- compiling ---- */
 
 static void compiler_build(
@@ -204,7 +214,7 @@ static int candidate_apply(
 		proxies_watch(r, candidate->snapshot);
 	began = seconds_now();
 	if (result == 0)
-		result = stage_done(r, APPLY_FLIP, began, datapath_flip(r->rooms.datapath, candidate->snapshot->revision, e));
+		result = stage_done(r, APPLY_FLIP, began, revision_flip(r, candidate->snapshot->revision, e));
 	return result;
 }
 
@@ -442,7 +452,7 @@ int reconcile_start(struct reconciler *r)
 	if (result == 0)
 		proxies_watch(r, r->current);
 	if (result == 0)
-		result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
+		result = revision_flip(r, r->current->revision, &e);
 	stage_done(r, APPLY_START, began, result);
 	if (result < 0) {
 		snprintf(r->why_not_ready, sizeof(r->why_not_ready), "the persisted state is not enforced: %.200s", e.detail);
@@ -478,7 +488,7 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 	if (result == 0 && changed) {
 		result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), &e);
 		if (result == 0)
-			result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
+			result = revision_flip(r, r->current->revision, &e);
 	}
 	stage_done(r, APPLY_INTERFACES, began, result);
 	if (result < 0) {

@@ -8,6 +8,7 @@
 
 #include "agent/config.h"
 #include "agent/datapath/datapath.h"
+#include "agent/observe/flows.h"
 #include "agent/observe/metrics.h"
 #include "agent/state/board.h"
 #include "agent/state/store.h"
@@ -21,6 +22,7 @@ struct reconcile_rooms { /* borrowed */
 	struct store *store;
 	struct board *board;
 	struct metrics *metrics;
+	struct flows *flows; /* told of each flip */
 	const char *damaged; /* the state database was set aside: why; NULL otherwise */
 };
 int reconcile_new(const struct reconcile_rooms *rooms, struct reconciler **ret, struct error *e);

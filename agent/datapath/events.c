@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -11,16 +12,15 @@
 #include <unistd.h>
 #include "agent/base/mem.h"
 #include "agent/datapath/private.h"
+#include "agent/datapath/ring.h"
 
 /* A call gives no more than this, so that who called can do something else in between. */
 #define EVENTS_A_CALL 8192
 /* What the sweep has ended and nobody has taken; more are counted as lost. */
 #define ENDED_MAX 65536
-/* Of a ring that cannot be waited for. */
-#define PAUSE_NS 50000000
 
 struct events {
-	struct ring_buffer *ring;
+	struct ring ring;
 	int wakeups; /* epoll, at edges: the ring is looked at by the clock, and wakes nobody before it begins to fill */
 	bool more;   /* the last call ended before the ring did */
 	/* of the call under way */
@@ -34,26 +34,18 @@ struct events {
 	uint64_t lost;
 };
 
-/* The sample is in the ring until this returns. */
-static int event_take(void *context, void *data, size_t size)
-{
-	struct events *events = context;
-	if (size >= sizeof(struct ps_event))
-		events->each(events->context, data);
-	return ++events->given >= EVENTS_A_CALL ? -EAGAIN : 0;
-}
-
 int events_open(struct datapath *d, struct error *e)
 {
 	struct events *events = mem_alloc(sizeof(*events));
 	struct epoll_event edge = {.events = EPOLLIN | EPOLLET};
-	int ring = d->loaded.other[OTHER_EVENT];
+	int ring = d->loaded.other[OTHER_EVENT], result;
 	d->events = events;
 	pthread_mutex_init(&events->lock, NULL);
 	events->more = true; /* what an earlier agent left */
-	events->ring = ring_buffer__new(ring, event_take, events, NULL);
-	if (!events->ring)
-		return error_system(e, errno, "map ps_event cannot be read");
+	events->wakeups = -1;
+	result = ring_open(&events->ring, ring, PS_EVENT_RING);
+	if (result < 0)
+		return error_system(e, -result, "map ps_event cannot be read");
 	events->wakeups = epoll_create1(EPOLL_CLOEXEC);
 	if (events->wakeups < 0 || epoll_ctl(events->wakeups, EPOLL_CTL_ADD, ring, &edge) < 0)
 		return error_system(e, errno, "map ps_event cannot be waited for");
@@ -65,8 +57,8 @@ void events_close(struct datapath *d)
 	struct events *events = d->events;
 	if (!events)
 		return;
-	ring_buffer__free(events->ring);
-	if (events->wakeups > 0)
+	ring_close(&events->ring);
+	if (events->wakeups >= 0)
 		close(events->wakeups);
 	pthread_mutex_destroy(&events->lock);
 	free(events->ended);
@@ -98,7 +90,12 @@ uint64_t events_lost(const struct datapath *d)
 	return lost;
 }
 
-static void ended_give(struct events *events)
+struct taker {
+	void (*each)(void *context, const struct ps_event *event);
+	void *context;
+};
+
+static int ended_give(struct events *events, const struct taker *taker)
 {
 	pthread_mutex_lock(&events->lock);
 	auto_free struct ps_event *ended = steal_pointer(&events->ended);
@@ -106,11 +103,18 @@ static void ended_give(struct events *events)
 	events->ended_count = events->ended_room = 0;
 	pthread_mutex_unlock(&events->lock);
 	for (size_t i = 0; i < count; i++)
-		events->each(events->context, &ended[i]);
-	events->given += (unsigned int)count;
+		taker->each(taker->context, &ended[i]);
+	return (int)count;
 }
 
 /* ---- the ring ---- */
+
+static void record_give(void *context, const void *record, size_t size)
+{
+	const struct taker *taker = context;
+	if (size >= sizeof(struct ps_event))
+		taker->each(taker->context, record);
+}
 
 int datapath_events(
 	struct datapath *datapath, int wait, void (*each)(void *context, const struct ps_event *event), void *context)
@@ -120,13 +124,11 @@ int datapath_events(
 	int result = epoll_wait(events->wakeups, &ready, 1, events->more ? 0 : wait);
 	if (result < 0 && errno != EINTR)
 		return -errno;
-	events->each = each;
-	events->context = context;
-	events->given = 0;
-	ended_give(events);
-	result = ring_buffer__consume(events->ring);
-	events->more = result == -EAGAIN;
-	return result < 0 && result != -EAGAIN ? result : (int)events->given;
+	struct taker taker = {each, context};
+	int ended = ended_give(events, &taker);
+	result = ring_read(&events->ring, EVENTS_A_CALL, record_give, &taker);
+	events->more = result == EVENTS_A_CALL;
+	return result < 0 ? result : ended + result;
 }
 
 /* ---- the tables ---- */
@@ -202,6 +204,7 @@ static int entry_list(void *context, const void *key, const void *value)
 	if (!entry_listed(conn, listing->embryonic, listing->now))
 		return 0;
 	entry_tell(listing->ipv6, key, conn, listing->now, &event);
+	event.event = listing->embryonic && event.protocol == IPPROTO_TCP ? PS_EVENT_COUNT : PS_EVENT_OPENED;
 	return listing->each(listing->context, &event) ? 0 : 1;
 }
 

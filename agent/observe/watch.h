@@ -15,6 +15,8 @@ struct watch_source {
 	bool (*map_fill)(void *context, size_t *at, struct map_fill *ret);
 	/* Names of proxies that are wanted and that nobody serves; the caller frees each and the list. */
 	size_t (*proxies_down)(void *context, char ***ret);
+	/* What connection tracking holds (datapath_connections); NULL: nobody can tell. */
+	void (*connections)(void *context, bool (*each)(void *argument, const struct ps_event *event), void *argument);
 	/* Something new to read for those who follow. */
 	void (*news)(void *context, enum feed feed);
 };
@@ -22,7 +24,9 @@ struct watch_source {
 struct watch;
 int watch_start(
 	const struct watch_source *source, struct flows *flows, struct alerts *alerts, struct watch **ret, struct error *e);
-void watch_stop(struct watch *watch); /* NULL is fine */
+/* The thread has ended: no more news. What it found out can still be read. NULL is fine for both. */
+void watch_stop(struct watch *watch);
+void watch_free(struct watch *watch);
 /* What the thread found out by itself, for metrics: handshake times, a histogram. */
 #define HANDSHAKE_BOUNDS 14
 extern const double watch_bounds[HANDSHAKE_BOUNDS]; /* seconds, without +Inf */
