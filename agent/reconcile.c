@@ -321,6 +321,8 @@ static void write_read(struct reconciler *r, struct write *w, const struct snaps
 		intake_read(w->call, base, r->rooms.config->api.body_max, time(NULL), &w->candidate, &w->reply.errors));
 	if (result == 0 && w->call->dry_run && candidate_try(r, &w->candidate, &w->reply.warnings, &e) < 0)
 		errors_add_error(&w->reply.errors, &e);
+	if (result == 0 && w->call->diff) /* while the base is there for sure */
+		w->reply.changes = candidate_changes(&w->candidate);
 	w->counts = result == 0 && !w->call->dry_run;
 }
 
@@ -393,6 +395,7 @@ static void write_reset(struct write *w)
 	candidate_clear(&w->candidate);
 	errors_clear(&w->reply.errors);
 	errors_clear(&w->reply.warnings);
+	free(w->reply.changes);
 	*w = (struct write){.call = w->call};
 }
 

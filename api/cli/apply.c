@@ -77,6 +77,17 @@ static void count_kinds(const struct manifests *manifests, struct buffer *out)
 	}
 }
 
+char *cli_apply_body(const struct manifests *manifests)
+{
+	json_t *objects = json_array();
+	for (size_t at = 0; at < manifests->object_count; at++)
+		json_array_append(objects, manifests->objects[at].json);
+	json_t *request = json_pack("{s:o}", "apply", objects);
+	char *body = json_dumps(request, JSON_COMPACT);
+	json_decref(request);
+	return body;
+}
+
 int command_apply(struct cli *cli)
 {
 	struct manifests manifests;
@@ -88,12 +99,7 @@ int command_apply(struct cli *cli)
 	int code = cli_manifests(cli, &manifests);
 	if (code)
 		return code;
-	json_t *objects = json_array();
-	for (size_t at = 0; at < manifests.object_count; at++)
-		json_array_append(objects, manifests.objects[at].json);
-	json_t *request = json_pack("{s:o}", "apply", objects);
-	auto_free char *body = json_dumps(request, JSON_COMPACT);
-	json_decref(request);
+	auto_free char *body = cli_apply_body(&manifests);
 	auto_free char *query = cli_write_query(cli);
 	auto_free char *path = str_format("/v1/state%s", query);
 	code = cli_call(cli, "PATCH", path, body, &manifests, "apply", &answer);

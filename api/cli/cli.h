@@ -31,6 +31,7 @@ struct cli {
 
 int command_apply(struct cli *cli);
 int command_get(struct cli *cli);
+int command_diff(struct cli *cli);
 int command_delete(struct cli *cli);
 int command_explain(struct cli *cli);
 int command_flows(struct cli *cli);
@@ -51,6 +52,8 @@ int cli_call(struct cli *cli, const char *method, const char *path, const char *
 	const char *array, json_t **ret);
 /* Says why not, of an answer that is not 2xx; CODE_REFUSED. */
 int cli_refused(const struct answer *answer);
+/* {"apply": [all of them]}. The caller frees. */
+char *cli_apply_body(const struct manifests *manifests);
 /* "?owner=…&force=true…" of the write options, or "". The caller frees. */
 char *cli_write_query(const struct cli *cli);
 /* The warnings and quarantined objects of a write's answer, on standard error. */

@@ -16,7 +16,7 @@ const struct option_row option_rows[] = {
 	{'n', 'n', "namespace", "NAME", "of this namespace; where a NAME is looked for, default \"default\"", NULL},
 	{'l', 'l', "selector", "LABELS", "only with these labels, such as app=web,tier!=db", NULL},
 	{'O', 'o', "output", "FORMAT", "table, json or yaml", FORMATS},
-	{'G', 'o', "output", "FORMAT", "table, wide (more columns), json, yaml, or name (KIND/NAME)",
+	{'G', 'o', "output", "FORMAT", "table, wide (more columns), json, yaml, or name (KIND/NAMESPACE/NAME)",
 		"table wide json yaml name"},
 	{'p', 0, "port", "N", "the destination's port; TCP, UDP and SCTP need one", NULL},
 	{'t', 0, "protocol", "NAME", "TCP, UDP, SCTP or ICMP, default TCP", "TCP UDP SCTP ICMP"},
@@ -52,6 +52,11 @@ const struct command commands[] = {
 		"Reads YAML streams and JSON, single objects and Lists; of a directory *.yaml, *.yml and *.json\n"
 		"in the order of their names. What is refused is told with file, line and column.",
 		NULL, "fg" WRITES "q", command_apply},
+	{"diff", "show what apply would change", "-f FILE|DIRECTORY|- [-f …] [options]",
+		"Asks the agent, which checks the objects and changes nothing. Of each object: created, changed or\n"
+		"unchanged, and a unified diff of what the agent returns now and would then. Exits with 0 when\n"
+		"nothing would change, with 1 when something would, and with more when that cannot be said.",
+		NULL, "fgoFqc", command_diff},
 	{"get", "show objects", "KIND[,KIND…] [NAME | NAMESPACE/NAME …] [options]",
 		"Kinds by plural, singular or short name: namespaces (ns), nodes (no), pods (po), services (svc),\n"
 		"endpointslices (eps), workloads (wl), networkpolicies (netpol), clusternetworkpolicies (cnp),\n"
@@ -94,8 +99,8 @@ const struct command commands[] = {
 
 const struct exit_row exit_rows[] = {
 	{"0", "done"},
-	{"1", "refused by the agent; doctor: something is not well"},
-	{"2", "wrong usage or input"},
+	{"1", "refused by the agent; diff: something would change; doctor: something is not well"},
+	{"2", "wrong usage or input; diff: also refused by the agent"},
 	{"3", "the agent cannot be reached"},
 	{0},
 };

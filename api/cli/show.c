@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include "agent/base/mem.h"
 #include "api/cli/table.h"
 #include "api/client/manifest.h"
@@ -163,6 +164,86 @@ static void cidr_count(const json_t *object, struct buffer *out)
 	buffer_printf(out, "%zu", json_array_size(at_path(object, "spec.cidrs")));
 }
 
+static void ports(const json_t *list, const char *number, struct buffer *out)
+{
+	json_t *port;
+	size_t index;
+	json_array_foreach(list, index, port)
+	{
+		const char *protocol = json_string_value(json_object_get(port, "protocol"));
+		const json_t *node = json_object_get(port, "nodePort");
+		buffer_puts(out, out->length ? "," : "");
+		flat(json_object_get(port, number), out);
+		if (node)
+			buffer_printf(out, ":%lld", (long long)json_integer_value(node));
+		buffer_printf(out, "/%s", protocol ? protocol : "TCP");
+	}
+}
+
+static void spec_ports(const json_t *object, struct buffer *out)
+{
+	ports(at_path(object, "spec.ports"), "port", out);
+}
+
+static void slice_ports(const json_t *object, struct buffer *out)
+{
+	ports(json_object_get(object, "ports"), "port", out);
+}
+
+static void pod_ports(const json_t *object, struct buffer *out)
+{
+	static const char *const lists[] = {"spec.containers", "spec.initContainers"};
+	json_t *container;
+	size_t index;
+	for (int at = 0; at < 2; at++)
+		json_array_foreach(at_path(object, lists[at]), index, container)
+			ports(json_object_get(container, "ports"), "containerPort", out);
+}
+
+static void slice_service(const json_t *object, struct buffer *out)
+{
+	flat(json_object_get(at_path(object, "metadata.labels"), "kubernetes.io/service-name"), out);
+}
+
+static void endpoint_count(const json_t *object, struct buffer *out)
+{
+	json_t *endpoint;
+	size_t index, ready = 0, all = json_array_size(json_object_get(object, "endpoints"));
+	json_array_foreach(json_object_get(object, "endpoints"), index, endpoint) ready +=
+		!json_is_false(at_path(endpoint, "conditions.ready"));
+	buffer_printf(out, "%zu of %zu ready", ready, all);
+}
+
+static void load_balancers(const json_t *object, struct buffer *out)
+{
+	members(at_path(object, "status.loadBalancer.ingress"), "ip", out);
+}
+
+static void mode(const json_t *object, struct buffer *out)
+{
+	flat(json_object_get(at_path(object, "metadata.annotations"), "penstock.dev/mode"), out);
+}
+
+/* Of a creationTimestamp: the largest unit that there are two of, as kubectl has it. */
+static void age(const json_t *object, struct buffer *out)
+{
+	static const struct unit {
+		long seconds;
+		char name;
+	} units[] = {{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}};
+	const char *created = json_string_value(at_path(object, "metadata.creationTimestamp"));
+	struct tm utc = {0};
+	if (!created || !strptime(created, "%Y-%m-%dT%H:%M:%S", &utc))
+		return;
+	long seconds = (long)(time(NULL) - timegm(&utc));
+	for (size_t at = 0; at < sizeof units / sizeof units[0]; at++) {
+		if (seconds < 2 * units[at].seconds && units[at].seconds > 1)
+			continue;
+		buffer_printf(out, "%ld%c", seconds < 0 ? 0 : seconds / units[at].seconds, units[at].name);
+		return;
+	}
+}
+
 /* ---- columns ---- */
 
 struct column {
@@ -172,14 +253,18 @@ struct column {
 };
 #define COLUMNS_MAX 5
 
+#define LABELS                            \
+	{                                     \
+		"LABELS", "metadata.labels", NULL \
+	}
 static const struct column columns[KIND_COUNT][COLUMNS_MAX] = {
-	[KIND_NAMESPACE] = {{"LABELS", "metadata.labels", NULL}},
-	[KIND_NODE] = {{"ADDRESSES", NULL, node_ips}, {"LABELS", "metadata.labels", NULL}},
-	[KIND_POD] = {{"IPS", NULL, pod_ips}, {"NODE", "spec.nodeName", NULL}, {"PHASE", "status.phase", NULL},
-		{"LABELS", "metadata.labels", NULL}},
-	[KIND_SERVICE] = {{"CLUSTER-IPS", "spec.clusterIPs", NULL}},
+	[KIND_NAMESPACE] = {LABELS},
+	[KIND_NODE] = {{"ADDRESSES", NULL, node_ips}, LABELS},
+	[KIND_POD] = {{"IPS", NULL, pod_ips}, {"NODE", "spec.nodeName", NULL}, {"PHASE", "status.phase", NULL}, LABELS},
+	[KIND_SERVICE] = {{"CLUSTER-IPS", "spec.clusterIPs", NULL}, {"PORTS", NULL, spec_ports}},
+	[KIND_ENDPOINT_SLICE] = {{"SERVICE", NULL, slice_service}, {"ENDPOINTS", NULL, endpoint_count}},
 	[KIND_WORKLOAD] = {{"IPS", "spec.ips", NULL}, {"INTERFACE", "spec.interface", NULL}, {"NODE", "spec.node", NULL},
-		{"LABELS", "metadata.labels", NULL}},
+		LABELS},
 	[KIND_NETWORK_POLICY] = {{"POD-SELECTOR", NULL, pod_selector}, {"TYPES", NULL, policy_types},
 		{"RULES", NULL, rule_counts}},
 	[KIND_CLUSTER_NETWORK_POLICY] = {{"TIER", "spec.tier", NULL}, {"PRIORITY", "spec.priority", NULL},
@@ -193,40 +278,70 @@ static const struct column columns[KIND_COUNT][COLUMNS_MAX] = {
 	[KIND_CIDR_SET] = {{"CIDRS", NULL, cidr_count}},
 };
 
-static void add_object(struct table *table, const struct resource *resource, const json_t *object)
+/* Besides those, before what every kind has then: */
+#define MODE               \
+	{                      \
+		"MODE", NULL, mode \
+	}
+static const struct column wide_columns[KIND_COUNT][COLUMNS_MAX] = {
+	[KIND_POD] = {{"PORTS", NULL, pod_ports}},
+	[KIND_SERVICE] = {{"EXTERNAL-IPS", "spec.externalIPs", NULL}, {"LOAD-BALANCER", NULL, load_balancers}, LABELS},
+	[KIND_ENDPOINT_SLICE] = {{"PORTS", NULL, slice_ports}, LABELS},
+	[KIND_WORKLOAD] = {{"PORTS", NULL, spec_ports}, {"ALLOWED-SOURCES", "spec.allowedSources", NULL}},
+	[KIND_NETWORK_POLICY] = {MODE, LABELS},
+	[KIND_CLUSTER_NETWORK_POLICY] = {MODE, LABELS},
+	[KIND_TRANSPARENT_PROXY] = {{"UID", "spec.process.uid", NULL}, {"CGROUP", "spec.process.cgroup", NULL},
+		{"EXECUTABLE", "spec.process.executable", NULL}, LABELS},
+	[KIND_INTERCEPT_POLICY] = {MODE, LABELS},
+	[KIND_NODE_FILTER] = {MODE, LABELS},
+	[KIND_CIDR_SET] = {LABELS},
+};
+static const struct column every_column[COLUMNS_MAX] = {{"AGE", NULL, age}};
+
+/* Whatever stands between the name and the owner. */
+static size_t columns_of(const struct resource *resource, bool wide, const struct column *ret[3 * COLUMNS_MAX])
+{
+	const struct column *const lists[] = {columns[resource->id], wide_columns[resource->id], every_column};
+	size_t count = 0;
+	for (int list = 0; list < (wide ? 3 : 1); list++)
+		for (const struct column *c = lists[list]; c < lists[list] + COLUMNS_MAX && c->title; c++)
+			ret[count++] = c;
+	return count;
+}
+
+static void add_object(struct table *table, const struct resource *resource, const json_t *object,
+	const struct column *const *shown, size_t count)
 {
 	const json_t *annotations = at_path(object, "metadata.annotations");
 	if (resource->namespaced)
 		table_cell(table, manifest_metadata(object, "namespace"));
 	table_cell(table, manifest_metadata(object, "name"));
-	for (const struct column *column = columns[resource->id];
-		 column < columns[resource->id] + COLUMNS_MAX && column->title; column++) {
+	for (size_t at = 0; at < count; at++) {
 		struct buffer text = {0};
-		if (column->render)
-			column->render(object, &text);
+		if (shown[at]->render)
+			shown[at]->render(object, &text);
 		else
-			flat(at_path(object, column->path), &text);
+			flat(at_path(object, shown[at]->path), &text);
 		table_take(table, &text);
 	}
 	table_cell(table, json_string_value(json_object_get(annotations, "penstock.dev/owner")));
 }
 
-void show_objects(const struct resource *resource, const json_t *items)
+void show_objects(const struct resource *resource, const json_t *items, bool wide)
 {
+	const struct column *shown[3 * COLUMNS_MAX];
 	struct table table;
 	struct buffer out = {0};
 	json_t *object;
-	size_t index, count = 0;
-	while (count < COLUMNS_MAX && columns[resource->id][count].title)
-		count++;
+	size_t index, count = columns_of(resource, wide, shown);
 	table_init(&table, count + 2 + resource->namespaced);
 	if (resource->namespaced)
 		table_cell(&table, "NAMESPACE");
 	table_cell(&table, "NAME");
 	for (size_t at = 0; at < count; at++)
-		table_cell(&table, columns[resource->id][at].title);
+		table_cell(&table, shown[at]->title);
 	table_cell(&table, "OWNER");
-	json_array_foreach(items, index, object) add_object(&table, resource, object);
+	json_array_foreach(items, index, object) add_object(&table, resource, object, shown, count);
 	table_render(&table, "", &out);
 	fputs(out.data, stdout);
 	buffer_free(&out);

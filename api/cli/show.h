@@ -4,10 +4,12 @@
 #define PENSTOCK_SHOW_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include "agent/base/buffer.h"
 #include "api/client/resource.h"
 
-void show_objects(const struct resource *resource, const json_t *items);
+/* wide: with more columns. */
+void show_objects(const struct resource *resource, const json_t *items, bool wide);
 /* A status: scalars as "Name: value", arrays of objects as tables. Knows no field, so it shows every one. */
 void show_status(const json_t *status, struct buffer *out);
 

@@ -144,7 +144,10 @@ static int parameter_set(struct request *request, enum parameter_index index, co
 		result = flag_parse(value, &to->force);
 		break;
 	case PARAMETER_INDEX_DRY_RUN:
-		result = flag_parse(value, &to->dry_run);
+		wanted = "true, false, or diff";
+		to->diff = !strcmp(value, "diff");
+		result = to->diff ? 0 : flag_parse(value, &to->dry_run);
+		to->dry_run |= to->diff;
 		break;
 	case PARAMETER_INDEX_FOLLOW:
 		result = flag_parse(value, &to->follow);

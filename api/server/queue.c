@@ -97,6 +97,7 @@ void queue_submit(struct request *request, enum call_verb verb)
 		.owner = str_dup(parameters->owner ? parameters->owner : "local"),
 		.force = parameters->force,
 		.dry_run = parameters->dry_run,
+		.diff = parameters->diff,
 		.quarantine = parameters->quarantine,
 		.has_term = request->has_term,
 		.term = request->term,
@@ -165,6 +166,8 @@ static struct answer *write_answer(struct server *server, const struct reply *re
 	buffer_printf(out, "{\"revision\":%" PRIu64 ",", reply->revision);
 	if (reply->dry_run)
 		buffer_puts(out, "\"dryRun\":true,");
+	if (reply->changes)
+		buffer_printf(out, "\"changes\":%s,", reply->changes);
 	warnings_render(out, &reply->warnings);
 	buffer_printf(out, ",\"quarantined\":%s}\n", reply->quarantined ? reply->quarantined : "[]");
 	struct snapshot *snapshot = !reply->dry_run ? board_snapshot(server->options.board) : NULL;
@@ -189,6 +192,7 @@ void call_reply(struct call *call, struct reply *reply)
 	errors_clear(&reply->errors);
 	errors_clear(&reply->warnings);
 	free(steal_pointer(&reply->quarantined));
+	free(steal_pointer(&reply->changes));
 	pending_free(pending);
 }
 

@@ -47,6 +47,7 @@ struct parameters {
 	char *after_namespace, *after_name; /* from a continue token; NULL without one */
 };
 
+	bool diff; /* the dry run answers what would change */
 struct request {
 	struct server *server;
 	struct MHD_Connection *http;

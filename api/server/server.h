@@ -30,6 +30,7 @@ struct call {
 	char *namespace, *name; /* object calls; CALL_DELETE_OWNER: name */
 	char *owner;            /* never NULL: ?owner=, else the credential's name, else "local" */
 	bool force, dry_run, quarantine;
+	bool diff; /* dry_run: what would change is wanted in the answer */
 	bool has_term;
 	uint64_t term;
 	char *if_match, *if_none_match; /* as sent, or NULL */
@@ -48,6 +49,7 @@ struct reply {
 	struct errors warnings; /* taken; path is the pointer */
 	char *quarantined;      /* JSON array text or NULL; taken */
 	bool dry_run;
+	char *changes; /* JSON array text or NULL; taken */
 };
 
 /* What GET /v1/flows, /v1/connections and /v1/alerts list; flows and alerts can be followed. */

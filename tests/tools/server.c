@@ -48,6 +48,7 @@ static void call_apply(struct applier *applier, struct call *call)
 		if (!call->dry_run) {
 			snapshot_put(applier->current);
 			applier->current = snapshot_get(candidate.snapshot);
+		reply.changes = call->diff ? candidate_changes(&candidate) : NULL;
 			board_publish(applier->board, snapshot_get(applier->current));
 			status_publish(applier);
 		}
