@@ -92,7 +92,7 @@ static void programs_on_tracepoints(struct report *r)
 	struct traces_support support;
 	traces_probe(&support);
 	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++)
-		report(r, trace_facts[hook], support.known[hook], false, "not known of any connection");
+		report(r, trace_facts[hook], support.known[hook], false, "they are not known");
 	traces_forget(&support);
 }
 
