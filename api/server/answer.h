@@ -20,7 +20,7 @@ struct answer {
 	struct buffer text;
 	const char *fixed;     /* instead of text: lives for ever */
 	struct source *source; /* instead of text; owned */
-	struct stream *stream; /* instead of text: a status that is followed; owned */
+	struct stream *stream; /* instead of text: a status or feed that is followed; owned */
 	char etag[ETAG_TEXT_MAX];
 	char *allow;
 	const char *accept_encoding;

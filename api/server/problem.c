@@ -40,8 +40,8 @@ static const struct {
 	{412, "precondition-failed", "A condition of the request does not hold"},
 	{413, "too-large", "The body or an object in it is too large"},
 	{415, "unsupported-media-type", "The body is in a format that is not taken here"},
-	{422, "invalid", "The request is understood, but cannot be enforced"}, {503, "busy", "Not now"},
-	{507, "no-space", "It does not fit"},
+	{422, "invalid", "The request is understood, but cannot be enforced"},
+	{429, "too-many", "There are too many at once"}, {503, "busy", "Not now"}, {507, "no-space", "It does not fit"},
 	{500, "internal", "The agent or the system failed"}, /* last: for every other status */
 };
 #define PROBLEM_COUNT (sizeof(problems) / sizeof(problems[0]))
@@ -100,7 +100,7 @@ struct answer *problem_new(int status, const char *detail, const struct errors *
 		status = problem_status(errors);
 	struct answer *answer = answer_new(status, "application/problem+json");
 	problem_render(&answer->text, status, detail, errors);
-	if (status == 503)
+	if (status == 503 || status == 429)
 		answer->retry_after = RETRY_AFTER_SECONDS;
 	return answer;
 }

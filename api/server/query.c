@@ -56,8 +56,7 @@ char *percent_decode(const char *text, size_t length)
 	return is_utf8(decoded, used) ? steal_pointer(&decoded) : NULL;
 }
 
-/* Digits only, no sign, no space; fits 64 bits. */
-static bool number_parse(const char *text, uint64_t *ret)
+bool number_parse(const char *text, uint64_t *ret)
 {
 	uint64_t value = 0;
 	if (!*text)
@@ -165,6 +164,13 @@ static int parameter_set(struct request *request, enum parameter_index index, co
 		wanted = "the token of an earlier answer";
 		result = continue_parse(value, to);
 		break;
+	case PARAMETER_INDEX_WORKLOAD:
+	case PARAMETER_INDEX_VERDICT:
+	case PARAMETER_INDEX_PROTOCOL:
+	case PARAMETER_INDEX_PORT:
+	case PARAMETER_INDEX_IP:
+		result = filter_read(&to->feed, index, value, &wanted);
+		break;
 	default:
 		wanted = "a label selector";
 		result = selector_parse(value, &to->selector, &error);
@@ -215,6 +221,7 @@ void parameters_clear(struct parameters *parameters)
 	free(parameters->owner);
 	free(parameters->after_namespace);
 	free(parameters->after_name);
+	filter_clear(&parameters->feed);
 	selector_free(parameters->selector);
 	*parameters = (struct parameters){0};
 }

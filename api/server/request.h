@@ -26,7 +26,12 @@ struct route;
 	X(LIMIT, "limit")                  \
 	X(CONTINUE, "continue")            \
 	X(LABEL_SELECTOR, "labelSelector") \
-	X(FOLLOW, "follow")
+	X(FOLLOW, "follow")                \
+	X(WORKLOAD, "workload")            \
+	X(VERDICT, "verdict")              \
+	X(PROTOCOL, "protocol")            \
+	X(PORT, "port")                    \
+	X(IP, "ip")
 enum parameter_index {
 #define X(name, text) PARAMETER_INDEX_##name,
 	PARAMETERS(X)
@@ -42,12 +47,13 @@ enum parameter {
 struct parameters {
 	char *owner; /* NULL when not given */
 	bool force, dry_run, quarantine, follow;
+	bool diff; /* the dry run answers what would change */
 	uint64_t limit; /* 0 = no limit */
 	struct selector *selector;
 	char *after_namespace, *after_name; /* from a continue token; NULL without one */
+	struct feed_filter feed;            /* its limit is set by the handler */
 };
 
-	bool diff; /* the dry run answers what would change */
 struct request {
 	struct server *server;
 	struct MHD_Connection *http;
@@ -70,7 +76,7 @@ struct request {
 	struct answer *answer;   /* set once, by this request's thread or, while suspended, by call_reply */
 	bool queued;             /* the answer is libmicrohttpd's */
 	uint64_t began;          /* monotonic nanoseconds */
-	struct stream *followed; /* a status stream of this request, see follow.c */
+	struct stream *followed; /* a stream of this request, see follow.c */
 };
 
 /* ---- query.c: each returns 0 or sets the answer to a problem that names the parameter or header, and -EINVAL ---- */
@@ -79,8 +85,15 @@ void parameters_clear(struct parameters *parameters);
 int body_headers_read(struct request *request, bool takes_body, bool takes_ndjson);
 /* A percent-encoded text; NULL when it is malformed, holds a NUL or is not UTF-8. The caller frees. */
 char *percent_decode(const char *text, size_t length);
+/* Digits only, no sign, no space; fits 64 bits. */
+bool number_parse(const char *text, uint64_t *ret);
 /* The token that continues behind (namespace, name), appended to out. */
 void continue_token(struct buffer *out, uint64_t revision, const char *namespace, const char *name);
+
+/* ---- feed.c: the parameters of flows, connections and alerts ---- */
+/* Sets one; -EINVAL with *wanted, what it must be. */
+int filter_read(struct feed_filter *filter, enum parameter_index index, const char *value, const char **wanted);
+void filter_clear(struct feed_filter *filter);
 
 /* ---- etag.c ---- */
 #define ETAG_TEXT_MAX 48
@@ -94,6 +107,9 @@ void read_list(struct request *request);
 void read_object(struct request *request);
 void read_owners(struct request *request);
 void read_status(struct request *request);
+void read_flows(struct request *request);
+void read_connections(struct request *request);
+void read_alerts(struct request *request);
 void read_explain(struct request *request);
 void page_metrics(struct request *request);
 void page_health(struct request *request);
@@ -119,8 +135,9 @@ void queue_submit(struct request *request, enum call_verb verb);
 void queue_stop(struct server *server);
 void queue_free(struct server *server);
 
-/* ---- follow.c: streams of the status ---- */
-void follow_changed(void *server);        /* wakes all; board_watch's callback */
+/* ---- follow.c: streams of the status and of feeds ---- */
+void follow_changed(void *server);        /* wakes those of the status; board_watch's callback */
+void follow_stop(struct server *server);  /* `stopping` is set: ends all */
 void follow_sweep(struct server *server); /* ends those whose client hung up */
 
 uint64_t clock_now(void); /* monotonic, nanoseconds */

@@ -14,6 +14,8 @@
 enum scope { SCOPE_NONE, SCOPE_ANY, SCOPE_NAMESPACED, SCOPE_CLUSTER };
 
 #define WRITE (PARAMETER_OWNER | PARAMETER_FORCE | PARAMETER_DRY_RUN | PARAMETER_INVALID)
+#define FILTER \
+	(PARAMETER_WORKLOAD | PARAMETER_VERDICT | PARAMETER_PROTOCOL | PARAMETER_PORT | PARAMETER_IP | PARAMETER_LIMIT)
 #define LIST (PARAMETER_LIMIT | PARAMETER_CONTINUE | PARAMETER_LABEL_SELECTOR)
 
 static const struct route routes[] = {
@@ -24,6 +26,10 @@ static const struct route routes[] = {
 	{"DELETE", "/v1/owners/{name}", SCOPE_NONE, false, write_owner_delete, WRITE, BODY_NONE},
 	{"GET", "/v1/status", SCOPE_NONE, false, read_status, PARAMETER_FOLLOW, BODY_NONE},
 	{"POST", "/v1/explain", SCOPE_NONE, false, read_explain, 0, BODY_SMALL},
+	{"GET", "/v1/flows", SCOPE_NONE, false, read_flows, FILTER | PARAMETER_FOLLOW, BODY_NONE},
+	{"GET", "/v1/connections", SCOPE_NONE, false, read_connections, FILTER, BODY_NONE},
+	{"GET", "/v1/alerts", SCOPE_NONE, false, read_alerts, PARAMETER_WORKLOAD | PARAMETER_LIMIT | PARAMETER_FOLLOW,
+		BODY_NONE},
 	{"GET", "/v1/{plural}", SCOPE_ANY, false, read_list, LIST, BODY_NONE},
 	{"GET", "/v1/{plural}/{namespace}", SCOPE_NAMESPACED, false, read_list, LIST, BODY_NONE},
 	{"GET", "/v1/{plural}/{namespace}/{name}", SCOPE_NAMESPACED, false, read_object, 0, BODY_NONE},

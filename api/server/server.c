@@ -283,7 +283,7 @@ void server_stop(struct server *server)
 	listener_quiesce(&server->api);
 	listener_quiesce(&server->metrics);
 	queue_stop(server);
-	follow_changed(server);
+	follow_stop(server);
 	for (int waited = 0; atomic_load(&server->active) && waited < STOP_MILLISECONDS; waited += 5)
 		nanosleep(&pause, NULL);
 	if (server->api.daemon)

@@ -78,6 +78,8 @@ struct server_options {
 	/*
 	 * Appends lines (NDJSON) of what matches and came after *after (0: all that is kept; of those the last
 	 * filter->limit), about `most` bytes at most, and moves *after past what was looked at. On HTTP's threads.
+	 * Where records behind *after were overwritten, the line {"lost":N} comes first. Nothing appended and *after as it
+	 * was: there is no more for now.
 	 */
 	void (*feed_follow)(void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most,
 		struct buffer *out);
@@ -85,7 +87,7 @@ struct server_options {
 };
 
 struct server;
-/* There is something new in a feed: wakes those who follow it. Any thread. */
+/* There is something new in a feed: wakes those who follow it. Any thread, until server_stop; NULL is fine. */
 void server_news(struct server *server, enum feed feed);
 int server_start(const struct server_options *options, struct server **ret, struct error *e);
 /* No new connections; calls that wait are answered 503. */

@@ -37,8 +37,9 @@ struct server {
 	struct call_list waiting, taken;
 	int event; /* eventfd, readable while `waiting` is not empty */
 
-	pthread_mutex_t follow_lock; /* the list and each stream's `asleep` */
+	pthread_mutex_t follow_lock; /* the list, its length, and each stream's `asleep`, `news` and `ended` */
 	struct stream_list followers;
 };
+	unsigned follower_count;
 
 #endif

@@ -118,7 +118,7 @@ def head_of(connection):
 # ---- paths, methods, parameters, headers ----
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v1/nothing", "/v1/pods/", "/v1/pods/a/b/c", "/v1/pods/a/b/c/d/e",
-                                  "/v1/namespaces/a/b", "/v2/state", "/v1/explain/x", "/v1/flows", "/v1/state/", "//v1/state",
+                                  "/v1/namespaces/a/b", "/v2/state", "/v1/explain/x", "/v1/flows/x", "/v1/state/", "//v1/state",
                                   "/v1/workloads/shop/none", "/v1/namespaces/none"])
 def test_what_is_not_there_is_404(server, path):
     problem(server.api.request("GET", path), 404)

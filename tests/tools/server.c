@@ -3,7 +3,8 @@
  * The HTTP server with an applying thread that keeps everything in memory and no data path: for tests of clients that
  * are slow, hang up or send half of something, and of the route table.
  *
- *   server --unix PATH [--metrics HOST:PORT] [--body-max BYTES] [--delay MILLISECONDS]
+ *   server --unix PATH [--metrics HOST:PORT] [--body-max BYTES] [--delay MILLISECONDS] [--keep RECORDS]
+ *     with --keep there are feeds (server_feeds.h): "flows 3" on standard input brings three new flows
  *   server --routes      prints METHOD and path of every route
  */
 #include <getopt.h>
@@ -20,6 +21,7 @@
 #include "agent/intake/intake.h"
 #include "api/server/route.h"
 #include "api/server/server.h"
+#include "tests/tools/server_feeds.h"
 
 struct applier {
 	struct server *server;
@@ -27,6 +29,7 @@ struct applier {
 	struct snapshot *current;
 	uint64_t body_max;
 	unsigned delay;
+	struct fake_feeds feeds;
 };
 
 static void status_publish(struct applier *applier)
@@ -45,10 +48,10 @@ static void call_apply(struct applier *applier, struct call *call)
 		reply.revision = call->dry_run ? applier->current->revision : candidate.snapshot->revision;
 		reply.etag_revision = call->dry_run ? 0 : candidate.etag;
 		reply.quarantined = steal_pointer(&candidate.set_aside);
+		reply.changes = call->diff ? candidate_changes(&candidate) : NULL;
 		if (!call->dry_run) {
 			snapshot_put(applier->current);
 			applier->current = snapshot_get(candidate.snapshot);
-		reply.changes = call->diff ? candidate_changes(&candidate) : NULL;
 			board_publish(applier->board, snapshot_get(applier->current));
 			status_publish(applier);
 		}
@@ -78,6 +81,17 @@ static void metrics(void *context, struct buffer *out)
 		server_counts(server, count_print, latency_print, out);
 }
 
+static void feed_list(void *context, enum feed feed, const struct feed_filter *filter, struct buffer *out)
+{
+	fake_feed_list(&((struct applier *)context)->feeds, feed, filter, out);
+}
+
+static void feed_follow(
+	void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most, struct buffer *out)
+{
+	fake_feed_follow(&((struct applier *)context)->feeds, feed, filter, after, most, out);
+}
+
 static void routes_print(void)
 {
 	const char *method, *label;
@@ -90,7 +104,8 @@ static void options_read(int argc, char **argv, struct server_options *options, 
 {
 	static const struct option known[] = {{"unix", required_argument, NULL, 'u'},
 		{"metrics", required_argument, NULL, 'm'}, {"body-max", required_argument, NULL, 'b'},
-		{"delay", required_argument, NULL, 'd'}, {"routes", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+		{"delay", required_argument, NULL, 'd'}, {"keep", required_argument, NULL, 'k'},
+		{"routes", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
 	int option;
 	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		if (option == 'u')
@@ -101,6 +116,8 @@ static void options_read(int argc, char **argv, struct server_options *options, 
 			options->body_max = strtoull(optarg, NULL, 10);
 		else if (option == 'd')
 			applier->delay = (unsigned)atoi(optarg);
+		else if (option == 'k')
+			applier->feeds.keep = strtoull(optarg, NULL, 10);
 		else if (option == 'r')
 			routes_print();
 		if (option == 'r' || option == '?')
@@ -110,20 +127,23 @@ static void options_read(int argc, char **argv, struct server_options *options, 
 
 static void run(struct applier *applier, int signals)
 {
-	struct pollfd wait[] = {{.fd = signals, .events = POLLIN}, {.fd = server_fd(applier->server), .events = POLLIN}};
+	struct pollfd wait[] = {{.fd = signals, .events = POLLIN}, {.fd = server_fd(applier->server), .events = POLLIN},
+		{.fd = applier->feeds.keep ? STDIN_FILENO : -1, .events = POLLIN}};
 	struct call *call;
 	for (;;) {
-		poll(wait, 2, -1);
+		poll(wait, 3, -1);
 		if (wait[0].revents)
 			return;
 		if ((call = server_next(applier->server)))
 			call_apply(applier, call);
+		if (wait[2].revents && !fake_feeds_command(&applier->feeds, applier->server))
+			wait[2].fd = -1;
 	}
 }
 
 int main(int argc, char **argv)
 {
-	struct applier applier = {.board = board_new(), .body_max = 512u << 20};
+	struct applier applier = {.board = board_new(), .body_max = 512u << 20, .feeds.lock = PTHREAD_MUTEX_INITIALIZER};
 	struct server_options options = {.unix_group = "root", .metrics_listen = "", .metrics = metrics};
 	struct server *server;
 	struct error e = {0};
@@ -134,6 +154,10 @@ int main(int argc, char **argv)
 	sigprocmask(SIG_BLOCK, &mask, NULL);
 	options.body_max = applier.body_max;
 	options_read(argc, argv, &options, &applier);
+	if (applier.feeds.keep) {
+		options.feed_list = feed_list;
+		options.feed_follow = feed_follow;
+	}
 	options.board = applier.board;
 	options.context = &applier;
 	applier.body_max = options.body_max;
