@@ -39,7 +39,7 @@ struct server {
 
 	pthread_mutex_t follow_lock; /* the list, its length, and each stream's `asleep`, `news` and `ended` */
 	struct stream_list followers;
-};
 	unsigned follower_count;
+};
 
 #endif
