@@ -58,7 +58,7 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	d->steering = routes_count() > 0 || interfaces_steered(d);
 	if (result == 0 && d->steering) {
 		nftables_take_over(d);
-		result = routes_set(&d->options, d->nftables.want.host, e);
+		result = routes_set(&d->options, d->nftables.want.host, NULL, e);
 	}
 	if (result == 0)
 		result = engine_open(d, flags & PS_CONTROL_TPROXY, e);

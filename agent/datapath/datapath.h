@@ -57,6 +57,13 @@ int datapath_rules(struct datapath *datapath, const struct rulebook *book, struc
 /* Ends established connections that have been idle for too long and have no timer; a piece of the tables a call. */
 void datapath_expire(struct datapath *datapath);
 
+/*
+ * A piece of the audit: whether the kernel's maps hold what they should. What differs in a table becomes pending, and
+ * *repair says that the caller is to stage, flip and settle; single rows are put back by itself. True: there is more of
+ * this round.
+ */
+bool datapath_audit(struct datapath *datapath, struct tables *tables, bool *repair);
+
 /* ---- interfaces ---- */
 
 /* Readable when netlink has news. */

@@ -261,6 +261,53 @@ static int load_pinned(
 	return result;
 }
 
+/* ---- pins that somebody removed ---- */
+
+static uint32_t map_id(int fd)
+{
+	struct bpf_map_info info = {0};
+	uint32_t length = sizeof(info);
+	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
+}
+
+uint32_t program_number(int fd)
+{
+	struct bpf_prog_info info = {0};
+	uint32_t length = sizeof(info);
+	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
+}
+
+/* 1 when it was not pinned under this name. */
+static int pin_keep(struct datapath *d, int fd, const char *folder, const char *name, uint32_t (*id)(int fd))
+{
+	char path[PIN_PATH_MAX];
+	struct error e = {0};
+	auto_close int there = bpf_obj_get(pins_path(&d->pins, path, folder, name));
+	if (there >= 0 && id(there) == id(fd))
+		return 0;
+	if (pins_replace(&d->pins, fd, folder, name, &e) < 0) {
+		log_warn(ROOM, "%s", e.detail);
+		return 0;
+	}
+	log_warn(ROOM, "somebody %s the pin %s: it is back", there < 0 ? "removed" : "changed", path);
+	return 1;
+}
+
+void pins_audit(struct datapath *d)
+{
+	struct penstock_bpf *skeleton = d->loaded.skeleton;
+	struct bpf_map *map;
+	uint64_t count = 0;
+	bpf_object__for_each_map(map, skeleton->obj)
+	{
+		if (outlives(map))
+			count += pin_keep(d, bpf_map__fd(map), "maps", bpf_map__name(map), map_id);
+	}
+	for (int i = 0; i < PROGRAM_COUNT; i++)
+		count += pin_keep(d, d->loaded.program[i], "programs", program_names[i], program_number);
+	drift_note(d, DRIFT_PIN, count);
+}
+
 void load_prepare(void)
 {
 	libbpf_set_print(print_libbpf);

@@ -145,6 +145,7 @@ struct loaded {
 void load_prepare(void); /* what libbpf prints goes to the log */
 int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e);
 void load_close(struct loaded *loaded);
+uint32_t program_number(int fd); /* the kernel's id of a program, 0 when it does not tell */
 
 /* ---- hooks (attach.c, clsact.c) ---- */
 
@@ -157,8 +158,9 @@ int hook_attach(const struct pins *pins, const struct loaded *loaded, enum hook_
 	uint32_t ifindex, struct error *e);
 /* Whatever of ours is pinned for this interface; also when the interface is gone. */
 void hook_detach(const struct pins *pins, uint32_t ifindex);
-/* All programs of the role are attached to this very interface by this hook. */
-bool hook_attached(const struct pins *pins, enum hook_type hook, enum hook_role role, uint32_t ifindex);
+/* All programs of the role, and no others, are attached to this very interface by this hook. */
+bool hook_attached(
+	const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role, uint32_t ifindex);
 /* Something of ours is pinned for what enters by this interface, by any hook. */
 bool hook_enters(const struct pins *pins, uint32_t ifindex);
 /* Puts the loaded programs of the interface's role into every link and filter that is pinned; unpins those whose
@@ -168,7 +170,8 @@ int hook_take_over(const struct pins *pins, const struct loaded *loaded, enum ho
 	void *context, struct error *e);
 
 int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e);
-bool tcx_attached(const struct pins *pins, uint32_t ifindex, enum direction direction);
+/* program -1: any. */
+bool tcx_attached(const struct pins *pins, int program, uint32_t ifindex, enum direction direction);
 
 #define CLSACT_PRIORITY 5
 #define CLSACT_HANDLE 0x7641
@@ -219,6 +222,8 @@ int trace_keep(const struct pins *pins, int program, const char *name, struct er
 
 /* ---- the kernel's maps (write.c) ---- */
 
+#define KEY_MAX 64 /* bytes of any table's key */
+
 /* "it is full" becomes ERROR_NO_SPACE with the map's name. */
 int write_failed(struct error *e, int errnum, const char *map, const char *verb);
 /* Count entries of a table, keys as in the kernel; checked by reading back. */
@@ -227,14 +232,41 @@ int delete_entries(enum table_id id, int fd, const void *keys, size_t count, str
 /* Every entry of a map; each returns 0 to go on. */
 int read_entries(int fd, size_t key_size, size_t value_size, bool batch,
 	int (*each)(void *context, const void *key, const void *value), void *context);
+/* The same a piece at a time: where it goes on. */
+struct piece {
+	size_t key_size, value_size;
+	bool begun;
+	char at[KEY_MAX]; /* a bucket's number, or the last key */
+};
+/* The next entries, about `most`: 1: there may be more, 0: that was the end. */
+int piece_read(struct piece *piece, int fd, uint32_t most,
+	int (*each)(void *context, const void *key, const void *value), void *context);
 
-/* ---- what was put back (drift.c) ---- */
+/* ---- what somebody else changed (drift.c, audit.c) ---- */
 
+/* It was put back. */
 void drift_note(struct datapath *d, enum drift what, uint64_t count);
+/* What the audit found in tables is put right by now: says and counts it. */
+void audit_settled(struct datapath *d);
+/* Puts the row back if it is another (at most KEY_MAX bytes); how many were. */
+uint64_t audit_row(int fd, const void *key, const void *wanted, size_t size);
+/* The same of all rows that have no sides to be staged; says and counts it. */
+void audit_rows(struct datapath *d);
+uint64_t hosts_rows(struct datapath *d);
+uint64_t control_rows(struct datapath *d);
+/* Each entry whose key is not known, or whose known value is not one, goes; how many went. */
+uint64_t audit_strangers(int fd, size_t value_size, const struct map *known, bool (*is)(const void *known_value));
+/* Pins of maps and programs that are gone, or somebody else's, are made anew. */
+void pins_audit(struct datapath *d);
 
 /* ---- sides (sync.c, revision.c) ---- */
 
 int side_catch_up(struct datapath *datapath, struct tables *tables, unsigned int side, struct error *e);
+/* Keys as the compiler has them (side 0) and as the kernel has them; key_plain returns the side. */
+void key_for_side(const struct table_info *info, unsigned int side, char *key);
+unsigned int key_plain(const struct table_info *info, const void *key, void *plain);
+/* The kernel's value is the wanted one (NULL: none, which for an array is all zero). */
+bool value_same(const struct table_info *info, const void *wanted, const void *value);
 
 /* ---- netlink (netlink.c, dump.c) ---- */
 
@@ -259,8 +291,11 @@ int monitor_read(struct monitor *monitor, struct net *net, struct error *e);
  * gone.
  */
 #define ROUTES_PROTOCOL 76 /* who made them; not in the kernel's or iproute2's list */
-/* host: also for what this node's processes send. */
-int routes_set(const struct datapath_options *options, bool host, struct error *e);
+struct routes_made {
+	unsigned int rules, routes; /* that were not there */
+};
+/* host: also for what this node's processes send. made: or NULL. */
+int routes_set(const struct datapath_options *options, bool host, struct routes_made *made, struct error *e);
 int routes_remove(struct error *e);
 /* How many of ours there are, -1 on failure. */
 int routes_count(void);
@@ -343,6 +378,7 @@ struct attachment {          /* by ifindex */
 	bool attached;
 	enum hook_role role; /* of the programs that are attached */
 	bool leaving;        /* lost its endpoint: to be looked at again when no program can read that any more */
+	bool lost;           /* somebody detached them; to be counted when they are back */
 	int error;           /* errno of the last attempt to attach */
 };
 enum claim_rank { CLAIM_NONE, CLAIM_HOME, CLAIM_FOUND, CLAIM_NAMED };
@@ -392,6 +428,24 @@ struct sweep_cursor {
 };
 enum sweep_map { SWEEP_CONN4, SWEEP_CONN6, SWEEP_NEW4, SWEEP_NEW6, SWEEP_MAPS };
 
+struct audit_found {
+	uint32_t changed, missing, foreign;
+};
+struct audit {
+	bool under_way, repair;
+	int table;           /* enum table_id; TABLE_COUNT: the end */
+	struct piece place;  /* where reading the table goes on */
+	unsigned int side;   /* of an array: that is read now */
+	uint32_t used, left; /* of an array: entries of a side that are looked at; of this side, still to be read */
+	size_t visited;      /* entries */
+	uint32_t generation; /* when the table was begun */
+	size_t matched[2];   /* by side: wanted entries that are there */
+	bool walking;        /* looks for what is missing … */
+	size_t at;           /* … from here on */
+	struct audit_found found[TABLE_COUNT];  /* since the last settle */
+	struct audit_found mended[TABLE_COUNT]; /* in this round, to be told at its end */
+};
+
 struct datapath {
 	struct datapath_options options; /* strings copied */
 	struct pins pins;
@@ -413,10 +467,12 @@ struct datapath {
 	_Atomic uint64_t fill[TABLE_COUNT];
 	struct connection_cache *connections;
 	struct sweep_cursor sweeps[SWEEP_MAPS];
-	struct map rules, rules_gone;  /* sets of rule ids that have counters; those to be deleted after the flip */
+	struct map rules, rules_gone; /* sets of rule ids that have counters; those to be deleted after the flip */
 
 	struct monitor monitor;
-	int watch;       /* inotify on links/; -1: none */
+	int watch;       /* inotify on links/, maps/ and programs/; -1: none */
+	int watch_links; /* which of its watches tells of links/ */
+	bool unpinned;   /* maps or programs may have lost their pins */
 	int news;        /* epoll over both */
 	bool suspicious; /* pins went: what is touched has to be looked at */
 	struct net net;
@@ -431,6 +487,7 @@ struct datapath {
 
 	struct listeners *listeners;
 	struct events *events;
+	struct audit audit;
 	_Atomic uint64_t repairs[DRIFT_COUNT];
 };
 

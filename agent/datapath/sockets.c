@@ -280,13 +280,38 @@ static unsigned int count_programs(const struct datapath *d)
 	return count;
 }
 
+/* How many that once stood do not any more: the pin is gone, or the link detached. */
+static unsigned int count_lost(const struct datapath *d)
+{
+	char path[PIN_PATH_MAX];
+	unsigned int count = 0;
+	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++) {
+		uint64_t stands_at = 0;
+		uint32_t program;
+		if (d->loaded.socket[hook] < 0)
+			continue;
+		auto_close int fd = bpf_obj_get(pins_path(&d->pins, path, "links", hooks[hook].link));
+		count += fd < 0 || link_read(fd, &stands_at, &program) < 0 || (!hook_traces(hook) && !stands_at);
+	}
+	return count;
+}
+
 void sockets_set(struct datapath *d, bool again)
 {
 	struct sockets *s = &d->sockets;
-	if (s->tried && (s->failed ? !again : count_pins(d) >= count_programs(d)))
+	unsigned int lost = 0;
+	if (s->tried && s->failed && !again)
 		return;
+	if (s->tried && !s->failed) {
+		if (again || count_pins(d) < count_programs(d))
+			lost = count_lost(d);
+		if (!lost)
+			return;
+		log_warn(ROOM, "%u programs on sockets were detached: they are attached again", lost);
+	}
 	struct error e = {0};
 	s->failed = attach_all(d, &e) < 0;
+	drift_note(d, DRIFT_LINK, s->failed ? 0 : lost);
 	snprintf(s->why, sizeof(s->why), "%s", s->failed ? e.detail : d->loaded.sockets.missing);
 	if (s->why[0] && !s->tried)
 		log_warn(ROOM, "SO_ORIGINAL_DST and clients of proxies' onward connections: %s", s->why);
