@@ -37,7 +37,7 @@ PURE := $(BASE) $(call room,agent/model) $(call room,agent/compile)
 STATE := $(call room,agent/state)
 # What unit tests can link: no file here may need libbpf.
 OBSERVE := $(call room,agent/observe)
-SERVER := $(call room,api/server) $(B)/api/openapi.o
+SERVER := $(call room,api/server) $(B)/api/openapi.o $(B)/api/ui.o
 INTAKE := $(call room,agent/intake)
 AGENT := $(call room,agent) $(INTAKE) $(call room,agent/datapath) $(OBSERVE) $(STATE) $(PURE) $(SERVER)
 CONFIG := $(B)/agent/config.o $(B)/agent/config_value.o
@@ -112,6 +112,14 @@ $(B)/api/openapi.c: api/openapi.yaml api/openapi_embed.py $(wildcard api/example
 	@mkdir -p $(@D)
 	$(Q)$(PYTHON) api/openapi_embed.py $< > $@
 $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# The page's files are embedded as they are.
+UI := $(wildcard api/ui/*)
+$(B)/api/ui.c: $(UI) api/ui_embed.py | $(B)/.setup-build
+	@mkdir -p $(@D)
+	$(Q)$(PYTHON) api/ui_embed.py $(UI) > $@
+$(B)/api/ui.o: $(B)/api/ui.c $(B)/.flags
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 # ---- tests ----

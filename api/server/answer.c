@@ -9,6 +9,7 @@
 #include "agent/base/mem.h"
 #include "api/server/follow.h"
 #include "api/server/state.h"
+#include "api/server/ui.h"
 
 #define COMPRESS_FROM 1024
 #define WINDOW (64u << 10) /* a text that ends within it is sent whole, with its length */
@@ -179,6 +180,8 @@ static void headers_add(struct MHD_Response *response, const struct answer *answ
 	}
 	if (answer->etag[0])
 		MHD_add_response_header(response, "ETag", answer->etag);
+	if (answer->location)
+		MHD_add_response_header(response, "Location", answer->location);
 	if (answer->allow)
 		MHD_add_response_header(response, "Allow", answer->allow);
 	if (answer->accept_encoding)
@@ -202,6 +205,8 @@ enum MHD_Result answer_queue(struct request *request)
 	if (!response)
 		return MHD_NO;
 	headers_add(response, answer);
+	if (ui_route(request->route))
+		ui_headers(response);
 	request->queued = true;
 	connection_deadline(&request->server->connections, request->connection, clock_now(),
 		request->followed ? 0 : CONNECTION_GRACE_SECONDS, answer->text.length);

@@ -23,6 +23,7 @@ struct answer {
 	struct stream *stream; /* instead of text: a status or feed that is followed; owned */
 	char etag[ETAG_TEXT_MAX];
 	char *allow;
+	const char *location;
 	const char *accept_encoding;
 	unsigned retry_after; /* seconds */
 };

@@ -34,8 +34,8 @@ static const struct {
 	int status;
 	const char *type, *title;
 } problems[] = {
-	{400, "bad-request", "The request cannot be read"}, {404, "not-found", "There is no such thing"},
-	{405, "method-not-allowed", "The path does not take this method"},
+	{400, "bad-request", "The request cannot be read"}, {403, "forbidden", "This is not for whoever asks"},
+	{404, "not-found", "There is no such thing"}, {405, "method-not-allowed", "The path does not take this method"},
 	{409, "conflict", "It conflicts with another owner or a newer term"},
 	{412, "precondition-failed", "A condition of the request does not hold"},
 	{413, "too-large", "The body or an object in it is too large"},

@@ -47,7 +47,7 @@ enum parameter {
 struct parameters {
 	char *owner; /* NULL when not given */
 	bool force, dry_run, quarantine, follow;
-	bool diff; /* the dry run answers what would change */
+	bool diff;      /* the dry run answers what would change */
 	uint64_t limit; /* 0 = no limit */
 	struct selector *selector;
 	char *after_namespace, *after_name; /* from a continue token; NULL without one */
@@ -111,11 +111,14 @@ void read_flows(struct request *request);
 void read_connections(struct request *request);
 void read_alerts(struct request *request);
 void read_explain(struct request *request);
+void read_policies(struct request *request);
 void page_metrics(struct request *request);
 void page_health(struct request *request);
 void page_ready(struct request *request);
 void page_version(struct request *request);
 void page_openapi(struct request *request);
+void ui_enter(struct request *request);
+void ui_file(struct request *request);
 void write_state_put(struct request *request);
 void write_state_patch(struct request *request);
 void write_object_put(struct request *request);

@@ -43,6 +43,14 @@ static const struct route routes[] = {
 	{"GET", "/healthz", SCOPE_NONE, true, page_health, 0, BODY_NONE},
 	{"GET", "/readyz", SCOPE_NONE, true, page_ready, 0, BODY_NONE},
 	{"GET", "/version", SCOPE_NONE, true, page_version, 0, BODY_NONE},
+	{"GET", "/ui", SCOPE_NONE, true, ui_enter, 0, BODY_NONE},
+	{"GET", "/ui/status", SCOPE_NONE, true, read_status, PARAMETER_FOLLOW, BODY_NONE},
+	{"GET", "/ui/flows", SCOPE_NONE, true, read_flows, FILTER | PARAMETER_FOLLOW, BODY_NONE},
+	{"GET", "/ui/alerts", SCOPE_NONE, true, read_alerts, PARAMETER_WORKLOAD | PARAMETER_LIMIT | PARAMETER_FOLLOW,
+		BODY_NONE},
+	{"GET", "/ui/metrics", SCOPE_NONE, true, page_metrics, 0, BODY_NONE},
+	{"GET", "/ui/policies", SCOPE_NONE, true, read_policies, 0, BODY_NONE},
+	{"GET", "/ui/{file}", SCOPE_NONE, true, ui_file, 0, BODY_NONE},
 	{"GET", "/openapi.json", SCOPE_NONE, false, page_openapi, 0, BODY_NONE},
 };
 #define ROUTE_COUNT ((int)(sizeof(routes) / sizeof(routes[0])))
@@ -160,7 +168,8 @@ static bool route_matches(const struct route *route, const struct path *path, in
 			*kind = kind_by_plural(segment);
 			if (*kind < 0 || !scope_holds(route->scope, *kind))
 				return false;
-		} else if (*pattern == '{' ? !*segment : strlen(segment) != length || strncmp(pattern, segment, length)) {
+		} else if (*pattern == '{' ? !*segment && strncmp(pattern, "{file}", length)
+								   : strlen(segment) != length || strncmp(pattern, segment, length)) {
 			return false;
 		}
 		pattern = end;
@@ -177,6 +186,8 @@ static void route_capture(struct request *request, struct path *path)
 		if (!strncmp(pattern, "{namespace}", strlen("{namespace}")))
 			request->namespace = steal_pointer(&path->segments[at]);
 		else if (!strncmp(pattern, "{name}", strlen("{name}")))
+			request->name = steal_pointer(&path->segments[at]);
+		else if (!strncmp(pattern, "{file}", strlen("{file}")))
 			request->name = steal_pointer(&path->segments[at]);
 		pattern = strchrnul(pattern, '/');
 	}
@@ -215,6 +226,8 @@ int route_find(struct request *request, const char *path_text, bool public_only)
 		const struct route *route = &routes[at];
 		if ((public_only && !route->public) || !route_matches(route, &path, &kind))
 			continue;
+		if (allow.length && strstr(allow.data, route->method))
+			continue; /* "/ui/{file}" behind a path of its own */
 		request->label = label_of[at][kind < 0 ? 0 : kind];
 		if (strcmp(route->method, request->head ? "GET" : request->method)) {
 			buffer_printf(&allow, "%s%s%s", allow.length ? ", " : "", route->method,

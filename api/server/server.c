@@ -19,6 +19,7 @@
 #include "api/server/problem.h"
 #include "api/server/route.h"
 #include "api/server/state.h"
+#include "api/server/ui.h"
 
 #define CONNECTIONS_MAX 4096u     /* a listener; each costs a few KiB until it sends something */
 #define DESCRIPTORS_RESERVED 256u /* for everything that is no connection */
@@ -75,10 +76,14 @@ static void request_free(struct request *request)
 }
 
 /* Everything that can be refused before the body is there; a refusal sets the answer. */
-static void request_check(struct request *request, const char *path, bool public_only)
+static void request_check(struct request *request, const char *path, const struct listener *listener)
 {
 	const char *length = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Content-Length");
-	if (route_find(request, path, public_only) < 0 || parameters_read(request, request->route->parameters) < 0)
+	if (route_find(request, path, listener->public) < 0)
+		return;
+	if (listener->public && ui_route(request->route) && ui_check(request, listener->loopback) < 0)
+		return;
+	if (parameters_read(request, request->route->parameters) < 0)
 		return;
 	if (body_headers_read(request, request->route->body != BODY_NONE, request->route->body == BODY_OBJECTS) < 0)
 		return;
@@ -105,7 +110,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *http, co
 		*place = request = request_new(listener, http, method);
 		connection_deadline(
 			&request->server->connections, request->connection, request->began, CONNECTION_GRACE_SECONDS, 0);
-		request_check(request, url, listener->public);
+		request_check(request, url, listener);
 		return request_answered_early(request) ? answer_queue(request) : MHD_YES;
 	}
 	if (*size) {
@@ -198,9 +203,9 @@ static int listener_start(struct listener *listener, const char *where, unsigned
 		NULL, NULL, on_request, listener, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
 		listener->fd, MHD_OPTION_CONNECTION_LIMIT, connections_allowed(), MHD_OPTION_CONNECTION_TIMEOUT,
 		(unsigned)CONNECTION_IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-		(size_t)(listener->public ? METRICS_MEMORY : API_MEMORY), MHD_OPTION_NOTIFY_COMPLETED, on_completed, listener,
-		MHD_OPTION_NOTIFY_CONNECTION, on_connection, listener, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL,
-		threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, threads, MHD_OPTION_END);
+		(size_t)(listener->public && !listener->loopback ? METRICS_MEMORY : API_MEMORY), MHD_OPTION_NOTIFY_COMPLETED,
+		on_completed, listener, MHD_OPTION_NOTIFY_CONNECTION, on_connection, listener, MHD_OPTION_UNESCAPE_CALLBACK,
+		on_unescape, NULL, threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, threads, MHD_OPTION_END);
 	if (!listener->daemon)
 		return error_system(e, errno ? errno : EIO, "cannot serve HTTP on %s", where);
 	return 0;
@@ -219,6 +224,7 @@ static int listeners_start(struct server *server, struct error *e)
 	}
 	if (*options->metrics_listen && (result = listen_tcp(options->metrics_listen, &server->metrics.fd, e)) < 0)
 		return result;
+	server->metrics.loopback = server->metrics.fd >= 0 && ui_loopback(server->metrics.fd);
 	if ((result = listener_start(&server->api, options->unix_path, API_THREADS, e)) < 0)
 		return result;
 	if (server->metrics.fd >= 0)
@@ -233,8 +239,8 @@ int server_start(const struct server_options *options, struct server **ret, stru
 	server->options.unix_path = str_dup(options->unix_path);
 	server->options.unix_group = str_dup(options->unix_group);
 	server->options.metrics_listen = str_dup(options->metrics_listen ? options->metrics_listen : "");
-	server->api = (struct listener){server, NULL, -1, false};
-	server->metrics = (struct listener){server, NULL, -1, true};
+	server->api = (struct listener){server, NULL, -1, false, false};
+	server->metrics = (struct listener){server, NULL, -1, true, false};
 	server->budget = options->body_max + BUDGET_BEYOND;
 	server->counters.routes = mem_array((size_t)route_label_count(), sizeof(*server->counters.routes));
 	TAILQ_INIT(&server->followers);

@@ -17,8 +17,9 @@ TAILQ_HEAD(stream_list, stream);
 struct listener {
 	struct server *server;
 	struct MHD_Daemon *daemon;
-	int fd;      /* libmicrohttpd's while the daemon runs; -1 when there is none */
-	bool public; /* only the routes that are open to everyone */
+	int fd;        /* libmicrohttpd's while the daemon runs; -1 when there is none */
+	bool public;   /* only the routes that are open to everyone */
+	bool loopback; /* a TCP listener that only this node reaches: serves the page */
 };
 
 struct server {
