@@ -47,10 +47,18 @@ def entry(lab, client):
     return next((row["value"]["conn"] for key, row in rows(lab.running, name) if sorted(key["port"]) == sorted((80, port))), None)
 
 
+def told(lab, client, event):
+    """The record of a client's connection in /v1/flows."""
+    def found():
+        return [one for one in lab.running.api.request("GET", "/v1/flows?limit=100").json["items"]
+                if one["event"] == event and one["source"].get("port") == client.ends[1]]
+    eventually(found)
+    return found()[-1]
+
+
 def closed(lab, client):
     client.close()
-    eventually(lambda: (entry(lab, client) or {}).get("round_trip"))
-    return entry(lab, client)
+    return told(lab, client, "Closed")
 
 
 class Ended:
@@ -68,8 +76,8 @@ def test_the_round_trip_is_the_one_that_the_first_end_knows(node, family):
     assert client.echo()
     assert entry(node, client)["round_trip"] == 0
     known, again = tcp_info(client.sock)
-    row = closed(node, client)
-    assert (row["round_trip"], row["retransmits"]) == (known, again) and known > 0
+    record = closed(node, client)
+    assert (record["roundTripSeconds"], record["retransmits"]) == (pytest.approx(known / 1e6), again) and known > 0
 
 
 def test_an_ipv4_connection_of_an_ipv6_socket(node):
@@ -106,12 +114,15 @@ def test_what_is_sent_again_is_counted(node):
 def test_the_process_that_connects_is_known_by_its_socket(node):
     with Client(node.node, node.b.ip4) as own, Client(node.a, node.b.ip4) as pods:
         processes = {key: row["value"] for key, row in rows(node.running, "ps_process")}
+        record, others = (told(node, one, "Opened") for one in (own, pods))
         cookies = [struct.unpack("=Q", c.sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0] for c in (own, pods)]
-    told = processes[cookies[0]]
+    known = processes[cookies[0]]
     with open("/proc/thread-self/comm") as file:
         name = file.read().rstrip("\n")
-    text = told["command"]
-    assert told["process"] == os.getpid() and name.startswith(text if isinstance(text, str) else bytes(text).rstrip(b"\0").decode())
+    text = known["command"]
+    text = text if isinstance(text, str) else bytes(text).rstrip(b"\0").decode()
+    assert known["process"] == os.getpid() and name == text
+    assert record["process"] == {"pid": os.getpid(), "name": name} and "process" not in others
     assert cookies[1] not in processes, "a pod's process is the pod's affair"
 
 
@@ -179,7 +190,8 @@ def test_a_restart_keeps_what_is_told_and_replaces_the_programs(node):
         assert links(agent) == before
         send(node.a, NODE4, 9, 2)
         known, _ = tcp_info(client.sock)
-        assert closed(node, client)["round_trip"] == known, "while no agent runs"
+        client.close()
+        eventually(lambda: entry(node, client)["round_trip"] == known)  # while no agent runs
         agent.start()
     after = links(agent)
     assert set(after) == LINKS and not set(after.values()) & set(before.values())
