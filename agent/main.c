@@ -193,8 +193,8 @@ static void agent_feed_list(void *context, enum feed feed, const struct feed_fil
 	feeds_list(((struct agent *)context)->feeds, feed, filter, out);
 }
 
-static void agent_feed_follow(void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after,
-	size_t most, struct buffer *out)
+static void agent_feed_follow(
+	void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most, struct buffer *out)
 {
 	feeds_follow(((struct agent *)context)->feeds, feed, filter, after, most, out);
 }
@@ -305,7 +305,8 @@ static int job_run(struct agent *agent, struct error *e)
 	loop_signals_block();
 	int result = agent_open(agent, e);
 	if (result == 0) {
-		struct loop loop = {agent->reconciler, agent->server, agent->datapath, agent_reload, agent};
+		struct loop loop = {agent->reconciler, agent->server, agent->datapath, agent->config->datapath.audit_period_ms,
+			agent_reload, agent};
 		log_info("main", "penstockd " PENSTOCK_VERSION " on node %s, API at %s", agent->config->node.name,
 			agent->config->api.unix_path);
 		reconcile_settle(agent->reconciler);

@@ -505,6 +505,28 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 		status_publish(r); /* how full the connection tables are, and what interfaces are called by now */
 }
 
+bool reconcile_audit(struct reconciler *r)
+{
+	struct tables *tables = compiler_tables(r->compiler);
+	struct error e = {0};
+	bool repair = false;
+	if (!r->started)
+		return false;
+	bool more = datapath_audit(r->rooms.datapath, tables, &repair);
+	if (!repair)
+		return more;
+	int result = datapath_stage(r->rooms.datapath, tables, &e);
+	if (result == 0)
+		result = revision_flip(r, r->current->revision, &e);
+	if (result == 0)
+		result = datapath_settle(r->rooms.datapath, tables, &e);
+	if (result < 0) {
+		failure_note(r, "audit", &e);
+		datapath_resync(r->rooms.datapath);
+	}
+	return more && result == 0;
+}
+
 void reconcile_listeners(struct reconciler *r)
 {
 	datapath_listeners_read(r->rooms.datapath);
