@@ -15,14 +15,16 @@
 
 #define QUOTED(name, text) " " text
 #define LISTED(name, text) text,
-#define PROTOCOLS(X) \
-	X(TCP, "TCP")    \
-	X(UDP, "UDP")    \
-	X(SCTP, "SCTP")  \
-	X(ICMP, "ICMP")  \
-	X(ICMPV6, "ICMPv6")
 static const char *const verdicts[] = {PS_VERDICTS(LISTED) NULL};
-static const char *const protocols[] = {PROTOCOLS(LISTED) NULL};
+
+/* Protocols that have names; what has none is called by its number. */
+#define PROTOCOLS(X) X("TCP", 6) X("UDP", 17) X("SCTP", 132) X("ICMP", 1) X("ICMPv6", 58)
+#define NAMED(name, number) {name, number},
+#define NAME(name, number) " " name
+static const struct {
+	const char *name;
+	unsigned number;
+} protocols[] = {PROTOCOLS(NAMED)};
 
 /* One of a list, in any case; *ret is how records spell it. */
 static int word_parse(const char *value, const char *const *words, char **ret)
@@ -33,6 +35,22 @@ static int word_parse(const char *value, const char *const *words, char **ret)
 			return 0;
 		}
 	return -EINVAL;
+}
+
+static int protocol_parse(const char *value, char **ret)
+{
+	uint64_t number = UINT64_MAX;
+	if (number_parse(value, &number) && number > UINT8_MAX)
+		return -EINVAL;
+	for (size_t at = 0; at < sizeof(protocols) / sizeof(protocols[0]); at++)
+		if (!strcasecmp(value, protocols[at].name) || number == protocols[at].number) {
+			*ret = str_dup(protocols[at].name);
+			return 0;
+		}
+	if (number > UINT8_MAX)
+		return -EINVAL;
+	*ret = str_format("%u", (unsigned)number);
+	return 0;
 }
 
 static int workload_parse(const char *value, char **ret)
@@ -64,8 +82,8 @@ int filter_read(struct feed_filter *filter, enum parameter_index index, const ch
 		*wanted = "one of" PS_VERDICTS(QUOTED);
 		return word_parse(value, verdicts, &filter->verdict);
 	case PARAMETER_INDEX_PROTOCOL:
-		*wanted = "one of" PROTOCOLS(QUOTED);
-		return word_parse(value, protocols, &filter->protocol);
+		*wanted = "one of" PROTOCOLS(NAME) " or a number";
+		return protocol_parse(value, &filter->protocol);
 	case PARAMETER_INDEX_PORT:
 		*wanted = "a number from 1 to 65535";
 		return port_parse(value, filter);

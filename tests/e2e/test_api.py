@@ -28,7 +28,7 @@ def connect(path, data=b"", timeout=10):
 
 
 class Server:
-    def __init__(self, directory, **options):
+    def __init__(self, directory, stdin=subprocess.DEVNULL, **options):
         assert os.path.exists(SERVER), f"{SERVER} is not built"
         self.socket = os.path.join(directory, "penstock.sock")
         command = [SERVER, "--unix", self.socket]
@@ -36,7 +36,7 @@ class Server:
             command += [f"--{name.replace('_', '-')}", str(value)]
         self.log_path = os.path.join(directory, "log")
         with open(self.log_path, "a") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(command, stderr=log, stdin=stdin)
         self.api = Api(self.socket)
         end = time.monotonic() + 10
         while not os.path.exists(self.socket) and time.monotonic() < end:

@@ -23,7 +23,7 @@ EXAMPLES = os.path.join(REPOSITORY, "api", "examples")
 DOCUMENT = openapi_embed.load(DESCRIPTION)
 METHODS = ("get", "put", "patch", "post", "delete")
 ANSWERS = ("Problem", "FieldError", "WriteResult", "Quarantined", "OwnerList", "Status", "Listener", "Version", "List",
-           "ExplainedRule", "ExplainedSide", "Explanation")
+           "ExplainedRule", "ExplainedSide", "Explanation", "FlowRecord", "FlowEnd", "FlowList", "Alert", "AlertList")
 
 
 def closed(node):
