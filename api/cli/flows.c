@@ -5,14 +5,17 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "agent/base/mem.h"
 #include "api/cli/cli.h"
 #include "api/cli/live.h"
 #include "api/cli/record.h"
+#include "api/cli/terminal.h"
 #include "api/client/yaml_json.h"
 
-/* A name longer than this stands out of its column: one of them does not make all lines long. */
+/* Not on a terminal: a name longer than this stands out of its column; one of them does not make all lines long. */
 #define WIDEST 44
+#define WIDEST_WIDE 72
 #define COLUMNS_MAX 20
 
 struct feed {
@@ -78,13 +81,18 @@ static bool tabular(const struct listing *listing)
 
 static void listing_begin(struct listing *listing, struct cli *cli, const struct feed *feed)
 {
-	size_t count = 0;
+	size_t count = 0, lines;
 	*listing = (struct listing){.cli = cli, .columns = feed->columns(cli->output == OUTPUT_WIDE)};
 	while (listing->columns[count].title)
 		count++;
 	table_init(&listing->table, count);
 	listing->table.gap = 2;
-	listing->table.widest = WIDEST;
+	listing->table.widest = cli->output == OUTPUT_WIDE ? WIDEST_WIDE : WIDEST;
+	if (cli->output == OUTPUT_TABLE && isatty(STDOUT_FILENO))
+		terminal_size(&listing->table.fit, &lines);
+	if (listing->table.fit)
+		listing->table.widest = 0;
+	listing->table.flexible = record_flexible(listing->columns);
 	listing->table.widths = listing->widths;
 	listing->table.colours = style_wanted(cli->color);
 }

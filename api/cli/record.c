@@ -370,6 +370,16 @@ const struct record_column *alert_columns(bool wide)
 	return wide ? all : narrow;
 }
 
+unsigned record_flexible(const struct record_column *columns)
+{
+	unsigned flexible = 0;
+	for (size_t at = 0; columns[at].title; at++) {
+		bool name = columns[at].cell == source_short || columns[at].cell == destination_short;
+		flexible |= (unsigned)(name || columns[at].cell == workload) << at;
+	}
+	return flexible;
+}
+
 void record_titles(struct table *table, const struct record_column *columns)
 {
 	for (; columns->title; columns++) {

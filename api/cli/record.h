@@ -19,6 +19,8 @@ const struct record_column *flow_columns(bool wide);
 const struct record_column *connection_columns(bool wide);
 const struct record_column *alert_columns(bool wide);
 
+/* For table.flexible: names may be cut where the terminal is narrow. Not of the wide ones. */
+unsigned record_flexible(const struct record_column *columns);
 void record_titles(struct table *table, const struct record_column *columns);
 void record_row(struct table *table, const struct record_column *columns, const json_t *record);
 

@@ -72,6 +72,19 @@ void text_fit(struct buffer *out, const char *text, size_t width, bool fill)
 		buffer_printf(out, "%*s", (int)(width - taken), "");
 }
 
+void text_middle(struct buffer *out, const char *text, size_t width)
+{
+	size_t whole = text_width(text), last = (width - 1) / 2, first = width - 1 - last, columns;
+	for (size_t at = 0; *text; at++) {
+		size_t length = piece(text, &columns);
+		if (at == first)
+			buffer_puts(out, "\xe2\x80\xa6");
+		if (at < first || at >= whole - last)
+			buffer_add(out, text, length);
+		text += length;
+	}
+}
+
 void text_clean(struct buffer *out, const char *text)
 {
 	for (; *text; text++) {

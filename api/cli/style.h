@@ -20,6 +20,8 @@ const char *style_begin(enum style style);
 size_t text_width(const char *text);
 /* Appends at most `width` columns of it, and blanks up to `width` if `fill`. A cut ends with "…". */
 void text_fit(struct buffer *out, const char *text, size_t width, bool fill);
+/* Appends `width` columns of what is longer: its begin, "…", its end. Plain text only. */
+void text_middle(struct buffer *out, const char *text, size_t width);
 /* Appends it without control characters: what others named must not talk to the terminal. */
 void text_clean(struct buffer *out, const char *text);
 

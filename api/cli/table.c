@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/cli/table.h"
 
+#include <string.h>
 #include "agent/base/mem.h"
 
 #define GAP 3
@@ -38,13 +39,40 @@ static void widths_measure(const struct table *table, size_t *widths)
 	}
 }
 
+/* Flexible columns give way, the widest first, as long as any is wider than this. */
+#define FLEXIBLE_MIN 16
+/* What follows is no reason to cut names further: a longer last cell goes on in the next line. */
+#define LAST_MAX 36
+
+static void widths_fit(const struct table *table, size_t *widths, size_t indent)
+{
+	size_t whole = indent + (table->columns - 1) * table->gap;
+	for (size_t at = 0; at < table->columns; at++)
+		whole += at + 1 == table->columns && widths[at] > LAST_MAX ? LAST_MAX : widths[at];
+	while (whole > table->fit) {
+		size_t widest = table->columns;
+		for (size_t at = 0; at < table->columns; at++)
+			if (table->flexible & 1u << at && (widest == table->columns || widths[at] > widths[widest]))
+				widest = at;
+		if (widest == table->columns || widths[widest] <= FLEXIBLE_MIN)
+			return;
+		widths[widest]--;
+		whole--;
+	}
+}
+
 static void cell_put(const struct table *table, const struct cell *cell, size_t width, bool last, struct buffer *out)
 {
 	size_t wide = text_width(cell->text);
 	bool styled = table->colours && cell->style != STYLE_PLAIN;
 	if (styled)
 		buffer_puts(out, style_begin(cell->style));
-	buffer_puts(out, cell->text);
+	if (table->fit && !last && wide > width) {
+		text_middle(out, cell->text, width);
+		wide = width;
+	} else {
+		buffer_puts(out, cell->text);
+	}
 	if (styled)
 		buffer_puts(out, STYLE_END);
 	if (last)
@@ -55,9 +83,14 @@ static void cell_put(const struct table *table, const struct cell *cell, size_t 
 
 void table_render(struct table *table, const char *indent, struct buffer *out)
 {
-	auto_free size_t *own = table->widths ? NULL : mem_array(table->columns, sizeof *own);
-	size_t *widths = table->widths ? table->widths : own;
+	auto_free size_t *widths = mem_array(table->columns, sizeof *widths);
+	if (table->widths)
+		memcpy(widths, table->widths, table->columns * sizeof *widths);
 	widths_measure(table, widths);
+	if (table->widths)
+		memcpy(table->widths, widths, table->columns * sizeof *widths);
+	if (table->fit)
+		widths_fit(table, widths, text_width(indent));
 	for (size_t at = 0; at < table->count; at++) {
 		size_t column = at % table->columns;
 		if (column == 0)

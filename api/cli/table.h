@@ -19,6 +19,9 @@ struct table {
 	size_t widest;  /* a longer cell stands out of its column and widens no other row; 0: any */
 	size_t *widths; /* of the columns, kept from render to render: they only grow; NULL: each for itself */
 	bool colours;   /* styles are shown: no */
+	size_t fit;     /* columns of a terminal: those of `flexible` (bits) shrink to it, and longer cells are cut in their
+					   middle; 0: any */
+	unsigned flexible;
 };
 void table_init(struct table *table, size_t columns);
 /* The next cell, row by row; copied. NULL or "" is shown as "-", a control character as a blank. */
