@@ -539,9 +539,14 @@ static void print_value(struct buffer *out, const struct key *key, const struct 
 			buffer_printf(out, "%llu", (unsigned long long)bytes);
 		break;
 	}
-	case TYPE_DURATION:
-		buffer_printf(out, "%ums", *(const uint32_t *)field);
+	case TYPE_DURATION: {
+		uint32_t duration = *(const uint32_t *)field;
+		if (duration && duration % 1000 == 0)
+			buffer_printf(out, "%us", duration / 1000);
+		else
+			buffer_printf(out, "%ums", duration);
 		break;
+	}
 	case TYPE_PATTERNS:
 	case TYPE_ADDRESSES:
 	case TYPE_PORTS:
