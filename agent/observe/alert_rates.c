@@ -109,7 +109,7 @@ static void spike_tick(
 	double refused = (double)(facts->refused - begin->refused);
 	double rate = per_second(refused, window > DENY_WINDOW ? window : DENY_WINDOW);
 	double floor = rates->thresholds->deny_spike, level = rates->usual * rates->thresholds->deny_factor;
-	if (!rates->learnt) { /* what the agent finds when it starts is usual */
+	if (!rates->learnt) { /* what an agent finds when it starts again is usual */
 		rates->usual = rate;
 		rates->learnt = window >= DENY_WINDOW - TICK_MIN;
 		return;
@@ -123,7 +123,9 @@ static void spike_tick(
 	}
 	double seconds = (double)(now - before->time) / SECOND;
 	double latest = per_second((double)(facts->refused - before->refused), now - before->time);
-	rates->usual += (latest - rates->usual) * seconds / (USUAL_SECONDS + seconds);
+	double memory = (double)(now - rates->started) / SECOND;
+	memory = memory < USUAL_MIN ? USUAL_MIN : memory > USUAL_MAX ? USUAL_MAX : memory;
+	rates->usual += (latest - rates->usual) * seconds / (memory + seconds);
 	standout_age(&rates->sources);
 	standout_age(&rates->destinations);
 }
@@ -142,6 +144,10 @@ void rates_tick(struct rates *rates, const struct alert_facts *facts, int64_t no
 	}
 	if (before && now - before->time < TICK_MIN)
 		return;
+	if (!rates->started) {
+		rates->started = now;
+		rates->learnt = !facts->refused; /* nothing has been refused so far: there is nothing to learn from */
+	}
 	if (before) {
 		flood_tick(rates, facts, before, now);
 		spike_tick(rates, facts, before, now);

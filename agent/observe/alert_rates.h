@@ -11,8 +11,9 @@
 /* SynFlood has to last for so long: a step up in load is half open for one round trip. */
 #define SYN_LASTS (9 * SECOND / 10)
 #define RATE_QUIET (30 * SECOND)
-/* What is usual follows what is, within minutes. */
-#define USUAL_SECONDS 300.
+/* Seconds, in which what is usual follows what is: more, the longer the agent has looked. */
+#define USUAL_MIN 60.
+#define USUAL_MAX 300.
 #define RATE_SAMPLES 16
 
 struct rate_sample {
@@ -28,6 +29,7 @@ struct rates {
 	int64_t flood_since; /* 0: no more half-open ones than the threshold */
 	struct episode flood;
 
+	int64_t started;
 	bool learnt;
 	double usual; /* refusals a second */
 	struct episode spike;

@@ -16,7 +16,7 @@
 #define WAIT_MS 50
 /* Those who follow are woken no more often. */
 #define NEWS_NS 50000000ll
-#define TICK_NS 500000000ll
+#define TICK_NS 250000000ll
 /* After a failure, so that one that stays does not keep a CPU busy. */
 #define RETRY_NS 500000000ll
 /* Of connections that are half open. */

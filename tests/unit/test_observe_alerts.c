@@ -118,8 +118,16 @@ static void bursts_become_quiet(void **state)
 	assert_in_range(raised(), 1, 9);
 }
 
+static void the_first_refusals_of_all_may_be_a_spike(void **state)
+{
+	idle(0.5);
+	goes_on(2, 0, 0, 500);
+	assert_int_equal(raised(), 1);
+}
+
 static void what_the_agent_finds_is_usual(void **state)
 {
+	facts.refused = 1000000; /* it was there before */
 	goes_on(600, 0, 0, 700);
 	assert_int_equal(raised(), 0);
 	goes_on(2, 0, 0, 9000);
@@ -411,6 +419,7 @@ int main(void)
 		TEST(just_over_the_floor_in_time),
 		TEST(steady_refusals_are_told_once),
 		TEST(bursts_become_quiet),
+		TEST(the_first_refusals_of_all_may_be_a_spike),
 		TEST(what_the_agent_finds_is_usual),
 		TEST(small_bursts_are_no_spike),
 		TEST(the_destination_of_a_spike),
