@@ -186,6 +186,11 @@ static uint64_t source_alerts(void *context, unsigned int kind)
 	return feeds_alerts(((struct agent *)context)->feeds, kind);
 }
 
+static uint64_t source_missed(void *context)
+{
+	return flows_missed(feeds_flows(((struct agent *)context)->feeds));
+}
+
 /* ---- what is seen ---- */
 
 static void agent_feed_list(void *context, enum feed feed, const struct feed_filter *filter, struct buffer *out)
@@ -245,6 +250,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.drift = source_drift,
 		.handshakes = source_handshakes,
 		.alerts = source_alerts,
+		.missed = source_missed,
 	};
 	metrics_source(agent->metrics, &source);
 

@@ -299,6 +299,8 @@ static void render_packets(const struct metrics_source *source, struct buffer *o
 		metric_head(out, METRIC_EVENTS_LOST);
 		metric_count(out, METRIC_EVENTS_LOST, counts->stats[PS_STAT_LOST], "stream", "connections", NULL);
 		metric_count(out, METRIC_EVENTS_LOST, counts->stats[PS_STAT_LOST_REFUSED], "stream", "refusals", NULL);
+		if (source->missed)
+			metric_count(out, METRIC_EVENTS_LOST, source->missed(source->context), "stream", "followers", NULL);
 	}
 	free(counts);
 }

@@ -31,6 +31,7 @@ struct metrics_source {
 	/* HANDSHAKE_BOUNDS bounds in seconds (watch.h); NULL: there is nobody who measures. */
 	const double *(*handshakes)(void *context, struct handshakes *ret);
 	uint64_t (*alerts)(void *context, unsigned int kind); /* enum alert_kind */
+	uint64_t (*missed)(void *context);                    /* flows that were overwritten before a follower read them */
 };
 
 /* enum, label */

@@ -37,8 +37,9 @@
 	X(KERNEL_DROPS, "penstock_kernel_drops_total", "counter", "reason",                                                \
 		"Packets that the kernel itself dropped in this network namespace, by its own reason; absent until one is.")   \
 	X(EVENTS_LOST, "penstock_events_lost_total", "counter", "stream",                                                  \
-		"Events that the ring had no room for: flows are missing. stream is connections (opened, closed) or "          \
-		"refusals.")                                                                                                   \
+		"Events that found no room: flows are missing. stream is connections (opened, closed) or refusals; "           \
+		"followers: "                                                                                                  \
+		"flows that a slow reader of ?follow=true has not had.")                                                       \
 	X(ALERTS, "penstock_alerts_total", "counter", "alert", "How often each alert was raised.")                         \
 	X(MAP_ENTRIES, "penstock_map_entries", "gauge", "map", "Entries in a kernel map.")                                 \
 	X(MAP_CAPACITY, "penstock_map_capacity", "gauge", "map", "Entries that a kernel map has room for.")                \

@@ -96,8 +96,13 @@ static uint64_t fake_alerts(void *context, unsigned int kind)
 	return kind == ALERT_PROXY_DOWN ? 5 : 0;
 }
 
+static uint64_t fake_missed(void *context)
+{
+	return 17;
+}
+
 static const struct metrics_source everything = {NULL, fake_counts, fake_rule_hits, fake_fill, fake_api,
-	fake_proxy_connections, fake_proxy_up, fake_drop, fake_drift, fake_handshakes, fake_alerts};
+	fake_proxy_connections, fake_proxy_up, fake_drop, fake_drift, fake_handshakes, fake_alerts, fake_missed};
 
 /* ---- an agent's state ---- */
 
@@ -196,6 +201,7 @@ static void what_is_watched(void **state)
 	auto_free char *page = render(&a);
 	expect(page, "penstock_events_lost_total{stream=\"connections\"} 6");
 	expect(page, "penstock_events_lost_total{stream=\"refusals\"} 8");
+	expect(page, "penstock_events_lost_total{stream=\"followers\"} 17");
 	expect(page, "penstock_kernel_drops_total{reason=\"TCP_CSUM\"} 3");
 	expect(page, "penstock_kernel_drops_total{reason=\"NO_SOCKET\"} 9");
 #define X(name, text, severity, help)                                                             \
