@@ -22,7 +22,7 @@ const struct option_row option_rows[] = {
 	{'t', 0, "protocol", "NAME", "TCP, UDP, SCTP or ICMP, default TCP", "TCP UDP SCTP ICMP"},
 	{'y', 0, "family", "NAME", "IPv4 or IPv6, default IPv4 when both ends have an address", "IPv4 IPv6"},
 	{'w', 0, "flow", "FILE", "a flow record, as JSON; - is standard input", "FILE"},
-	{'x', 'o', "output", "FORMAT", "table, wide (addresses, counts, times), json or yaml", "table wide json yaml"},
+	{'x', 'o', "output", "FORMAT", "table, wide (more columns), json or yaml", "table wide json yaml"},
 	{'W', 0, "workload", "NAME", "only of this workload, NAMESPACE/NAME, at either end", NULL},
 	{'v', 0, "verdict", "NAME", "only Forwarded, Intercepted, Dropped, Rejected or Audited",
 		"Forwarded Intercepted Dropped Rejected Audited"},
@@ -88,11 +88,13 @@ const struct command commands[] = {
 		"Packets, bytes, connections and verdicts a second, the rules and workloads with the most of them, proxies,\n"
 		"and the alerts of the last five minutes. q ends it. Where the output is no terminal: one frame as text.",
 		NULL, "I1c", command_top},
-	{"status", "show what the agent does and how it is", "[options]", NULL, NULL, "O", command_status},
-	{"doctor", "say what hinders enforcement or interception", "[options]",
-		"A line each: \xe2\x9c\x94 it is well, \xe2\x9c\x98 it is not, and why. Exits with 1 if anything is not.\n"
-		"What the agent tried of engines is what it says in its status; SIGHUP makes it try again.",
-		NULL, "O", command_doctor},
+	{"status", "show what the agent does and how it is", "[options]", NULL, NULL, "cx", command_status},
+	{"doctor", "say what hinders enforcement or interception, and how to mend it", "[options]",
+		"A line each: \xe2\x9c\x94 it is well, ! look at it, \xe2\x9c\x98 it is not well; below it what mends it. "
+		"Exits with 1 if\n"
+		"anything is not well. The agent looks at its node every few seconds; which engine works it tries\n"
+		"when the first proxy is wanted, at a start after that, and at every SIGHUP.",
+		NULL, "Oc", command_doctor},
 	{"version", "print the versions of this program and of the agent", "[options]", NULL, NULL, "", command_version},
 	{0},
 };

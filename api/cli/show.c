@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/cli/show.h"
 
-#include <ctype.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,8 +11,7 @@
 
 /* ---- values as text ---- */
 
-/* a=b,c=d of an object; the elements of an array; the JSON of anything else. */
-static void flat(const json_t *json, struct buffer *out)
+void value_text(const json_t *json, struct buffer *out)
 {
 	const char *key, *separator = "";
 	json_t *value;
@@ -24,14 +22,14 @@ static void flat(const json_t *json, struct buffer *out)
 		json_object_foreach((json_t *)json, key, value)
 		{
 			buffer_printf(out, "%s%s=", separator, key);
-			flat(value, out);
+			value_text(value, out);
 			separator = ",";
 		}
 	} else if (json_is_array(json)) {
 		json_array_foreach(json, index, value)
 		{
 			buffer_puts(out, separator);
-			flat(value, out);
+			value_text(value, out);
 			separator = ",";
 		}
 	} else if (json && !json_is_null(json)) {
@@ -60,7 +58,7 @@ static void members(const json_t *array, const char *member, struct buffer *out)
 	json_array_foreach(array, index, element)
 	{
 		buffer_puts(out, index ? "," : "");
-		flat(json_object_get(element, member), out);
+		value_text(json_object_get(element, member), out);
 	}
 }
 
@@ -72,17 +70,17 @@ static void selector(const json_t *json, struct buffer *out)
 		buffer_puts(out, "(all)");
 		return;
 	}
-	flat(json_object_get(json, "matchLabels"), out);
+	value_text(json_object_get(json, "matchLabels"), out);
 	json_array_foreach(json_object_get(json, "matchExpressions"), index, expression)
 	{
 		const json_t *values = json_object_get(expression, "values");
 		buffer_puts(out, out->length ? "," : "");
-		flat(json_object_get(expression, "key"), out);
+		value_text(json_object_get(expression, "key"), out);
 		buffer_puts(out, " ");
-		flat(json_object_get(expression, "operator"), out);
+		value_text(json_object_get(expression, "operator"), out);
 		if (json_array_size(values)) {
 			buffer_puts(out, " (");
-			flat(values, out);
+			value_text(values, out);
 			buffer_puts(out, ")");
 		}
 	}
@@ -92,7 +90,7 @@ static void policy_types(const json_t *object, struct buffer *out)
 {
 	const json_t *types = at_path(object, "spec.policyTypes");
 	if (json_array_size(types))
-		flat(types, out);
+		value_text(types, out);
 	else /* the API's defaulting */
 		buffer_puts(out, json_array_size(at_path(object, "spec.egress")) ? "Ingress,Egress" : "Ingress");
 }
@@ -126,7 +124,7 @@ static void subject(const json_t *object, struct buffer *out)
 	const json_t *s = at_path(object, "spec.subject");
 	const json_t *pods = json_object_get(s, "pods"), *namespaces = json_object_get(s, "namespaces");
 	if (json_object_get(s, "cgroup")) {
-		flat(json_object_get(s, "cgroup"), out);
+		value_text(json_object_get(s, "cgroup"), out);
 	} else if (pods) {
 		struct buffer inner = {0};
 		selector(json_object_get(pods, "podSelector"), &inner);
@@ -146,7 +144,7 @@ static void pod_ips(const json_t *object, struct buffer *out)
 	if (ips)
 		members(ips, "ip", out);
 	else
-		flat(at_path(object, "status.podIP"), out);
+		value_text(at_path(object, "status.podIP"), out);
 }
 
 static void node_ips(const json_t *object, struct buffer *out)
@@ -173,7 +171,7 @@ static void ports(const json_t *list, const char *number, struct buffer *out)
 		const char *protocol = json_string_value(json_object_get(port, "protocol"));
 		const json_t *node = json_object_get(port, "nodePort");
 		buffer_puts(out, out->length ? "," : "");
-		flat(json_object_get(port, number), out);
+		value_text(json_object_get(port, number), out);
 		if (node)
 			buffer_printf(out, ":%lld", (long long)json_integer_value(node));
 		buffer_printf(out, "/%s", protocol ? protocol : "TCP");
@@ -202,7 +200,7 @@ static void pod_ports(const json_t *object, struct buffer *out)
 
 static void slice_service(const json_t *object, struct buffer *out)
 {
-	flat(json_object_get(at_path(object, "metadata.labels"), "kubernetes.io/service-name"), out);
+	value_text(json_object_get(at_path(object, "metadata.labels"), "kubernetes.io/service-name"), out);
 }
 
 static void endpoint_count(const json_t *object, struct buffer *out)
@@ -221,7 +219,7 @@ static void load_balancers(const json_t *object, struct buffer *out)
 
 static void mode(const json_t *object, struct buffer *out)
 {
-	flat(json_object_get(at_path(object, "metadata.annotations"), "penstock.dev/mode"), out);
+	value_text(json_object_get(at_path(object, "metadata.annotations"), "penstock.dev/mode"), out);
 }
 
 /* Of a creationTimestamp: the largest unit that there are two of, as kubectl has it. */
@@ -321,7 +319,7 @@ static void add_object(struct table *table, const struct resource *resource, con
 		if (shown[at]->render)
 			shown[at]->render(object, &text);
 		else
-			flat(at_path(object, shown[at]->path), &text);
+			value_text(at_path(object, shown[at]->path), &text);
 		table_take(table, &text);
 	}
 	table_cell(table, json_string_value(json_object_get(annotations, "penstock.dev/owner")));
@@ -345,136 +343,4 @@ void show_objects(const struct resource *resource, const json_t *items, bool wid
 	table_render(&table, "", &out);
 	fputs(out.data, stdout);
 	buffer_free(&out);
-}
-
-/* ---- status ---- */
-
-/* "lastError" → "Last error" */
-static void title(const char *name, struct buffer *out)
-{
-	for (size_t at = 0; name[at]; at++) {
-		char c = name[at];
-		if (at && isupper((unsigned char)c))
-			buffer_puts(out, " ");
-		c = at ? tolower((unsigned char)c) : toupper((unsigned char)c);
-		buffer_add(out, &c, 1);
-	}
-}
-
-/* The names of all elements' members: what names a thing first, the rest as it comes. */
-static json_t *member_names(const json_t *array)
-{
-	static const char *const first[] = {"kind", "namespace", "name", "map", "interface", "hook", "engine", "proxy",
-		"protocol", "family", "address", "port", "state", "passed", NULL};
-	json_t *names = json_object(), *element;
-	const char *key;
-	json_t *value;
-	size_t index;
-	for (const char *const *name = first; *name; name++)
-		json_array_foreach(array, index, element) if (json_object_get(element, *name))
-			json_object_set_new(names, *name, json_true());
-	json_array_foreach(array, index, element) json_object_foreach(element, key, value)
-		json_object_set_new(names, key, json_true());
-	return names;
-}
-
-static void show_array(const json_t *array, struct buffer *out)
-{
-	struct table table;
-	json_t *names = member_names(array), *element, *value;
-	const char *key;
-	size_t index;
-	table_init(&table, json_object_size(names));
-	json_object_foreach(names, key, value)
-	{
-		struct buffer upper = {0};
-		title(key, &upper);
-		for (char *at = upper.data; *at; at++)
-			*at = *at == ' ' ? '-' : (char)toupper((unsigned char)*at);
-		table_take(&table, &upper);
-	}
-	json_array_foreach(array, index, element)
-	{
-		json_object_foreach(names, key, value)
-		{
-			struct buffer text = {0};
-			flat(json_object_get(element, key), &text);
-			table_take(&table, &text);
-		}
-	}
-	table_render(&table, "  ", out);
-	json_decref(names);
-}
-
-/* {"UDP": ["IPv4", "IPv6"]} as ["UDP/IPv4", "UDP/IPv6"]. */
-static json_t *pairs_of(const json_t *lists)
-{
-	json_t *all = json_array(), *list, *value;
-	const char *key;
-	size_t at;
-	json_object_foreach((json_t *)lists, key, list)
-	{
-		json_array_foreach(list, at, value)
-		{
-			json_array_append_new(all, json_sprintf("%s/%s", key, json_string_value(value)));
-		}
-	}
-	return all;
-}
-
-/* A copy in which the proxies' listeners, and what was tried of engines, are lists of their own. */
-static json_t *lists_apart(const json_t *status)
-{
-	json_t *copy = json_deep_copy(status), *proxy, *listener, *all = json_array();
-	size_t at, inner;
-	json_array_foreach(json_object_get(copy, "proxies"), at, proxy)
-	{
-		json_array_foreach(json_object_get(proxy, "listeners"), inner, listener)
-		{
-			json_object_set(listener, "proxy", json_object_get(proxy, "name"));
-			json_array_append(all, listener);
-		}
-		json_object_del(proxy, "listeners");
-		if (json_object_get(proxy, "available"))
-			json_object_set_new(proxy, "available", pairs_of(json_object_get(proxy, "available")));
-	}
-	if (json_array_size(all))
-		json_object_set(copy, "listeners", all);
-	json_decref(all);
-	json_t *engine = json_object_get(copy, "engine"), *tried = json_object_get(engine, "tried");
-	if (json_array_size(tried))
-		json_object_set(copy, "enginesTried", tried);
-	json_object_del(engine, "tried");
-	return copy;
-}
-
-void show_status(const json_t *given, struct buffer *out)
-{
-	json_t *status = lists_apart(given);
-	struct table table;
-	const char *key;
-	json_t *value;
-	table_init(&table, 2);
-	json_object_foreach(status, key, value)
-	{
-		struct buffer name = {0}, text = {0};
-		if (json_is_object(json_array_get(value, 0)))
-			continue;
-		title(key, &name);
-		buffer_puts(&name, ":");
-		flat(value, &text);
-		table_take(&table, &name);
-		table_take(&table, &text);
-	}
-	table_render(&table, "", out);
-	json_object_foreach(status, key, value)
-	{
-		if (!json_is_object(json_array_get(value, 0)))
-			continue;
-		buffer_puts(out, "\n");
-		title(key, out);
-		buffer_puts(out, ":\n");
-		show_array(value, out);
-	}
-	json_decref(status);
 }

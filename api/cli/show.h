@@ -10,7 +10,7 @@
 
 /* wide: with more columns. */
 void show_objects(const struct resource *resource, const json_t *items, bool wide);
-/* A status: scalars as "Name: value", arrays of objects as tables. Knows no field, so it shows every one. */
-void show_status(const json_t *status, struct buffer *out);
+/* Appends a=b,c=d of an object; the elements of an array; the JSON of anything else. */
+void value_text(const json_t *json, struct buffer *out);
 
 #endif

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from feeds import CUT, END, Agent, flow, rule, when
-from lab import BUILD
+from lab import BUILD, REPOSITORY
 from terminal import Terminal, stopped
 
 OK, REFUSED, USAGE, UNREACHABLE = range(4)
@@ -196,6 +196,35 @@ def test_names_cannot_speak_to_the_terminal(agent):
     for words in (["flows"], ["flows", "-o", "wide"], ["alerts"], ["top", "--once", "--interval", "0.1"]):
         out = penstock(agent, *words).stdout
         assert not any(ord(c) < 32 and c != "\n" or 0x7f <= ord(c) < 0xa0 for c in out), repr(out)
+
+
+def test_status_in_words(agent):
+    with open(os.path.join(REPOSITORY, "api/examples/status.json")) as file:
+        agent.status = json.load(file)
+    text = penstock(agent, "status").stdout
+    lines = {line.partition(":")[0]: line.partition(":")[2].strip() for line in text.split("\n\n")[0].splitlines()}
+    assert lines["State"] == "ready" and lines["Revision"].startswith("7 ") and lines["Last error"] == "none"
+    assert lines["Engine"] == "ebpf (configured: auto): tried, and it works"
+    assert lines["Hand-over"] == "table inet penstock of nftables stands"
+    assert lines["Workloads"] == "1 attached, 1 pending: no interface yet"
+    assert "Trials" not in text and "Quarantined:\n" not in text and "=" not in text, text
+    assert [line.split() for line in text.splitlines() if "ai-gateway" in line][:2] == [
+        ["ai-gateway", "up", "15001", "TCP", "TCP/IPv4", "Deny"],
+        ["ai-gateway", "TCP", "127.0.0.1:15001", "Adopted", "4242", "1337", "/usr/sbin/haproxy", "-"]]
+    agent.status.update(ready=False, notReadyBecause="no space", someThingNew=[1, 2],
+                        lastError={"time": "2026-11-23T10:00:00Z", "detail": "full"})
+    agent.status["engine"]["table"] = {"stands": False, "reason": "no nftables"}
+    agent.status["engine"]["tried"][1].update(passed=False, detail="lost at PREROUTING")
+    agent.status["quarantined"] = [{"kind": "Pod", "namespace": "shop", "name": "bad", "owner": "x",
+                                    "errors": [{"pointer": "/spec/x", "detail": "is wrong"}]}]
+    text = penstock(agent, "status").stdout
+    for word in ("not ready: no space", "Some thing new:", " 1,2\n", "Z: full\n", "is not there: no nftables",
+                 "lost at PREROUTING", "/spec/x: is wrong", "shop/bad"):
+        assert word in text, f"{word} is not in\n{text}"
+    assert "ps_conn4   12        524288     0 %" in penstock(agent, "status", "-o", "wide").stdout
+    assert "\033" not in text
+    with Terminal([PENSTOCK, "status"], columns=120, lines=60, environment=environment(agent)) as terminal:
+        assert terminal.wait() == OK and terminal.style_of("not ready") == "31"
 
 
 # ---- what comes ----
