@@ -8,6 +8,7 @@
 #include "agent/base/addr.h"
 #include "agent/base/mem.h"
 #include "api/cli/cli.h"
+#include "api/cli/record.h"
 #include "api/cli/table.h"
 
 static json_t *end_make(const struct cli *cli, const char *word)
@@ -84,20 +85,10 @@ static const char *text_of(const json_t *json, const char *member)
 	return text ? text : "";
 }
 
-/* "NetworkPolicy shop/web ingress[0] from-web", or nothing. */
 static void rule_add(struct table *table, const json_t *rule)
 {
 	struct buffer text = {0};
-	if (json_is_object(rule)) {
-		const char *namespace = text_of(rule, "namespace"), *name = text_of(rule, "ruleName");
-		int index = (int)json_integer_value(json_object_get(rule, "index"));
-		buffer_printf(&text, "%s %s%s%s %s", text_of(rule, "kind"), namespace, *namespace ? "/" : "",
-			text_of(rule, "name"), text_of(rule, "direction"));
-		if (index >= 0)
-			buffer_printf(&text, "[%d]%s%s", index, *name ? " " : "", name);
-		else
-			buffer_puts(&text, " isolation");
-	}
+	rule_text(rule, &text);
 	table_take(table, &text);
 }
 
