@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The thread that takes what the kernel tells: events into flows and detectors, twice a second what is counted. */
+/* The thread that takes what the kernel tells: events into flows and detectors, four times a second what is counted. */
 #ifndef PENSTOCK_WATCH_H
 #define PENSTOCK_WATCH_H
 
