@@ -577,6 +577,10 @@ static inline void conn_tell(const struct ps_conn *conn, struct ps_event *event)
 	event->rule = direction == PS_EGRESS ? conn->rule[PS_EGRESS] : conn->rule[PS_INGRESS];
 	event->reason = direction == PS_EGRESS ? conn->reason[PS_EGRESS] : conn->reason[PS_INGRESS];
 	event->verdict = PS_VERDICT_FORWARDED;
+	if (!egress && !ingress) { /* a leg that leaves this node: nobody was asked */
+		event->direction = PS_EGRESS;
+		event->reason = PS_REASON_NODE;
+	}
 	if (conn->flags & PS_CONN_INTERCEPTED) {
 		event->verdict = PS_VERDICT_INTERCEPTED;
 		event->reason = PS_REASON_INTERCEPT;
