@@ -259,7 +259,7 @@ static int note_stranger(void *context, const void *key, const void *value)
 {
 	struct strangers *s = context;
 	const void *known = map_get(s->known, key);
-	if (!known || !s->is(known))
+	if (!known || (s->is && !s->is(known)))
 		map_put(&s->keys, key, NULL);
 	return 0;
 }
@@ -332,10 +332,11 @@ static uint64_t rule_rows(struct datapath *d)
 
 void audit_rows(struct datapath *d)
 {
-	uint64_t count = interfaces_rows(d) + hosts_rows(d) + rule_rows(d) + control_rows(d);
+	uint64_t count = interfaces_rows(d) + hosts_rows(d) + rule_rows(d) + control_rows(d) + listeners_rows(d);
 	if (!count)
 		return;
-	log_warn(ROOM, "audit: %lu rows of maps about interfaces, cgroups, counters or the live side were put right",
+	log_warn(ROOM,
+		"audit: %lu rows of maps about interfaces, cgroups, listeners, counters or the live side were put right",
 		(unsigned long)count);
 	drift_note(d, DRIFT_MAP, count);
 }

@@ -217,7 +217,7 @@ void traces_find(struct bpf_object *object, int program[TRACE_HOOKS]);
 void traces_open(struct datapath *datapath);
 /* They stand from the start until uninstall: what is missing is attached. */
 void traces_set(struct datapath *datapath);
-/* The link of this name is pinned, with this program. */
+/* The link of this name is pinned, with this program: 0, 1 when it was not before, or a negative errno. */
 int trace_keep(const struct pins *pins, int program, const char *name, struct error *e);
 
 /* ---- the kernel's maps (write.c) ---- */
@@ -254,7 +254,8 @@ uint64_t audit_row(int fd, const void *key, const void *wanted, size_t size);
 void audit_rows(struct datapath *d);
 uint64_t hosts_rows(struct datapath *d);
 uint64_t control_rows(struct datapath *d);
-/* Each entry whose key is not known, or whose known value is not one, goes; how many went. */
+uint64_t listeners_rows(struct datapath *d); /* of ps_listener; none while its thread looks */
+/* Each entry whose key is not known, or whose known value is not one (NULL: all are), goes; how many went. */
 uint64_t audit_strangers(int fd, size_t value_size, const struct map *known, bool (*is)(const void *known_value));
 /* Pins of maps and programs that are gone, or somebody else's, are made anew. */
 void pins_audit(struct datapath *d);

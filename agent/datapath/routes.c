@@ -204,7 +204,7 @@ static int remove_others(const struct wanted_rule *keep, int keep_count, uint32_
 int routes_set(const struct datapath_options *options, bool host, struct routes_made *made, struct error *e)
 {
 	struct wanted_rule rules[RULES_MAX];
-	struct routes_made nobody;
+	struct routes_made nobody = {0};
 	int count = rules_wanted(options, host, rules);
 	made = made ? made : &nobody;
 	*made = (struct routes_made){0};

@@ -235,7 +235,7 @@ static int link_keep(const struct datapath *d, enum socket_hook hook, int cgroup
 static void attach_trace(struct datapath *d, enum socket_hook hook)
 {
 	struct error e = {0};
-	if (trace_keep(&d->pins, d->loaded.socket[hook], hooks[hook].link, &e) == 0)
+	if (trace_keep(&d->pins, d->loaded.socket[hook], hooks[hook].link, &e) >= 0)
 		return;
 	log_warn(ROOM, "threads that serve several clients are not told apart: %s", e.detail);
 	d->loaded.socket[hook] = -1;

@@ -100,13 +100,6 @@ void traces_find(struct bpf_object *object, int program[TRACE_HOOKS])
 
 /* ---- links ---- */
 
-static uint32_t program_id(int fd)
-{
-	struct bpf_prog_info info = {0};
-	uint32_t length = sizeof(info);
-	return bpf_obj_get_info_by_fd(fd, &info, &length) < 0 ? 0 : info.id;
-}
-
 static uint32_t link_program(int fd)
 {
 	struct bpf_link_info info = {0};
@@ -118,25 +111,37 @@ int trace_keep(const struct pins *pins, int program, const char *name, struct er
 {
 	char path[PIN_PATH_MAX];
 	auto_close int there = bpf_obj_get(pins_path(pins, path, "links", name));
-	if (there >= 0 && link_program(there) == program_id(program))
+	if (there >= 0 && link_program(there) == program_number(program))
 		return 0;
 	auto_close int fd = bpf_raw_tracepoint_open(NULL, program);
 	if (fd < 0)
 		return error_system(e, -fd, "%s cannot be attached", name);
-	return pins_replace(pins, fd, "links", name, e);
+	int result = pins_replace(pins, fd, "links", name, e);
+	return result < 0 ? result : 1;
 }
 
-void traces_set(struct datapath *d)
+/* lost: what is not attached once was. */
+static void traces_attach(struct datapath *d, bool lost)
 {
 	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++) {
 		struct error e = {0};
 		char name[64];
 		snprintf(name, sizeof(name), "trace-%s", infos[hook].tracepoint);
-		if (d->loaded.trace[hook] < 0 || trace_keep(&d->pins, d->loaded.trace[hook], name, &e) == 0)
+		int result = d->loaded.trace[hook] < 0 ? 0 : trace_keep(&d->pins, d->loaded.trace[hook], name, &e);
+		if (result > 0 && lost) {
+			log_warn(ROOM, "the link %s had gone: it is back", name);
+			drift_note(d, DRIFT_LINK, 1);
+		}
+		if (result >= 0)
 			continue;
 		log_warn(ROOM, "not known: %s: %s", trace_facts[hook], e.detail);
 		d->loaded.trace[hook] = -1;
 	}
+}
+
+void traces_set(struct datapath *d)
+{
+	traces_attach(d, true);
 }
 
 void traces_open(struct datapath *d)
@@ -144,7 +149,7 @@ void traces_open(struct datapath *d)
 	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++)
 		if (!d->loaded.traces.known[hook])
 			log_warn(ROOM, "not known: %s: this kernel has it not", trace_facts[hook]);
-	traces_set(d);
+	traces_attach(d, false);
 }
 
 /* ---- drops ---- */

@@ -11,10 +11,10 @@ from lab import Lab
 from netns import run
 from objects import intercept, namespace, proxy
 from scenes import IN_B, echoed, enforced, eventually, member, serve
-from test_datapath import BPFTOOL
+from test_datapath import BPFTOOL, Bench
 
 PERIOD = 0.5
-HANDED = [proxy("gw", 15001), intercept("out", {"name": "c"}, [
+HANDED = [proxy("gw", 15001, process={"uid": os.getuid()}), intercept("out", {"name": "c"}, [
     {"name": "web", "action": "Intercept", "proxy": "gw", "to": [{"networks": ["192.0.2.0/24"]}],
      "protocols": [{"tcp": {"destinationPort": {"number": 80}}}]}])]
 
@@ -28,6 +28,8 @@ def shared():
         lab.running = lab.agent(datapath={"auditPeriod": f"{PERIOD}s"})
         items = [namespace("s"), IN_B, *HANDED, *[member(n, p, interface=p.interface) for n, p in lab.pods.items()]]
         lab.running.api.put_state(items)
+        lab.prober.listen(lab.node, 15001, transparent=True)
+        eventually(lambda: dump(lab, "listener"))
         with lab.a.entered():
             lab.client = socket.create_connection((lab.b.ip4, 80))
         assert echoed(lab, lab.client, b"before")
@@ -105,11 +107,11 @@ def other(octets):
 def test_entries_of_maps(node):
     """Of tables with sides, on the live one and the other: hashes, a trie and arrays; and of rows that have none."""
     lab = node
-    names = ("addr4", "addr6", "net4", "peer_row", "cell", "proxy", "iface")
+    names = ("addr4", "addr6", "net4", "peer_row", "cell", "proxy", "iface", "listener")
     before = {name: contents(lab, name) for name in names}
     # The second sides of arrays begin where the first ones end.
     arrays = [(name, used(lab, name, first)) for name, first in (("endpoint", 0), ("endpoint", 16384), ("profile", 16384), ("row", 0))]
-    with Repaired(lab, "map", 15) as repaired:
+    with Repaired(lab, "map", 16) as repaired:
         for entry in dump(lab, "addr4")[:2]:
             write(lab, "addr4", entry["key"])
         changed, deleted = dump(lab, "addr6")[:2]
@@ -123,6 +125,7 @@ def test_entries_of_maps(node):
         for name in ("peer_row", "cell"):
             entry = dump(lab, name)[0]
             write(lab, name, entry["key"], other(entry["value"]))
+        write(lab, "listener", dump(lab, "listener")[0]["key"])
         row = dump(lab, "iface")[0]
         write(lab, "iface", row["key"])
         write(lab, "iface", ["0xff", "0xff", "0", "0"], row["value"])
@@ -149,6 +152,8 @@ def test_hooks(node):
         run(BPFTOOL, "link", "detach", "pinned", link)
     with Repaired(lab, "link"):
         os.unlink(link)
+    with Repaired(lab, "link"):
+        os.unlink(f"{lab.running.pins}/links/trace-kfree_skb")
     on_sockets = [path for path in glob.glob(f"{lab.running.pins}/links/*getsockopt*")]
     assert on_sockets, os.listdir(f"{lab.running.pins}/links")
     with Repaired(lab, "link"):
@@ -188,3 +193,30 @@ def test_pins(node):
     assert connections >= 1
     lab.running.restart()
     assert lab.running.api.metrics()("penstock_connections") >= 1, "a restart finds everything where it was"
+
+
+@pytest.fixture
+def bench():
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_large_tables_a_piece_at_a_time(bench):
+    """Calls get in between two pieces; an entry that is missing is found among thousands."""
+    driver = bench.open()
+    driver("fill", 0, 20000, 7)
+    driver.enforce(1)
+
+    def audit():
+        return {key: float(value) for key, value in (word.split("=") for word in driver("audit").split())}
+    quiet = audit()
+    assert quiet["map"] == quiet["repaired"] == 0
+    assert quiet["pieces"] > 2 * 20000 / 4096
+    path = f"{bench.pins}/maps/ps_addr4"
+    for number in (b"\x0a\x80\x00\x00", b"\x0a\x80\x4e\x1f"):
+        for side in (0, 1):
+            run(BPFTOOL, "map", "delete", "pinned", path, "key", side, 0, 0, 0, *number)
+    found = audit()
+    assert (found["map"], found["repaired"]) == (4, 1)
+    assert audit()["map"] == 4
