@@ -72,7 +72,7 @@ export class Chart {
 		const marks = [up, up / 2, 0, -down].filter((value, at) => at < 3 || value);
 		return marks.map((value) => svg("g", {class: "mark"},
 			svg("line", {x1: LEFT, x2: width - RIGHT, y1: zero - value * scale, y2: zero - value * scale}),
-			svg("text", {x: LEFT - 6, y: zero - value * scale + 3.5}, rate(Math.abs(value)))));
+			svg("text", {x: LEFT - 6, y: zero - value * scale + 3.5}, String(Math.abs(value)))));
 	}
 
 	times(width) {

@@ -22,7 +22,7 @@ export function ruleName(rule) {
 	if (!rule)
 		return "";
 	const policy = rule.namespace ? `${rule.namespace}/${rule.name}` : rule.name;
-	return rule.index < 0 || rule.index === null ? policy : `${policy} ${rule.ruleName || "#" + rule.index}`;
+	return rule.index < 0 || rule.index === null ? policy : rule.ruleName ? `${policy}: ${rule.ruleName}` : `${policy} #${rule.index}`;
 }
 
 function textOf(entry) {

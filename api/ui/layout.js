@@ -2,23 +2,28 @@
 // Where the map's nodes stand: columns from who only begins connections to who only takes them, a lane for each namespace
 // and one for proxies, everything else outside on both sides. No physics: the same traffic gives the same picture.
 
+import {verdictOf} from "./words.js";
+
 const CARD = 30, ROW = 38, PAD = 10, HEAD = 24, NOTE = 20, LANE_GAP = 12;
 const MOST_OUTSIDE = 8, MOST_WORKLOADS = 36, MOST_EDGES = 90;
+const NARROW = 560; // less: two columns, with the outside above and below
 
 // What of the store is drawn: the liveliest edges, with the outside beyond the first few as one node.
-export function choose(store, now) {
-	const edges = [...store.edges.values()].sort((a, b) => b.rate.of(now) - a.rate.of(now) || b.rate.total - a.rate.total);
+export function choose(store, now, width) {
+	const few = width < NARROW ? 4 : MOST_OUTSIDE;
+	const weight = (edge) => edge.rate.total * (verdictOf(edge.verdict).refused ? 5 : 1); // what was refused is what one looks for
+	const edges = [...store.edges.values()].sort((a, b) => weight(b) - weight(a) || (a.key < b.key ? -1 : 1));
 	const counts = {outside: 0, workload: 0};
 	const seen = new Map();
 	for (const edge of edges)
 		for (const node of [edge.from, edge.to]) {
 			if (seen.has(node.id))
 				continue;
-			const most = node.kind === "outside" ? MOST_OUTSIDE : node.kind === "workload" ? MOST_WORKLOADS : Infinity;
+			const most = node.kind === "outside" ? few : node.kind === "workload" ? MOST_WORKLOADS : Infinity;
 			counts[node.kind] = (counts[node.kind] || 0) + 1;
 			seen.set(node.id, counts[node.kind] <= most ? node : null);
 		}
-	const hidden = counts.outside - MOST_OUTSIDE;
+	const hidden = counts.outside - few;
 	const others = {id: "o:*", kind: "others", name: `${hidden} more addresses`, short: `${hidden} more`};
 	const merged = new Map();
 	for (const edge of edges) {
@@ -33,30 +38,60 @@ export function choose(store, now) {
 	return [...merged.values()].slice(0, MOST_EDGES);
 }
 
-function columnOf(node) {
-	if (node.kind === "proxy")
-		return 2;
-	if (node.kind === "workload")
-		return node.begins && node.serves ? 2 : node.begins ? 1 : 3;
-	return node.begins >= node.serves ? 0 : 4;
-}
+const LEFT = -1, RIGHT = 99; // columns of who is no workload and no proxy of this node
 
-function collect(edges) {
+function collect(edges, most) {
 	const nodes = new Map();
-	const take = (node, field) => {
-		const taken = nodes.get(node.id) || {...node, begins: 0, serves: 0, ends: []};
-		taken[field]++;
+	const take = (node) => {
+		const taken = nodes.get(node.id) || {...node, begins: [], serves: [], ends: []};
 		nodes.set(node.id, taken);
 		return taken;
 	};
 	for (const edge of edges) {
-		const from = take(edge.from, "begins"), to = take(edge.to, "serves");
+		const from = take(edge.from), to = take(edge.to);
+		from.begins.push(to);
+		to.serves.push(from);
 		from.ends.push(to);
 		to.ends.push(from);
 	}
+	const inner = [...nodes.values()].filter(isInner).sort((a, b) => inside(a.serves) - inside(b.serves) || (a.id < b.id ? -1 : 1));
+	const state = new Map();
+	inner.forEach((node) => settle(node, state));
 	for (const node of nodes.values())
-		node.column = columnOf(node);
+		node.column = isInner(node) ? Math.min(rank(node, state), most - 1) : node.begins.length >= node.serves.length ? LEFT : RIGHT;
 	return nodes;
+}
+
+function isInner(node) {
+	return node.kind === "workload" || node.kind === "proxy";
+}
+
+function inside(nodes) {
+	return nodes.filter(isInner).length;
+}
+
+// Notes who comes before whom, without the edges that would close a circle.
+function settle(node, state) {
+	if (state.has(node.id))
+		return;
+	const own = {before: [], open: true};
+	state.set(node.id, own);
+	for (const next of node.begins.filter(isInner)) {
+		settle(next, state);
+		if (!state.get(next.id).open)
+			state.get(next.id).before.push(node);
+	}
+	own.open = false;
+}
+
+// The longest way there.
+function rank(node, state) {
+	const own = state.get(node.id);
+	if (own.rank === undefined) {
+		own.rank = 0;
+		own.rank = Math.max(node.kind === "proxy" ? 1 : 0, ...own.before.map((one) => rank(one, state) + 1));
+	}
+	return own.rank;
 }
 
 // Lanes, each with its nodes by column; `silent` are workloads of this node that nobody talks to.
@@ -92,8 +127,7 @@ function laneNodes(lane) {
 	return [...lane.columns.values()].flat();
 }
 
-function placeLanes(lanes, sorted) {
-	let y = PAD;
+function placeLanes(lanes, sorted, y) {
 	for (const lane of lanes) {
 		lane.y = y;
 		const rows = Math.max(0, ...[...lane.columns.values()].map((column) => column.length));
@@ -108,7 +142,7 @@ function placeLanes(lanes, sorted) {
 		}
 		y += lane.height + LANE_GAP;
 	}
-	return y - LANE_GAP + PAD;
+	return lanes.length ? y - LANE_GAP + PAD : y;
 }
 
 // Outside ones stand as near as they can to whom they talk to.
@@ -126,39 +160,65 @@ function placeOutside(nodes, height) {
 	}
 }
 
+// Outside ones of a narrow map stand in a column of their own kind of lane.
+function placeStack(nodes, y) {
+	nodes.sort((a, b) => a.name < b.name ? -1 : 1).forEach((node, at) => {
+		node.y = y + CARD / 2 + at * ROW;
+	});
+	return y + nodes.length * ROW;
+}
+
 function columns(nodes, width) {
-	const used = [...new Set([...nodes.values()].map((node) => node.column))].sort();
-	const number = Math.max(used.length, 1), least = width > 620 ? 64 : 40;
-	const card = Math.min(190, Math.max(104, (width - 4 * PAD - (number - 1) * least) / number));
-	const gap = number > 1 ? Math.max(least, (width - 4 * PAD - number * card) / (number - 1)) : 0;
+	const used = [...new Set([...nodes.values()].map((node) => node.column))].sort((a, b) => a - b);
+	const narrow = width < NARROW, number = Math.max(used.length, 1), least = narrow ? 44 : 76;
+	const room = width - 4 * PAD - (narrow ? 30 : 0); // narrow: for what goes round the side
+	const card = Math.min(200, Math.max(96, (room - (number - 1) * least) / number));
+	const gap = number > 1 ? Math.max(least, (room - number * card) / (number - 1)) : 0;
 	const x = new Map(used.map((column, at) => [column, 2 * PAD + at * (card + gap)]));
-	return {card, x, width: Math.max(width, 4 * PAD + number * card + (number - 1) * gap)};
+	return {card, x, used, width: Math.max(width, 4 * PAD + number * card + (number - 1) * gap)};
+}
+
+function place(nodes, lanes, narrow) {
+	const outer = (column) => [...nodes.values()].filter((node) => node.outer === column);
+	if (narrow) {
+		const top = placeStack(outer(LEFT), PAD);
+		placeLanes(lanes, () => 0, top);
+		return placeStack(outer(RIGHT), placeLanes(lanes, mean, top)) + PAD;
+	}
+	placeLanes(lanes, () => 0, PAD);
+	const height = placeLanes(lanes, mean, PAD);
+	placeOutside(outer(LEFT), height);
+	placeOutside(outer(RIGHT), height);
+	return height;
 }
 
 export function arrange(edges, workloads, width) {
-	const nodes = collect(edges), lanes = lanesOf(nodes, workloads);
+	const narrow = width < NARROW;
+	const nodes = collect(edges, width > 900 ? 4 : narrow ? 2 : 3), lanes = lanesOf(nodes, workloads);
+	for (const node of nodes.values()) {
+		node.outer = isInner(node) ? 0 : node.column;
+		if (narrow && node.outer)
+			node.column = node.outer === LEFT ? 0 : 1;
+	}
 	const grid = columns(nodes, width);
-	placeLanes(lanes, () => 0);
-	let height = placeLanes(lanes, mean);
-	for (const column of [0, 4])
-		placeOutside([...nodes.values()].filter((node) => node.column === column && !["workload", "proxy"].includes(node.kind)), height);
+	let height = place(nodes, lanes, narrow);
 	for (const node of nodes.values()) {
 		node.x = grid.x.get(node.column);
 		node.width = grid.card;
 		height = Math.max(height, node.y + CARD / 2 + PAD);
 	}
-	const inner = [...grid.x].filter(([column]) => column > 0 && column < 4).map(([, x]) => x);
+	const inner = [...grid.x].filter(([column]) => column !== LEFT && column !== RIGHT).map(([, x]) => x);
 	for (const lane of lanes) {
 		const own = lane.key === "~" ? laneNodes(lane).map((node) => node.x) : inner;
 		lane.x = (own.length ? Math.min(...own) : 2 * PAD) - PAD;
 		lane.width = own.length ? Math.max(...own) - Math.min(...own) + grid.card + 2 * PAD : grid.width - 2 * PAD;
 	}
-	return {nodes, lanes, edges: route(edges, nodes), width: grid.width, height};
+	return {nodes, lanes, edges: route(edges, nodes, grid), width: grid.width, height};
 }
 
-// ---- edges: from the right of a card to the left of one that stands further right; round the side otherwise ----
+// ---- edges: from the right of a card to the left of one that stands further right, between the cards on the way ----
 
-function route(edges, nodes) {
+function route(edges, nodes, grid) {
 	const sides = new Map();
 	const attach = (node, side, edge, end) => {
 		const key = node.id + side;
@@ -179,7 +239,8 @@ function route(edges, nodes) {
 			edge[end] = node.y + (at - (list.length - 1) / 2) * step;
 		});
 	}
-	made.forEach(curve);
+	const gaps = new Map();
+	made.forEach((edge) => curve(edge, between(edge, nodes, grid, gaps)));
 	return made;
 }
 
@@ -187,20 +248,49 @@ function other({edge, end}) {
 	return end === "a" ? edge.to : edge.from;
 }
 
-function curve(edge) {
+// Where the edge passes the columns on its way: [x, y] of where it comes to the column and of where it leaves it.
+function between(edge, nodes, grid, gaps) {
+	const [low, high] = [edge.from.column, edge.to.column].sort((a, b) => a - b);
+	const passed = grid.used.filter((column) => column > low && column < high);
+	if (edge.way < 0)
+		passed.reverse();
+	return passed.flatMap((column, at) => {
+		let y = edge.a + (edge.b - edge.a) * (at + 1) / (passed.length + 1);
+		const card = [...nodes.values()].find((node) => node.column === column && Math.abs(node.y - y) < ROW / 2);
+		if (card) {
+			y = card.y + (y < card.y ? -ROW / 2 : ROW / 2);
+			const key = `${column} ${y}`, number = gaps.get(key) || 0;
+			gaps.set(key, number + 1);
+			y += [0, 2.5, -2.5][number % 3];
+		}
+		const x = grid.x.get(column);
+		return edge.way > 0 ? [[x, y], [x + grid.card, y]] : [[x + grid.card, y], [x, y]];
+	});
+}
+
+function curve(edge, passed) {
 	const {from, to, way, a, b} = edge;
 	const x1 = way < 0 ? from.x : from.x + from.width;
 	const x2 = (way > 0 ? to.x : to.x + to.width) + (way > 0 ? -5 : 5); // room for the arrow's head
-	const bend = way ? Math.max(24, Math.abs(x2 - x1) * 0.45) : 26 + Math.min(30, Math.abs(b - a) * 0.2);
-	const c1 = x1 + (way < 0 ? -bend : bend), c2 = x2 + (way > 0 ? -bend : bend);
-	edge.points = [[x1, a], [c1, a], [c2, b], [x2, b]];
-	edge.path = `M${x1} ${a}C${c1} ${a} ${c2} ${b} ${x2} ${b}`;
+	const points = [[x1, a], ...passed, [x2, b]];
+	edge.pieces = points.slice(1).map(([x, y], at) => {
+		const [x0, y0] = points[at];
+		const bend = way ? Math.max(y === y0 ? 0 : 18, Math.abs(x - x0) * 0.45) * way : 26 + Math.min(30, Math.abs(b - a) * 0.2);
+		return [[x0, y0], [x0 + bend, y0], [way ? x - bend : x + bend, y], [x, y]];
+	});
+	const long = edge.pieces.map(([p, , , q]) => Math.hypot(p[0] - q[0], p[1] - q[1]) + 1), all = long.reduce((sum, one) => sum + one, 0);
+	edge.shares = long.map((one) => one / all);
+	edge.path = `M${x1} ${a}` + edge.pieces.map(([, c, d, q]) => `C${c} ${d} ${q}`).join("");
 }
 
 // A point of the curve, t from 0 to 1.
 export function pointAt(edge, t) {
-	const u = 1 - t, weights = [u * u * u, 3 * u * u * t, 3 * u * t * t, t * t * t];
-	return [0, 1].map((axis) => edge.points.reduce((sum, point, at) => sum + weights[at] * point[axis], 0));
+	let at = 0;
+	while (at < edge.shares.length - 1 && t > edge.shares[at])
+		t -= edge.shares[at++];
+	const part = Math.min(1, t / edge.shares[at]), u = 1 - part;
+	const weights = [u * u * u, 3 * u * u * part, 3 * u * part * part, part * part * part];
+	return [0, 1].map((axis) => edge.pieces[at].reduce((sum, point, number) => sum + weights[number] * point[axis], 0));
 }
 
 // A place for each label where it covers neither a card nor another label; labels that find none are left out.

@@ -76,7 +76,6 @@ function numbers(status, now) {
 		["intercepted", rate(store.intercepted.of(now)), "/s", "handed to a proxy"],
 		["refused", rate(refused), "/s", "dropped or rejected", refused >= 0.05 ? "warn" : ""],
 		["workloads", count(of("attached")), "", pending ? `… ${pending} pending` : "attached", pending ? "warn" : ""],
-		["policies", known.objects === null ? "…" : count(known.objects), "", `revision ${status.revision}`],
 		["proxies", `${status.proxies.length - down}`, status.proxies.length ? `of ${status.proxies.length} up` : "", down ? `▼ ${down} down` : status.proxies.length ? "all up" : "none wanted", down ? "bad" : ""],
 	]);
 }

@@ -51,7 +51,7 @@ export class FlowMap {
 		const arrows = Object.keys({Forwarded: 1, Intercepted: 1, Audited: 1, Dropped: 1, Rejected: 1}).map((name) =>
 			svg("marker", {id: "head-" + name, viewBox: "0 0 8 8", refX: 3, refY: 4, markerWidth: 7, markerHeight: 7,
 				markerUnits: "userSpaceOnUse", orient: "auto"}, svg("path", {class: "head " + name, d: "M0 0l8 4-8 4 2-4z"})));
-		this.layers = Object.fromEntries(["lanes", "edges", "pulses", "nodes", "labels"].map((name) => [name, svg("g", {class: name})]));
+		this.layers = Object.fromEntries(["lanes", "edges", "notes", "pulses", "nodes", "labels"].map((name) => [name, svg("g", {class: name})]));
 		this.element.append(svg("defs", null, arrows), ...Object.values(this.layers));
 	}
 
@@ -59,7 +59,7 @@ export class FlowMap {
 		const style = getComputedStyle(this.element), family = style.fontFamily;
 		this.fonts = {name: `12px ${family}`, note: `11px ${family}`, label: `600 10px ${family}`};
 		const width = Math.max(this.scroll.clientWidth, 300);
-		const plan = arrange(choose(store, now), workloads, Math.floor(width));
+		const plan = arrange(choose(store, now, width), workloads, Math.floor(width));
 		this.plan = plan;
 		this.element.setAttribute("width", plan.width);
 		this.element.setAttribute("height", plan.height);
@@ -137,9 +137,9 @@ export class FlowMap {
 	// ---- drawing ----
 
 	lane(lane) {
-		const group = this.keep("lanes", "lane " + lane.key, () => svg("g", {class: "lane"},
-			svg("rect", {rx: 10}), svg("text", {class: "title"}), svg("text", {class: "note"})));
-		const [box, title, note] = group.children, inner = lane.width - 24;
+		const box = this.keep("lanes", "lane " + lane.key, () => svg("rect", {class: "lane", rx: 10}));
+		const words = this.keep("notes", "note " + lane.key, () => svg("g", {class: "lane"}, svg("text", {class: "title"}), svg("text", {class: "note"})));
+		const [title, note] = words.children, inner = lane.width - 24;
 		this.set(box, {x: lane.x, y: lane.y, width: lane.width, height: lane.height});
 		this.set(title, {x: lane.x + 12, y: lane.y + 16});
 		this.text(title, fit(lane.title, inner, this.fonts.note));

@@ -134,11 +134,11 @@ export class Policies {
 		const title = html("th", {scope: "rowgroup", rowspan: Math.max(1, group.rules.length)},
 			html("span", {class: "name"}, group.namespace ? `${group.namespace}/${group.name}` : group.name), " ",
 			html("span", {class: "kind"}, group.kind, group.tier ? ` · ${group.tier} ${group.priority ?? ""}` : group.kind === "InterceptPolicy" ? ` · ${group.priority ?? ""}` : ""),
-			group.audit ? html("span", {class: "badge", title: "counted and shown, not enforced"}, "? audit") : null);
+			group.audit ? " " : null, group.audit ? html("span", {class: "badge", title: "counted and shown, not enforced"}, "? audit") : null);
 		if (!group.rules.length)
-			return html("tr", {class: "idle"}, title, html("td", {colspan: 4}, "selects no workload of this node"));
+			return html("tr", {class: "idle"}, title, html("td", {colspan: 3}, "selects no workload of this node"));
 		return group.rules.map((rule, at) => html("tr", {class: rule.value ? "" : "idle", "data-policy": group.name, "data-rule": rule.labels.rule},
-			at ? null : title, html("td", null, rule.labels.direction), html("td", null, /^\d+$/.test(rule.labels.rule) ? "#" + rule.labels.rule : rule.labels.rule),
+			at ? null : title, html("td", null, rule.labels.direction, " ", html("span", {class: "rule"}, /^\d+$/.test(rule.labels.rule) ? "#" + rule.labels.rule : rule.labels.rule)),
 			html("td", {class: "number hits"}, rule.value ? count(rule.value) : "no hit"),
 			html("td", {class: "number"}, rule.rate ? rate(rule.rate) : "")));
 	}
@@ -150,7 +150,7 @@ export class Policies {
 		const shown = only ? groups.filter((group) => group.rules.every((rule) => !rule.value)) : groups;
 		const idle = groups.filter((group) => group.rules.every((rule) => !rule.value)).length;
 		byId("policies-hint").textContent = groups.length ? `${plural(groups.length, "policy", "policies")}, ${idle} without hits` : "";
-		byId("policies-table").hidden = !shown.length;
+		byId("policies-scroll").hidden = !shown.length;
 		byId("policies-empty").hidden = shown.length > 0;
 		show(byId("policies-rows"), shown.map((group) => this.rows(group)));
 		if (!shown.length)

@@ -16,7 +16,7 @@ function end(node, ip, port) {
 function why(record) {
 	const rule = ruleName(record.rule), kind = record.rule ? record.rule.kind : "";
 	const text = {
-		Policy: rule, Isolated: rule && `isolated by ${rule}`, Intercept: `${rule} to ${record.proxy}`,
+		Policy: rule, Isolated: rule && `isolated by ${rule}`, Intercept: `${rule} → ${record.proxy}`,
 		NoListener: `nobody listens for ${record.proxy || "the proxy"}`, Default: "no policy about it", Node: "the node itself",
 	}[record.reason] || [record.reason, rule].filter(Boolean).join(": ");
 	return html("span", {title: kind ? `${kind} ${rule}, ${record.direction}` : record.reason}, text);
@@ -158,9 +158,9 @@ export class FlowTable {
 		const found = input.value ? store.entries.filter(this.accepts).length : kept;
 		const lost = store.lost ? `, ${plural(store.lost, "record", "records")} overwritten unread` : "";
 		byId("flows-hint").textContent = kept ? `${input.value ? `${found} of ` : ""}${plural(kept, "connection", "connections")} kept here${lost}` : "";
-		const empty = byId("flows-empty"), table = byId("flows-table");
+		const empty = byId("flows-empty");
 		empty.hidden = found > 0;
-		table.hidden = found === 0;
+		byId("flows-scroll").hidden = found === 0;
 		if (!found)
 			show(empty, kept ? hint("No connection fits this filter. Esc clears it.") :
 				hint("No connection has been seen yet. As soon as a workload of this node opens one, it stands here.", "penstock flows --follow"));

@@ -74,11 +74,11 @@ class Browser:
         if page:
             page.event(message["method"], message["params"])
 
-    def page(self, url, **options):
+    def page(self, url, *size, **options):
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session, target)
-        page.open(url, **options)
+        page.open(url, *size, **options)
         return page
 
     def close(self):
@@ -122,6 +122,7 @@ class Page:
         self.size(width, height)
         self.media(dark, still)
         self.call("Page.navigate", url=url)
+        self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def size(self, width, height):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -162,12 +163,16 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path, whole=True):
+        """whole: the window is made as high as the page. What moves has come to rest."""
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(
-            {"clip": {"x": 0, "y": 0, "width": self.value("innerWidth"),
-                      "height": self.value("document.documentElement.scrollHeight"), "scale": 1}} if whole else {}))
+        width, height = self.value("[innerWidth, innerHeight]")
+        if whole:
+            self.size(width, max(height, self.value("document.documentElement.scrollHeight")))
+        self.value("new Promise((done) => setTimeout(done, 450))")
+        shot = self.call("Page.captureScreenshot", format="png")
         with open(path, "wb") as file:
             file.write(base64.b64decode(shot["data"]))
+        self.size(width, height)
 
     def close(self):
         self.browser.call("Target.closeTarget", targetId=self.target)
