@@ -135,7 +135,7 @@ void cli_print(const json_t *json, enum output output)
 	if (output == OUTPUT_YAML) {
 		json_to_yaml(json, &text);
 	} else {
-		auto_free char *dump = json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY);
+		auto_free char *dump = json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
 		buffer_printf(&text, "%s\n", dump);
 	}
 	fputs(text.data, stdout);

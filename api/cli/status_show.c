@@ -120,6 +120,24 @@ static void line_maps(struct table *table, const json_t *maps)
 	line(table, "Maps", most >= NEARLY_FULL ? STYLE_RED : STYLE_PLAIN, &value);
 }
 
+/* What the agent looked at (penstock doctor). */
+static void line_checks(struct table *table, const json_t *checks)
+{
+	struct buffer value = {0};
+	size_t all = json_array_size(checks), well = count_of(checks, "level", "ok");
+	size_t warnings = count_of(checks, "level", "warning"), bad = all - well - warnings;
+	if (!all)
+		return;
+	buffer_printf(&value, "%zu well", well);
+	if (warnings)
+		buffer_printf(&value, ", %zu warning%s", warnings, warnings == 1 ? "" : "s");
+	if (bad)
+		buffer_printf(&value, ", %zu not well", bad);
+	if (well < all)
+		buffer_puts(&value, ": penstock doctor says which");
+	line(table, "Checks", bad ? STYLE_RED : warnings ? STYLE_YELLOW : STYLE_PLAIN, &value);
+}
+
 static void lines_trouble(struct table *table, const json_t *status)
 {
 	const json_t *error = json_object_get(status, "lastError");
@@ -351,7 +369,7 @@ static bool section_wanted(const struct section *section, const json_t *array, b
 static bool known(const char *member)
 {
 	static const char *const told[] = {"node", "ready", "notReadyBecause", "revision", "epoch", "version", "kernel",
-		"engine", "originalDestination", "lastError", NULL};
+		"engine", "originalDestination", "checks", "lastError", NULL};
 	for (size_t at = 0; at < SECTIONS; at++)
 		if (strcmp(sections[at].member, member) == 0)
 			return true;
@@ -383,7 +401,10 @@ static void lines_unknown(struct table *table, const json_t *status)
 		if (known(member))
 			continue;
 		title_of(member, &title);
-		value_text(value, &text);
+		if (json_is_object(json_array_get(value, 0)))
+			buffer_printf(&text, "%zu, with -o json or yaml", json_array_size(value));
+		else
+			value_text(value, &text);
 		line(table, title.data, STYLE_PLAIN, &text);
 		buffer_free(&title);
 	}
@@ -399,6 +420,7 @@ void status_show(const json_t *status, bool wide, bool colours, struct buffer *o
 	lines_engine(&table, status);
 	line_workloads(&table, json_object_get(status, "workloads"));
 	line_maps(&table, json_object_get(status, "maps"));
+	line_checks(&table, json_object_get(status, "checks"));
 	lines_trouble(&table, status);
 	lines_unknown(&table, status);
 	table_render(&table, "", out);

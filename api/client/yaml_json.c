@@ -490,7 +490,7 @@ static void emit_value(yaml_emitter_t *emitter, const json_t *json)
 	} else if (json_is_string(json)) {
 		emit_string(emitter, json_string_value(json), json_string_length(json));
 	} else {
-		auto_free char *text = json_dumps(json, JSON_ENCODE_ANY);
+		auto_free char *text = json_dumps(json, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
 		emit_scalar(emitter, text, strlen(text), YAML_PLAIN_SCALAR_STYLE);
 	}
 }

@@ -14,6 +14,9 @@ import yaml
 
 from feeds import CUT, END, Agent, flow, rule, when
 from lab import BUILD, REPOSITORY
+from objects import allow_from, namespace
+from steering import World
+from talk import Client
 from terminal import Terminal, stopped
 
 OK, REFUSED, USAGE, UNREACHABLE = range(4)
@@ -125,7 +128,8 @@ def test_wide_says_more(agent):
 
 
 def test_json_and_yaml_are_the_answer(agent):
-    agent.items["/v1/flows"] = [flow(rule=WEB), flow("Closed", packets=3)]
+    agent.items["/v1/flows"] = [flow(rule=WEB), flow("Closed", packets=3, handshakeSeconds=0.0004)]
+    assert "0.0004\n" in penstock(agent, "flows", "-o", "yaml").stdout, "as it was, not 0.00040000000000000002"
     assert json.loads(penstock(agent, "flows", "-o", "json").stdout) == {"items": agent.items["/v1/flows"]}
     assert yaml.safe_load(penstock(agent, "flows", "-o", "yaml").stdout) == {"items": agent.items["/v1/flows"]}
 
@@ -211,14 +215,16 @@ def test_status_in_words(agent):
     assert [line.split() for line in text.splitlines() if "ai-gateway" in line][:2] == [
         ["ai-gateway", "up", "15001", "TCP", "TCP/IPv4", "Deny"],
         ["ai-gateway", "TCP", "127.0.0.1:15001", "Adopted", "4242", "1337", "/usr/sbin/haproxy", "-"]]
-    agent.status.update(ready=False, notReadyBecause="no space", someThingNew=[1, 2],
+    agent.status["checks"] = [{"name": "a", "level": level, "what": "", "mend": ""} for level in
+                              ("ok", "ok", "warning", "bad")]
+    agent.status.update(ready=False, things=[{"a": 1}], notReadyBecause="no space", someThingNew=[1, 2],
                         lastError={"time": "2026-11-23T10:00:00Z", "detail": "full"})
     agent.status["engine"]["table"] = {"stands": False, "reason": "no nftables"}
     agent.status["engine"]["tried"][1].update(passed=False, detail="lost at PREROUTING")
     agent.status["quarantined"] = [{"kind": "Pod", "namespace": "shop", "name": "bad", "owner": "x",
                                     "errors": [{"pointer": "/spec/x", "detail": "is wrong"}]}]
     text = penstock(agent, "status").stdout
-    for word in ("not ready: no space", "Some thing new:", " 1,2\n", "Z: full\n", "is not there: no nftables",
+    for word in ("not ready: no space", "Some thing new:", " 1,2\n", "2 well, 1 warning, 1 not well: penstock doctor", "1, with -o json", "Z: full\n", "is not there: no nftables",
                  "lost at PREROUTING", "/spec/x: is wrong", "shop/bad"):
         assert word in text, f"{word} is not in\n{text}"
     assert "ps_conn4   12        524288     0 %" in penstock(agent, "status", "-o", "wide").stdout
@@ -463,3 +469,40 @@ def test_top_outlives_the_agent(busy):
         terminal.until(lambda: "cannot reach the agent" not in terminal.text())
         terminal.press("q")
         assert terminal.wait() == OK
+
+
+# ---- a real agent ----
+
+def test_real_traffic():
+    with World("a", "b", "c") as world:
+        world.put(namespace("s"), allow_from("s", "b-in", {"name": "b"}, [{"podSelector": {"matchLabels": {"name": "a"}}}],
+                                             [{"protocol": "TCP", "port": 80}]))
+        agent = world.running
+        agent.path = agent.socket
+        with Following(agent, "flows", "-f", "--protocol", "tcp") as following, \
+                Client(world.a, world.b.ip4, 80) as client:
+            client.hello()
+            assert following.line().startswith("TIME")
+            assert following.line().split()[1:] == ["Opened", "Forwarded", "s/a", "→", "s/b:80", "TCP",
+                                                    "NetworkPolicy", "s/b-in", "Ingress[0]"]
+            with pytest.raises(OSError):
+                Client(world.c, world.b.ip6, timeout=0.1)
+            assert following.line().split()[1:] == ["Refused", "Dropped", "s/c", "→", "s/b:80", "TCP",
+                                                    "NetworkPolicy", "s/b-in", "isolates"]
+            rows = penstock(agent, "connections", "--workload", "s/a", "--ip", world.b.ip4).stdout.splitlines()
+            assert [row.split()[:5] for row in rows[1:]] == [["Forwarded", "s/a", "→", "s/b:80", "TCP"]]
+            rows = penstock(agent, "flows", "--verdict", "dropped", "--tail", "1").stdout.splitlines()
+            assert len(rows) == 2 and rows[1].split()[3:6] == ["s/c", "→", "s/b:80"]
+            assert penstock(agent, "flows", "--workload", "s/nobody").stderr == "No flows.\n"
+            text = penstock(agent, "top", "--once", "--interval", "0.2", COLUMNS="160").stdout
+            assert numbers(text, "Connections").split()[1] == "1"
+            assert "NetworkPolicy s/b-in Ingress 0" in text and "NetworkPolicy s/b-in Ingress isolation" in text
+            assert [line[82:].split()[0] for line in text.splitlines() if line.endswith(" s/a")] == ["1"]
+            with Terminal([PENSTOCK, "top", "--interval", "0.2"], environment=environment(agent)) as terminal:
+                terminal.until(lambda: "isolation" in terminal.text() or "Ingress" in terminal.text())
+                agent.stop()
+                code, _, err = following.end()
+                assert code == UNREACHABLE and "the agent at" in err
+                terminal.until(lambda: "cannot reach the agent" in terminal.text())
+                terminal.press("q")
+                assert terminal.wait() == OK
