@@ -170,7 +170,7 @@ demo: ## the main job, on real packets, in namespaces; GATEWAY=haproxy for anoth
 	@$(MAKE) $(SUB) all
 	@deploy/demo/demo.sh
 
-bench: ## figures beside the incumbents', as a table and build/bench.json
+bench: ## figures beside the incumbents', as a table, build/bench.json and build/bench-*.svg
 	@$(MAKE) $(SUB) $(B)/.setup-bench
 	@$(MAKE) $(SUB) all $(B)/tests/bench/generator.bpf.o $(B)/tools/tcp_load $(B)/tools/udp_sink
 	@PENSTOCK_BUILD=$(B) $(PYTHON) tests/bench/run.py
