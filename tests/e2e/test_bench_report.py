@@ -8,7 +8,7 @@ import pytest
 
 from lab import REPOSITORY
 
-sys.path.append(os.path.join(REPOSITORY, "tests/bench"))
+sys.path.insert(0, os.path.join(REPOSITORY, "tests/bench"))
 import markdown  # noqa: E402
 import plot  # noqa: E402
 import report  # noqa: E402
