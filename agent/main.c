@@ -116,6 +116,7 @@ static void agent_reload(void *context)
 	fresh->log.level = agent->config->log.level;
 	fresh->log.format = agent->config->log.format;
 	engine_reload(agent, fresh);
+	datapath_look(agent->datapath);
 	auto_free char *before = config_print(agent->config), *after = config_print(fresh);
 	log_info("config", "SIGHUP: read %s%s", agent->config_file,
 		strcmp(before, after) ? "; what changed besides log and engine needs a restart" : "");

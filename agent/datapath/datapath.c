@@ -5,6 +5,7 @@
 #include <string.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
+#include "agent/datapath/doctor.h"
 #include "agent/datapath/private.h"
 
 static void copy_options(struct datapath *d, const struct datapath_options *options)
@@ -64,6 +65,8 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 		result = engine_open(d, flags & PS_CONTROL_TPROXY, e);
 	if (result == 0)
 		result = listeners_open(d, e);
+	if (result == 0)
+		result = doctor_open(d, e);
 	return result;
 }
 
@@ -96,6 +99,7 @@ void datapath_close(struct datapath *datapath)
 {
 	if (!datapath)
 		return;
+	doctor_close(datapath);
 	listeners_close(datapath);
 	events_close(datapath);
 	interfaces_clear(datapath);

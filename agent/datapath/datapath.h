@@ -248,6 +248,20 @@ struct map_fill {
 };
 bool datapath_fill_next(const struct datapath *datapath, size_t *at, struct map_fill *ret);
 
+/* ---- what hinders on this node (doctor.c) ---- */
+
+enum finding_level { FINDING_OK, FINDING_WARNING, FINDING_BAD };
+struct finding {
+	enum finding_level level;
+	char name[32];  /* what it is about: kernel, settings, rules, marks … */
+	char what[320]; /* one sentence, as are the next */
+	char mend[320]; /* how; "" when nothing is to be mended */
+};
+/* What a thread found that looks every few seconds; news come by datapath_listeners_fd. A copy, the caller frees; how
+ * many. Applying thread. */
+size_t datapath_findings(struct datapath *datapath, struct finding **ret);
+void datapath_look(struct datapath *datapath); /* that thread does, now */
+
 /* ---- uninstall ---- */
 
 /* Removes every program, link, map, filter, rule, route, nftables table and pin of this pin directory and network

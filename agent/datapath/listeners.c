@@ -732,6 +732,11 @@ void listeners_close(struct datapath *d)
 
 /* ---- for others ---- */
 
+void listeners_news(struct datapath *d)
+{
+	eventfd_write(d->listeners->event, 1);
+}
+
 void listeners_again(struct datapath *d)
 {
 	struct listeners *ls = d->listeners;

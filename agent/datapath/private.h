@@ -11,6 +11,7 @@
 #include "agent/datapath/discover.h"
 
 struct events;
+struct doctor;
 struct listeners;
 struct mnl_socket;
 
@@ -487,6 +488,7 @@ struct datapath {
 	uint32_t round;
 
 	struct listeners *listeners;
+	struct doctor *doctor;
 	struct events *events;
 	struct audit audit;
 	_Atomic uint64_t repairs[DRIFT_COUNT];
@@ -555,6 +557,8 @@ int listeners_open(struct datapath *d, struct error *e);
 void listeners_close(struct datapath *d);
 /* Looks now, if it was ever told whom to look for. */
 void listeners_again(struct datapath *d);
+/* Something else that the status tells has changed: its reader is woken. Any thread, while they are open. */
+void listeners_news(struct datapath *d);
 
 /* ---- who is never intercepted (exempt.c) ---- */
 
