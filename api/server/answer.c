@@ -8,6 +8,7 @@
 #include "agent/base/gzip.h"
 #include "agent/base/mem.h"
 #include "api/server/follow.h"
+#include "api/server/refusal.h"
 #include "api/server/state.h"
 #include "api/server/ui.h"
 
@@ -186,6 +187,8 @@ static void headers_add(struct MHD_Response *response, const struct answer *answ
 		MHD_add_response_header(response, "Allow", answer->allow);
 	if (answer->accept_encoding)
 		MHD_add_response_header(response, "Accept-Encoding", answer->accept_encoding);
+	if (answer->close)
+		MHD_add_response_header(response, "Connection", "close");
 	if (answer->retry_after) {
 		snprintf(number, sizeof(number), "%u", answer->retry_after);
 		MHD_add_response_header(response, "Retry-After", number);
@@ -210,7 +213,7 @@ enum MHD_Result answer_queue(struct request *request)
 	request->queued = true;
 	connection_deadline(&request->server->connections, request->connection, clock_now(),
 		request->followed ? 0 : CONNECTION_GRACE_SECONDS, answer->text.length);
-	enum MHD_Result result = MHD_queue_response(request->http, (unsigned)answer->status, response);
+	enum MHD_Result result = response_queue(request->http, (unsigned)answer->status, response);
 	MHD_destroy_response(response);
 	return result;
 }

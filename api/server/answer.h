@@ -26,6 +26,7 @@ struct answer {
 	const char *location;
 	const char *accept_encoding;
 	unsigned retry_after; /* seconds */
+	bool close;           /* at once: where the next request begins cannot be known */
 };
 
 struct answer *answer_new(int status, const char *content_type);

@@ -39,9 +39,12 @@ static const struct {
 	{409, "conflict", "It conflicts with another owner or a newer term"},
 	{412, "precondition-failed", "A condition of the request does not hold"},
 	{413, "too-large", "The body or an object in it is too large"},
+	{414, "too-long", "The path or the query is too long"},
 	{415, "unsupported-media-type", "The body is in a format that is not taken here"},
 	{422, "invalid", "The request is understood, but cannot be enforced"},
 	{429, "too-many", "There are too many at once"}, {503, "busy", "Not now"}, {507, "no-space", "It does not fit"},
+	{431, "headers-too-large", "The headers are too large"},
+	{505, "http-version", "This version of HTTP is not spoken here"},
 	{500, "internal", "The agent or the system failed"}, /* last: for every other status */
 };
 #define PROBLEM_COUNT (sizeof(problems) / sizeof(problems[0]))

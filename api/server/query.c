@@ -243,7 +243,8 @@ static bool media_type_is(const char *header, const char *wanted)
 }
 
 /* What stands twice has no meaning: which of two lengths, two terms is it? Lists of entity tags may come in pieces. */
-static const char *const single_headers[] = {"Content-Length", "Content-Type", "Content-Encoding", "Penstock-Term"};
+static const char *const single_headers[] = {
+	"Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Penstock-Term"};
 #define SINGLE_COUNT (sizeof(single_headers) / sizeof(single_headers[0]))
 
 struct header_walk {
@@ -281,6 +282,32 @@ static int content_type_read(struct request *request, bool takes_ndjson)
 		return 0;
 	return problem_answer(
 		request, 415, "the Content-Type must be application/json%s", takes_ndjson ? " or application/x-ndjson" : "");
+}
+
+static enum MHD_Result header_named(void *context, enum MHD_ValueKind type, const char *name, const char *value)
+{
+	(void)type;
+	(void)value;
+	*(bool *)context = name[strcspn(name, " \t")];
+	return *(bool *)context ? MHD_NO : MHD_YES;
+}
+
+int framing_read(struct request *request)
+{
+	const char *coding = header_get(request, "Transfer-Encoding"), *wrong = NULL;
+	bool spaced = false;
+	MHD_get_connection_values(request->http, MHD_HEADER_KIND, header_named, &spaced);
+	if (spaced)
+		wrong = "there is a space in a header's name";
+	else if (coding && strcasecmp(coding, "chunked"))
+		wrong = "the Transfer-Encoding must be chunked or absent";
+	else if (coding && header_get(request, "Content-Length"))
+		wrong = "Content-Length and Transfer-Encoding exclude each other";
+	if (!wrong)
+		return 0;
+	problem_answer(request, 400, "%s", wrong);
+	request->answer->close = true;
+	return -EINVAL;
 }
 
 int body_headers_read(struct request *request, bool takes_body, bool takes_ndjson)

@@ -82,6 +82,8 @@ struct request {
 /* ---- query.c: each returns 0 or sets the answer to a problem that names the parameter or header, and -EINVAL ---- */
 int parameters_read(struct request *request, unsigned allowed);
 void parameters_clear(struct parameters *parameters);
+/* How long the body is must be beyond doubt: what two readers understand differently hides a request in another. */
+int framing_read(struct request *request);
 int body_headers_read(struct request *request, bool takes_body, bool takes_ndjson);
 /* A percent-encoded text; NULL when it is malformed, holds a NUL or is not UTF-8. The caller frees. */
 char *percent_decode(const char *text, size_t length);

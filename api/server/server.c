@@ -79,7 +79,8 @@ static void request_free(struct request *request)
 static void request_check(struct request *request, const char *path, const struct listener *listener)
 {
 	const char *length = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Content-Length");
-	if (route_find(request, path, listener->public) < 0)
+	int result = route_find(request, path, listener->public);
+	if (framing_read(request) < 0 || result < 0)
 		return;
 	if (listener->public && ui_route(request->route) && ui_check(request, listener->loopback) < 0)
 		return;
@@ -96,8 +97,9 @@ static void request_check(struct request *request, const char *path, const struc
 static bool request_answered_early(struct request *request)
 {
 	const char *length = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Content-Length");
-	return request->answer && (MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Expect") ||
-								  (length && strtoull(length, NULL, 10) > request->receive_max));
+	return request->answer &&
+		   (request->answer->close || MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Expect") ||
+			   (length && strtoull(length, NULL, 10) > request->receive_max));
 }
 
 static enum MHD_Result on_request(void *context, struct MHD_Connection *http, const char *url, const char *method,
