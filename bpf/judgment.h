@@ -285,8 +285,11 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 	if (w->known & WORK_QUIET)
 		conn.service |= PS_CONN_QUIET | PS_CONN_TOLD;
 	else if (p->protocol != IPPROTO_TCP) {
-		conn.service |= PS_CONN_TOLD;
-		p->told |= PACKET_OPENED;
+		/* What the last hook has to judge is told there. */
+		if (!from || !w->destination.local || w->code != PS_VERDICT_FORWARDED) {
+			conn.service |= PS_CONN_TOLD;
+			p->told |= PACKET_OPENED;
+		}
 	} else if (p->traits & PACKET_STARTS) {
 		account_stat(PS_STAT_BEGUN);
 	}

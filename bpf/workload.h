@@ -69,6 +69,10 @@ static __always_inline int work_known(
 	} else if (translated_late()) {
 		translated_learn(skb, w);
 	}
+	if (!from && !reply && w->packet.protocol != IPPROTO_TCP && !(conn->service & PS_CONN_TOLD)) {
+		conn->service |= PS_CONN_TOLD;
+		w->packet.told |= PACKET_OPENED;
+	}
 	conn_count(conn, reply, from, w->packet.bytes, w->now);
 	if (!conn_advance(&w->packet, conn, live, reply, w->now) && w->code == PS_VERDICT_FORWARDED)
 		w->reason = PS_REASON_TABLE_FULL;
