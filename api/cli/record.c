@@ -198,6 +198,8 @@ static void why_put(const json_t *record, void (*put)(const json_t *rule, struct
 	const json_t *rule = json_object_get(record, "rule");
 	const char *reason = text_of(record, "reason");
 	size_t at = 0;
+	if (json_is_true(json_object_get(record, "onward"))) /* its addresses may be the client's own */
+		reason = "onward, for the client";
 	while (said[at] && strcmp(said[at], reason) != 0)
 		at++;
 	if (!json_is_object(rule) || !said[at])
@@ -233,7 +235,7 @@ static enum style process(const json_t *record, struct buffer *out)
 
 static enum style revision(const json_t *record, struct buffer *out)
 {
-	if (json_object_get(record, "revision"))
+	if (json_is_integer(json_object_get(record, "revision")))
 		buffer_printf(out, "%lld", number_of(record, "revision"));
 	return STYLE_PLAIN;
 }

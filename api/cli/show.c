@@ -242,6 +242,21 @@ static void age(const json_t *object, struct buffer *out)
 	}
 }
 
+static void proxy_protocols(const json_t *object, struct buffer *out)
+{
+	const json_t *protocols = at_path(object, "spec.protocols");
+	if (json_array_size(protocols))
+		value_text(protocols, out);
+	else /* the API's default */
+		buffer_puts(out, "TCP");
+}
+
+static void proxy_unavailable(const json_t *object, struct buffer *out)
+{
+	const char *action = json_string_value(at_path(object, "spec.onUnavailable"));
+	buffer_puts(out, action ? action : "Deny");
+}
+
 /* ---- columns ---- */
 
 struct column {
@@ -267,8 +282,8 @@ static const struct column columns[KIND_COUNT][COLUMNS_MAX] = {
 		{"RULES", NULL, rule_counts}},
 	[KIND_CLUSTER_NETWORK_POLICY] = {{"TIER", "spec.tier", NULL}, {"PRIORITY", "spec.priority", NULL},
 		{"SUBJECT", NULL, subject}, {"RULES", NULL, rule_counts}},
-	[KIND_TRANSPARENT_PROXY] = {{"PORT", "spec.port", NULL}, {"PROTOCOLS", "spec.protocols", NULL},
-		{"ON-UNAVAILABLE", "spec.onUnavailable", NULL}},
+	[KIND_TRANSPARENT_PROXY] = {{"PORT", "spec.port", NULL}, {"PROTOCOLS", NULL, proxy_protocols},
+		{"ON-UNAVAILABLE", NULL, proxy_unavailable}},
 	[KIND_INTERCEPT_POLICY] = {{"PRIORITY", "spec.priority", NULL}, {"SUBJECT", NULL, subject},
 		{"PROXIES", NULL, proxies_of}, {"RULES", NULL, rule_counts}},
 	[KIND_NODE_FILTER] = {{"PRIORITY", "spec.priority", NULL}, {"INTERFACES", "spec.interfaces", NULL},

@@ -197,8 +197,11 @@ static void available(const json_t *proxy, struct buffer *out)
 static void socket_of(const json_t *listener, struct buffer *out)
 {
 	const char *address = text_of(listener, "address");
+	long long count = number_of(listener, "count");
 	buffer_printf(out, strchr(address, ':') ? "%s [%s]:%lld" : "%s %s:%lld", text_of(listener, "protocol"), address,
 		number_of(listener, "port"));
+	if (count > 1)
+		buffer_printf(out, " \xc3\x97%lld", count);
 }
 
 static void result_of(const json_t *trial, struct buffer *out)
@@ -338,6 +341,23 @@ static void section_show(const struct section *section, const json_t *array, boo
 	table_render(&table, "  ", out);
 }
 
+/* Counts it with an equal one that is there already: the sockets of one SO_REUSEPORT group. */
+static bool listener_counted(json_t *all, const json_t *listener)
+{
+	json_t *other;
+	size_t index;
+	json_array_foreach(all, index, other)
+	{
+		long long count = number_of(other, "count");
+		json_object_del(other, "count");
+		bool equal = json_equal(other, listener);
+		json_object_set_new(other, "count", json_integer(count + equal));
+		if (equal)
+			return true;
+	}
+	return false;
+}
+
 /* The proxies' listeners as one list. The caller releases it. */
 static json_t *listeners_of(const json_t *status)
 {
@@ -349,7 +369,11 @@ static json_t *listeners_of(const json_t *status)
 		{
 			json_t *copy = json_copy(listener);
 			json_object_set(copy, "proxy", json_object_get(proxy, "name"));
-			json_array_append_new(all, copy);
+			if (!listener_counted(all, copy)) {
+				json_object_set_new(copy, "count", json_integer(1));
+				json_array_append(all, copy);
+			}
+			json_decref(copy);
 		}
 	}
 	return all;

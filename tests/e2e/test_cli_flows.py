@@ -90,9 +90,10 @@ def test_a_table_for_people(agent):
         flow("Closed", ip="fd00:77::3", to=None, rule=rule("NetworkPolicy", "web", namespace="shop"), reason="Policy"),
         flow("Refused", "Rejected", "NoListener", to=None, ip="203.0.113.9", port=443, rule=LLM),
         flow(source=None, protocol="ICMP"),
+        flow(reason="Node", onward=True),
         flow(time="2020-02-03T04:05:06.700000Z", to="kube-system/coredns-7db6d8ff4d-4xkz9", port=53, protocol="UDP")]
     lines = penstock(agent, "flows").stdout.splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     head = lines[0]
     assert head.split() == ["TIME", "EVENT", "VERDICT", "SOURCE", "→", "DESTINATION", "PROTOCOL", "RULE/REASON"]
     starts = columns(head, "EVENT", "VERDICT", "SOURCE", "→", "PROTOCOL", "RULE")
@@ -104,7 +105,8 @@ def test_a_table_for_people(agent):
     assert "→ [fd00:77::3]:80 " in lines[3] and lines[3].endswith("NetworkPolicy shop/web Ingress[0]")
     assert lines[4].endswith("NoListener: InterceptPolicy llm-egress openai")
     assert lines[5].split()[3:6] == ["10.77.0.2", "→", "shop/web"], "an address where there is no name, no port of ICMP"
-    assert lines[6].startswith("Feb 03 04:05  "), "of another day, the day"
+    assert lines[6].endswith("  onward, for the client")
+    assert lines[7].startswith("Feb 03 04:05  "), "of another day, the day"
     assert "\033" not in "".join(lines), "no colours in a pipe"
     with Terminal([PENSTOCK, "flows"], columns=120, environment=environment(agent)) as terminal:
         assert terminal.wait() == OK
@@ -119,12 +121,13 @@ def test_wide_says_more(agent):
         flow("Closed", "Intercepted", "Intercept", destination=OPENAI, rule=LLM, proxy="ai-gateway", packets=12,
              bytes=4096, durationSeconds=0.12, handshakeSeconds=0.0004, roundTripSeconds=0.00021, retransmits=2,
              process={"pid": 77, "name": "curl"}, time="2026-11-23T10:00:00.000001Z",
-             backend={"ip": "10.77.0.9", "port": 8080, "workload": "shop/b"})]
-    head, line = penstock(agent, "flows", "-o", "wide").stdout.splitlines()
+             backend={"ip": "10.77.0.9", "port": 8080, "workload": "shop/b"}), flow(revision=None, to=None)]
+    head, line, other = penstock(agent, "flows", "-o", "wide").stdout.splitlines()
     for word in ("2026-11-23T10:00:00.000001Z", "shop/chat 10.77.0.2:41234",
                  "→ api.openai.com 203.0.113.9:443 → shop/b 10.77.0.9:8080", "ai-gateway", " 12 ", "4.1 kB", "120 ms",
                  "0.40 ms", "0.21 ms", "curl[77]", " 7 ", "InterceptPolicy llm-egress Egress[0] openai"):
         assert word in line, f"{word} is not in {line}"
+    assert other.split()[-2:] == ["-", "Default"], "a revision that is not known"
     for title in ("PROXY", "PACKETS", "BYTES", "DURATION", "HANDSHAKE", "ROUND-TRIP", "RETRANSMITS", "REVISION"):
         start = head.index(title)
         assert line[start - 1] == " " and line[start] != " ", f"{title} is not aligned"
@@ -220,6 +223,8 @@ def test_status_in_words(agent):
         ["ai-gateway", "TCP", "127.0.0.1:15001", "Adopted", "4242", "1337", "/usr/sbin/haproxy", "-"]]
     agent.status["checks"] = [{"name": "a", "level": level, "what": "", "mend": ""} for level in
                               ("ok", "ok", "warning", "bad")]
+    listeners = agent.status["proxies"][0]["listeners"]
+    listeners += [listeners[0], dict(listeners[0], pid=4243), listeners[0]]
     agent.status.update(ready=False, things=[{"a": 1}], notReadyBecause="no space", someThingNew=[1, 2],
                         lastError={"time": "2026-11-23T10:00:00Z", "detail": "full"})
     agent.status["engine"]["table"] = {"stands": False, "reason": "no nftables"}
@@ -230,6 +235,8 @@ def test_status_in_words(agent):
     for word in ("not ready: no space", "Some thing new:", " 1,2\n", "2 well, 1 warning, 1 not well: penstock doctor", "1, with -o json", "Z: full\n", "is not there: no nftables",
                  "lost at PREROUTING", "/spec/x: is wrong", "shop/bad"):
         assert word in text, f"{word} is not in\n{text}"
+    assert [line.split()[1:6] for line in text.splitlines() if "Adopted" in line] == [
+        ["TCP", "127.0.0.1:15001", "×3", "Adopted", "4242"], ["TCP", "127.0.0.1:15001", "Adopted", "4243", "1337"]]
     assert "ps_conn4   12        524288     0 %" in penstock(agent, "status", "-o", "wide").stdout
     assert "\033" not in text
     with Terminal([PENSTOCK, "status"], columns=120, lines=60, environment=environment(agent)) as terminal:
