@@ -43,7 +43,7 @@ export class Feed {
 			if (!Number.isNaN(date) && Math.abs(date - Date.now()) > 3000)
 				this.skew = date - Date.now();
 			if (!answer.ok)
-				throw new Error(`${path}: ${answer.status}`);
+				throw Object.assign(new Error((await answer.json()).detail), {status: answer.status});
 			return answer;
 		} finally {
 			clearTimeout(late);
@@ -71,7 +71,7 @@ export class Feed {
 	}
 
 	// take(record) of each line, for ever; begun() before the first of each connection.
-	async follow(path, begun, take) {
+	async follow(path, begun, take, failed) {
 		for (;;) {
 			await this.seen();
 			try {
@@ -80,7 +80,9 @@ export class Feed {
 				begun();
 				await lines(answer.body.getReader(), (line) => take(JSON.parse(line)));
 			} catch (error) {
-				// Gone, or hidden: told by the poll, and tried again.
+				// Gone, or hidden: told by the poll, and tried again. An answer that is a refusal says why.
+				if (error.status)
+					failed(`connections are not told: ${error.message}`);
 			}
 			await pause(AGAIN);
 		}

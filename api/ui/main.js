@@ -63,7 +63,7 @@ function draw() {
 	chart.update(store, now);
 	legend(store);
 	numbers(status, now);
-	attention(status, known.alerts, known.lost);
+	attention(status, known.alerts, known.lost, now);
 	proxies(status, known.handed);
 }
 
@@ -84,6 +84,7 @@ function numbers(status, now) {
 
 feed.poll("status", 1500, async (answer) => {
 	known.status = await answer.json();
+	policies.quarantine(known.status.quarantined);
 	byId("asked").textContent = `Last answer ${clock(feed.now())}.`;
 	draw();
 }, true);
@@ -91,7 +92,8 @@ feed.poll("status", 1500, async (answer) => {
 feed.poll("metrics", 2000, async (answer) => {
 	const found = samples(await answer.text(), WANTED), sum = (name) => found.filter((one) => one.name === name).reduce((all, one) => all + one.value, 0);
 	known.connections = sum("penstock_connections");
-	known.lost = sum("penstock_events_lost_total");
+	known.lost = found.filter((one) => one.name === "penstock_events_lost_total" && one.labels.stream !== "followers")
+		.reduce((all, one) => all + one.value, 0);
 	known.handed = new Map();
 	for (const {name, labels, value} of found)
 		if (name === "penstock_intercepted_connections_total")
@@ -111,6 +113,7 @@ feed.poll("alerts?limit=20", 2000, async (answer) => {
 
 feed.follow("flows?follow=true&limit=3000", () => {
 	live = false;
+	store.trouble = null;
 	setTimeout(() => {
 		live = true;
 	}, 500);
@@ -118,6 +121,9 @@ feed.follow("flows?follow=true&limit=3000", () => {
 	const entry = store.add(record);
 	if (entry)
 		changed(entry);
+}, (why) => {
+	store.trouble = why;
+	table.said();
 });
 
 setInterval(draw, 1000);

@@ -52,6 +52,7 @@ export class FlowMap {
 			svg("marker", {id: "head-" + name, viewBox: "0 0 8 8", refX: 3, refY: 4, markerWidth: 7, markerHeight: 7,
 				markerUnits: "userSpaceOnUse", orient: "auto"}, svg("path", {class: "head " + name, d: "M0 0l8 4-8 4 2-4z"})));
 		this.layers = Object.fromEntries(["lanes", "edges", "notes", "pulses", "nodes", "labels"].map((name) => [name, svg("g", {class: name})]));
+		this.scroll.addEventListener("keydown", (event) => this.key(event));
 		this.element.append(svg("defs", null, arrows), ...Object.values(this.layers));
 	}
 
@@ -71,10 +72,27 @@ export class FlowMap {
 		this.begin();
 		plan.lanes.forEach((lane) => this.lane(lane));
 		plan.edges.forEach((edge) => this.edge(edge, now));
-		[...plan.nodes.values()].sort((a, b) => a.column - b.column || a.y - b.y).forEach((node) => this.node(node));
+		this.order = [...plan.nodes.values()].sort((a, b) => a.column - b.column || a.y - b.y);
+		this.order.forEach((node) => this.node(node));
 		this.end();
 		this.highlight();
 		return plan.nodes.size + plan.lanes.length > 0;
+	}
+
+	// The map is one stop of the tabulator: arrows go from node to node and along what each begins, Enter filters.
+	key(event) {
+		const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key], at = document.activeElement;
+		if ((event.key === "Enter" || event.key === " ") && at.words !== undefined) {
+			event.preventDefault();
+			this.select(at.words);
+		}
+		if (!step || !this.plan)
+			return;
+		event.preventDefault();
+		const order = this.order.flatMap((node) => ["node " + node.id,
+			...this.plan.edges.filter((edge) => edge.from === node).map((edge) => "edge " + edge.key)]);
+		const next = order[Math.min(order.length - 1, Math.max(0, order.indexOf(at.key) + step))];
+		this.kept.get(next)?.focus();
 	}
 
 	// ---- keeping elements ----
@@ -113,7 +131,7 @@ export class FlowMap {
 	}
 
 	chosen(element, words, label) {
-		element.setAttribute("tabindex", "0");
+		element.setAttribute("tabindex", "-1");
 		element.setAttribute("role", "button");
 		element.setAttribute("aria-label", label);
 		element.words = words;
@@ -121,12 +139,6 @@ export class FlowMap {
 			return;
 		element.ready = true;
 		element.addEventListener("click", () => this.select(element.words));
-		element.addEventListener("keydown", (event) => {
-			if (event.key === "Enter" || event.key === " ") {
-				event.preventDefault();
-				this.select(element.words);
-			}
-		});
 		for (const [event, key] of [["pointerenter", "hover"], ["focus", "hover"], ["pointerleave", null], ["blur", null]])
 			element.addEventListener(event, () => {
 				this.hovered = key && element.key;

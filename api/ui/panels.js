@@ -4,6 +4,9 @@
 import {byId, html, hint, show} from "./dom.js";
 import {clock, count, plural, rate} from "./words.js";
 
+const HOUR = 3600000;
+const MOST_POLICIES = 300;
+
 export function head(status) {
 	document.title = `${status.node} · Penstock`;
 	byId("node").textContent = status.node;
@@ -50,14 +53,17 @@ function alert(one) {
 		html("p", null, one.detail));
 }
 
-export function attention(status, alerts, lost) {
-	const items = [];
+// now: of the agent's clock.
+export function attention(status, alerts, lost, now) {
+	const items = [], down = status.proxies.filter((one) => !one.up);
+	const recent = alerts.filter((one) => now - Date.parse(one.time) < HOUR);
+	const said = (one) => one.alert === "ProxyDown" && down.some((proxy) => one.detail.includes(proxy.name));
 	if (!status.ready)
 		items.push(item("bad", "✕", "The data path does not enforce the wanted state yet"));
 	if (status.lastError)
 		items.push(item("bad", "✕", "The last error", html("p", null, typeof status.lastError === "string" ? status.lastError : status.lastError.detail || JSON.stringify(status.lastError))));
 	items.push(...status.quarantined.map(quarantined));
-	for (const proxy of status.proxies.filter((one) => !one.up))
+	for (const proxy of down)
 		items.push(item("bad", "▼", `Proxy ${proxy.name} is down`, html("p", null, proxy.onUnavailable === "Deny" ?
 			"connections that are to go to it are refused" : "connections go past it, to where they were going")));
 	const pending = status.workloads.filter((one) => one.state === "pending");
@@ -70,11 +76,10 @@ export function attention(status, alerts, lost) {
 			items.push(item("warn", "!", `Table ${map.map} is ${Math.round(100 * map.entries / map.capacity)} % full`));
 	if (lost)
 		items.push(item("warn", "!", `${plural(lost, "event was", "events were")} lost`, html("p", null, "more came than could be read: connections are missing here, not in what is enforced")));
-	items.push(...alerts.slice(-6).reverse().map(alert));
+	items.push(...recent.filter((one) => !said(one)).slice(-6).reverse().map(alert));
 	if (!items.length)
-		items.push(item("good", "✓", "Nothing", html("p", null, "no alert, nothing pending, nothing in quarantine")));
+		items.push(item("good", "✓", "Nothing", html("p", null, "no alert in the last hour, nothing pending, nothing in quarantine")));
 	show(byId("attention-list"), items);
-	byId("attention").classList.toggle("calm", items.length === 1 && items[0].className === "good");
 }
 
 // ---- policies ----
@@ -89,12 +94,17 @@ export class Policies {
 	constructor() {
 		this.list = null;
 		this.hits = new Map(); // of a rule: {value, rate, at}
+		this.aside = new Set(); // in quarantine
 		byId("unused").addEventListener("change", () => this.render());
 	}
 
 	objects(items) {
 		this.list = items.filter((one) => one.kind !== "TransparentProxy");
 		this.render();
+	}
+
+	quarantine(list) {
+		this.aside = new Set(list.map((one) => policyKey(one.kind, one.namespace, one.name)));
 	}
 
 	// Hits as penstock_rule_hits_total says them; the rate over the last looks, smoothed.
@@ -131,10 +141,12 @@ export class Policies {
 	}
 
 	rows(group) {
+		const aside = this.aside.has(policyKey(group.kind, group.namespace, group.name));
 		const title = html("th", {scope: "rowgroup", rowspan: Math.max(1, group.rules.length)},
 			html("span", {class: "name"}, group.namespace ? `${group.namespace}/${group.name}` : group.name), " ",
 			html("span", {class: "kind"}, group.kind, group.tier ? ` · ${group.tier} ${group.priority ?? ""}` : group.kind === "InterceptPolicy" ? ` · ${group.priority ?? ""}` : ""),
-			group.audit ? " " : null, group.audit ? html("span", {class: "badge", title: "counted and shown, not enforced"}, "? audit") : null);
+			group.audit ? " " : null, group.audit ? html("span", {class: "badge", title: "counted and shown, not enforced"}, "? audit") : null,
+			aside ? [" ", html("span", {class: "badge bad", title: "the last good version stays in force; without one it isolates"}, "✕ quarantine")] : null);
 		if (!group.rules.length)
 			return html("tr", {class: "idle"}, title, html("td", {colspan: 3}, "selects no workload of this node"));
 		return group.rules.map((rule, at) => html("tr", {class: rule.value ? "" : "idle", "data-policy": group.name, "data-rule": rule.labels.rule},
@@ -149,10 +161,11 @@ export class Policies {
 		const groups = this.groups(), only = byId("unused").checked;
 		const shown = only ? groups.filter((group) => group.rules.every((rule) => !rule.value)) : groups;
 		const idle = groups.filter((group) => group.rules.every((rule) => !rule.value)).length;
-		byId("policies-hint").textContent = groups.length ? `${plural(groups.length, "policy", "policies")}, ${idle} without hits` : "";
+		const cut = shown.length > MOST_POLICIES ? `; the first ${MOST_POLICIES} are listed` : "";
+		byId("policies-hint").textContent = groups.length ? `${plural(groups.length, "policy", "policies")}, ${idle} without hits${cut}` : "";
 		byId("policies-scroll").hidden = !shown.length;
 		byId("policies-empty").hidden = shown.length > 0;
-		show(byId("policies-rows"), shown.map((group) => this.rows(group)));
+		show(byId("policies-rows"), shown.slice(0, MOST_POLICIES).map((group) => this.rows(group)));
 		if (!shown.length)
 			show(byId("policies-empty"), groups.length ? hint("Every policy has hits.") :
 				hint("No policy yet: everything passes.", "penstock apply -f policy.yaml", "kubectl get netpol,cnp -A -o json | penstock apply -f -"));

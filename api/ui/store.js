@@ -66,6 +66,7 @@ export class Store {
 		this.begun = new Rate();
 		this.intercepted = new Rate();
 		this.lost = 0;
+		this.trouble = null; // why no more come
 		this.number = 0;
 	}
 

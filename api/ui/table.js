@@ -65,6 +65,7 @@ export class FlowTable {
 		this.paused = false;
 		this.input.addEventListener("input", () => this.filter(this.input.value));
 		byId("filter-form").addEventListener("submit", (event) => event.preventDefault());
+		byId("flows-scroll").addEventListener("keydown", (event) => this.key(event));
 		byId("pause").addEventListener("click", () => this.pause(!this.paused));
 		document.addEventListener("keydown", (event) => {
 			if (event.key === "Escape" && this.input.value)
@@ -74,6 +75,22 @@ export class FlowTable {
 				this.input.focus();
 			}
 		});
+	}
+
+	// The list is one stop of the tabulator; arrows go from row to row, Enter opens one.
+	key(event) {
+		const step = {ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling"}[event.key];
+		let row = document.activeElement.closest("#flows-rows tr");
+		if (event.key === "Enter" && row)
+			this.open(row.entry, row);
+		if (!step)
+			return;
+		event.preventDefault();
+		row = row ? row[step] : this.body.firstElementChild;
+		while (row && !row.entry)
+			row = row[step];
+		if (row)
+			row.focus();
 	}
 
 	filter(text) {
@@ -123,7 +140,7 @@ export class FlowTable {
 
 	row(entry) {
 		const {record} = entry, verdict = verdictOf(record.verdict);
-		const row = html("tr", {class: record.verdict, tabindex: 0, "aria-expanded": "false", "data-from": entry.from.name, "data-to": entry.to.name},
+		const row = html("tr", {class: record.verdict, tabindex: -1, "aria-expanded": "false", "data-from": entry.from.name, "data-to": entry.to.name},
 			html("td", {class: "time"}, clock(entry.time)),
 			html("td", {class: "verdict"}, html("b", {"aria-hidden": "true"}, verdict.glyph), " ", record.verdict),
 			html("td", {class: "end from"}, end(entry.from, record.source.ip, record.source.port)),
@@ -132,10 +149,7 @@ export class FlowTable {
 			html("td", {class: "why"}, why(record)),
 			html("td", {class: "number then"}, then(entry)));
 		row.addEventListener("click", () => this.open(entry, row));
-		row.addEventListener("keydown", (event) => {
-			if (event.key === "Enter")
-				this.open(entry, row);
-		});
+		row.entry = entry;
 		this.rows.set(entry, row);
 		return row;
 	}
@@ -157,7 +171,8 @@ export class FlowTable {
 		const {store, input} = this, kept = store.entries.length;
 		const found = input.value ? store.entries.filter(this.accepts).length : kept;
 		const lost = store.lost ? `, ${plural(store.lost, "record", "records")} overwritten unread` : "";
-		byId("flows-hint").textContent = kept ? `${input.value ? `${found} of ` : ""}${plural(kept, "connection", "connections")} kept here${lost}` : "";
+		const trouble = store.trouble ? `; ${store.trouble}` : "";
+		byId("flows-hint").textContent = trouble ? trouble.slice(2) : kept ? `${input.value ? `${found} of ` : ""}${plural(kept, "connection", "connections")} kept here${lost}` : "";
 		const empty = byId("flows-empty");
 		empty.hidden = found > 0;
 		byId("flows-scroll").hidden = found === 0;

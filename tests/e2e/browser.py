@@ -153,7 +153,7 @@ class Page:
     def key(self, key, code=None, text=""):
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key, text=text if kind == "keyDown" else "",
-                      windowsVirtualKeyCode={"Tab": 9, "Enter": 13, "Escape": 27}.get(key, ord(key[0].upper())))
+                      windowsVirtualKeyCode={"Tab": 9, "Enter": 13, "Escape": 27, "ArrowUp": 38, "ArrowDown": 40}.get(key, ord(key[0].upper())))
 
     def click(self, selector):
         x, y = self.value(f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
@@ -168,7 +168,8 @@ class Page:
         width, height = self.value("[innerWidth, innerHeight]")
         if whole:
             self.size(width, max(height, self.value("document.documentElement.scrollHeight")))
-        self.value("new Promise((done) => setTimeout(done, 450))")
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
+        self.value("new Promise((done) => setTimeout(done, matchMedia('(prefers-reduced-motion: reduce)').matches ? 80 : 450))")
         shot = self.call("Page.captureScreenshot", format="png")
         with open(path, "wb") as file:
             file.write(base64.b64decode(shot["data"]))

@@ -201,7 +201,8 @@ def test_hits_of_policies_rise(shop, page):
 def test_what_needs_attention_is_shown(page):
     text = page.value("document.getElementById('attention').innerText")
     assert "cart-egress is in quarantine" in text and "/spec/egress/0/ports/0/port" in text and "70000" in text
-    assert "mesh-out is down" in text and "mailer-0" in text
+    assert "mesh-out is down" in text and "mailer-0" in text and "ProxyDown" not in text
+    assert "quarantine" in page.value("[...document.querySelectorAll('#policies-rows tr')].find((e) => e.innerText.includes('cart-egress')).innerText")
 
 
 def test_proxies_and_their_listeners_are_shown(page):
@@ -240,15 +241,25 @@ def test_the_filter_and_clicks_on_the_map(page):
 def test_it_is_reached_by_keyboard(page):
     page.value("document.body.tabIndex = -1; document.body.focus(); scrollTo(0, 0)")
     seen = []
-    for _ in range(40):
+    for _ in range(12):
         page.key("Tab")
-        seen.append(page.value("document.activeElement.closest('.node, .flow, #filter, #pause, #flows-rows tr, .skip')?.getAttribute('class') "
-                               "?? document.activeElement.id"))
-    assert "skip" in seen and "node workload" in seen and "filter" in seen and "pause" in seen
-    page.value("document.querySelector('.node.workload').focus()")
+        seen.append(page.value("document.activeElement.id || document.activeElement.className"))
+    assert [one for one in seen if one in ("skip", "map-scroll", "filter", "pause", "flows-scroll", "unused", "policies-scroll")][:7] == [
+        "skip", "map-scroll", "filter", "pause", "flows-scroll", "unused", "policies-scroll"]
+    page.value("document.getElementById('map-scroll').focus()")
+    page.key("ArrowDown")
+    assert page.value("document.activeElement.getAttribute('class')").startswith("node")
+    page.key("ArrowDown")
+    said = page.value("document.activeElement.getAttribute('aria-label')")
+    assert "connection" in said and "a second" in said
     page.key("Enter")
-    assert page.value("document.getElementById('filter').value").startswith("workload:")
+    assert page.value("document.getElementById('filter').value").startswith("from:")
     page.key("Escape")
+    page.value("document.getElementById('flows-scroll').focus()")
+    for key in ("ArrowDown", "ArrowDown", "ArrowUp", "Enter"):
+        page.key(key)
+    assert page.value("document.activeElement.getAttribute('aria-expanded')") == "true"
+    page.key("Enter")
 
 
 # ---- how it looks ----
