@@ -80,10 +80,10 @@ const struct command commands[] = {
 		NULL, "WvTPieacx", command_flows},
 	{"connections", "show the connections that there are now", "[filters] [options]", NULL, NULL, "WvTPiacx",
 		command_connections},
-	{"alerts", "show what looked wrong", "[-f] [--tail N] [options]",
+	{"alerts", "show what looked wrong", "[--workload NAME] [-f] [--tail N] [options]",
 		"Port scans, floods, sudden refusals, proxies that are gone, tables that are nearly full. The last 50, newest\n"
 		"last; with --follow the last 10, then each as it comes.",
-		NULL, "eacx", command_alerts},
+		NULL, "Weacx", command_alerts},
 	{"top", "watch what goes on, live", "[--interval SECONDS] [--once] [options]",
 		"Packets, bytes, connections and verdicts a second, the rules and workloads with the most of them, proxies,\n"
 		"and the alerts of the last five minutes. q ends it. Where the output is no terminal: one frame as text.",

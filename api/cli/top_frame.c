@@ -7,10 +7,14 @@
 #include "api/cli/record.h"
 #include "api/cli/top.h"
 
-#define SIDE_BY_SIDE 96 /* columns from which on there are two panels in a row */
+/* Columns from which on two panels stand side by side: short lines, and names. */
+#define SHORT_BESIDE 76
+#define NAMES_BESIDE 96
 #define GAP 4
-#define RANKED_MIN 3
+#define RANKED_MIN 2
 #define RANKED_MAX 12
+#define ALERTS_MIN 3
+#define ROOMY 28 /* lines from which on none is spared */
 
 struct panel {
 	char **lines;
@@ -372,33 +376,46 @@ static void workloads(const struct frame *frame, struct panel *panel, size_t mos
 
 /* ---- proxies and alerts ---- */
 
+/* "● ai-gateway 3.3/s" or "○ waf down" */
+static void proxy_put(const struct frame *frame, const json_t *proxy, struct buffer *out)
+{
+	struct buffer name = {0};
+	bool up = json_is_true(json_object_get(proxy, "up"));
+	text_clean(&name, text_of(proxy, "name"));
+	styled(frame, up ? STYLE_GREEN : STYLE_RED, up ? "\xe2\x97\x8f" : "\xe2\x97\x8b", out);
+	buffer_printf(out, " %s ", name.data ? name.data : "");
+	buffer_free(&name);
+	if (!up) {
+		styled(frame, STYLE_RED, "down", out);
+		return;
+	}
+	rate_put(frame,
+		samples_rate(&frame->view->now, &frame->view->before, "penstock_intercepted_connections_total", "proxy",
+			text_of(proxy, "name")),
+		out);
+	buffer_puts(out, "/s");
+}
+
+/* As many in a line as fit. */
 static void proxies(const struct frame *frame, struct panel *panel)
 {
 	const json_t *list = json_object_get(frame->view->status, "proxies");
 	json_t *proxy;
+	struct buffer line = {0};
 	size_t index;
-	panel_title(frame, panel, "PROXIES");
+	panel_title(frame, panel, "PROXIES (connections/s)");
 	json_array_foreach(list, index, proxy)
 	{
-		bool up = json_is_true(json_object_get(proxy, "up"));
-		struct buffer line = {0}, rate = {0}, name = {0};
-		styled(frame, up ? STYLE_GREEN : STYLE_RED, up ? "\xe2\x97\x8f up  " : "\xe2\x97\x8b down", &line);
-		rate_put(frame,
-			samples_rate(&frame->view->now, &frame->view->before, "penstock_intercepted_connections_total", "proxy",
-				text_of(proxy, "name")),
-			&rate);
-		buffer_puts(&rate, "/s");
-		aligned(&rate, RATE_WIDTH, &line);
-		text_clean(&name, text_of(proxy, "name"));
-		buffer_printf(&line, "  %s", name.data ? name.data : "");
-		buffer_free(&name);
-		panel_take(panel, &line);
+		struct buffer one = {0};
+		proxy_put(frame, proxy, &one);
+		if (line.length && text_width(line.data) + 3 + text_width(one.data) > frame->columns)
+			panel_take(panel, &line);
+		buffer_printf(&line, "%s%s", line.length ? "   " : "", one.data);
+		buffer_free(&one);
 	}
-	if (!json_array_size(list)) {
-		struct buffer line = {0};
+	if (!json_array_size(list))
 		styled(frame, STYLE_DIM, "none", &line);
-		panel_take(panel, &line);
-	}
+	panel_take(panel, &line);
 }
 
 /* The last ones. */
@@ -433,30 +450,36 @@ static void alerts(const struct frame *frame, struct panel *panel, size_t most)
 /* How many rows each ranking may have, so that the rest fits as well. */
 static size_t ranked_most(const struct frame *frame, size_t lines)
 {
-	size_t served = json_array_size(json_object_get(frame->view->status, "proxies"));
 	size_t told = json_array_size(frame->view->alerts);
-	bool beside = frame->half < frame->columns;
-	/* Titles, blanks, a line of proxies and of alerts at least. */
-	size_t others = frame->all.count + 1 + 2 + 2 + (served ? served : 1) + 2 + (told > 3 ? 3 : told ? told : 1);
+	/* Two lines of titles; a blank, a title and a line of proxies; a blank, a title and alerts. */
+	size_t others = frame->all.count + 2 + 2 + 1 + 2 + (told > ALERTS_MIN ? ALERTS_MIN : told ? told : 1);
 	size_t room = lines > others ? lines - others : 0;
-	if (!beside)
+	if (frame->half >= frame->columns)
 		room = room > 3 ? (room - 3) / 2 : 0;
 	return room < RANKED_MIN ? RANKED_MIN : room > RANKED_MAX ? RANKED_MAX : room;
+}
+
+/* How wide each of two panels is: half of it, or all where the terminal is narrower than that. */
+static void frame_split(struct frame *frame, size_t beside)
+{
+	frame->half = frame->columns >= beside ? (frame->columns - GAP) / 2 : frame->columns;
+	if (frame->half < NAME_WIDTH + RATE_WIDTH + 2)
+		frame->half = NAME_WIDTH + RATE_WIDTH + 2;
 }
 
 void top_draw(const struct top_view *view, size_t columns, size_t lines, bool colours, struct buffer *out)
 {
 	struct frame frame = {.view = view, .columns = columns, .colours = colours};
 	struct panel left = {0}, right = {0};
-	frame.half = columns >= SIDE_BY_SIDE ? (columns - GAP) / 2 : columns;
-	if (frame.half < NAME_WIDTH + RATE_WIDTH + 2)
-		frame.half = NAME_WIDTH + RATE_WIDTH + 2;
+	frame_split(&frame, SHORT_BESIDE);
 	frame_head(&frame);
-	frame_blank(&frame);
+	if (lines >= ROOMY)
+		frame_blank(&frame);
 	traffic(&frame, &left);
 	verdicts(&frame, &right);
 	frame_pair(&frame, &left, &right);
 	frame_blank(&frame);
+	frame_split(&frame, NAMES_BESIDE);
 	size_t most = ranked_most(&frame, lines);
 	rules(&frame, &left, most);
 	workloads(&frame, &right, most);
@@ -464,7 +487,7 @@ void top_draw(const struct top_view *view, size_t columns, size_t lines, bool co
 	frame_blank(&frame);
 	proxies(&frame, &frame.all);
 	frame_blank(&frame);
-	alerts(&frame, &frame.all, most);
+	alerts(&frame, &frame.all, lines > frame.all.count + 2 ? lines - frame.all.count - 1 : 1);
 	for (size_t row = 0; row < frame.all.count && row < lines; row++) {
 		text_fit(out, frame.all.lines[row], columns, false);
 		buffer_puts(out, "\n");
