@@ -381,6 +381,7 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 	d->net.changed = false;
 	tell(d, compiler, &moved, bound, context);
 	map_clear(&moved);
+	atomic_store(&d->fill_interfaces, d->attachments.count);
 	hosts_look(d, compiler, all, bound, context);
 	return 0;
 }

@@ -216,6 +216,8 @@ static int find_descriptors(struct bpf_object *object, const bool *fresh, struct
 		ret->other[i] = bpf_map__fd(map);
 		if (i == OTHER_CONN4)
 			ret->connections = bpf_map__max_entries(map);
+		if (i == OTHER_RULE_HITS)
+			ret->rules = bpf_map__max_entries(map);
 	}
 	sockets_find(object, ret->socket);
 	traces_find(object, ret->trace);

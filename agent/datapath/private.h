@@ -136,6 +136,7 @@ struct loaded {
 	bool table_fresh[TABLE_COUNT]; /* made by this process: known to be empty */
 	int other[OTHER_MAPS];
 	uint32_t connections; /* a family: the pinned size has precedence */
+	uint32_t rules;       /* that can be counted */
 	bool tuples;          /* nf_conntrack's are read whole: the last hook sees what a Service's address became */
 	int program[PROGRAM_COUNT];
 	struct sockets_support sockets;
@@ -467,6 +468,7 @@ struct datapath {
 	bool resync[2];    /* the side may hold anything */
 	bool untouched[2]; /* nothing was written to the side since open */
 	_Atomic uint64_t fill[TABLE_COUNT];
+	_Atomic uint64_t fill_rules, fill_interfaces; /* of ps_rule_hits, ps_iface */
 	struct connection_cache *connections;
 	struct sweep_cursor sweeps[SWEEP_MAPS];
 	struct map rules, rules_gone; /* sets of rule ids that have counters; those to be deleted after the flip */

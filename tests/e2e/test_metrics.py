@@ -50,6 +50,8 @@ def test_the_state_is_counted(pair):
     assert metrics("penstock_workloads", state="pending") == 0
     assert metrics("penstock_last_write_timestamp_seconds", owner="local") >= int(begun)
     assert 0 < metrics("penstock_map_entries", map="ps_addr4") <= metrics("penstock_map_capacity", map="ps_addr4")
+    assert metrics("penstock_map_entries", map="ps_iface") == 3
+    assert 3 <= metrics("penstock_map_entries", map="ps_rule_hits") < metrics("penstock_map_capacity", map="ps_rule_hits")
     assert metrics("penstock_apply_duration_seconds_count", stage="flip") >= 2
     assert metrics("penstock_apply_failures_total") == 0
     assert metrics("penstock_api_requests_total", method="PUT", route="/v1/state", code=200) == 1
