@@ -112,7 +112,7 @@ function lanesOf(nodes, workloads) {
 		}
 	for (const node of nodes.values())
 		if (node.kind === "workload" || node.kind === "proxy") {
-			const where = node.kind === "proxy" ? lane("~", "proxies on this node") : lane("w:" + node.space, node.space);
+			const where = node.kind === "proxy" ? lane("~", "proxies") : lane("w:" + node.space, node.space);
 			where.columns.set(node.column, [...(where.columns.get(node.column) || []), node]);
 		}
 	return [...lanes.values()].sort((a, b) => a.key < b.key ? -1 : 1);
@@ -171,11 +171,11 @@ function placeStack(nodes, y) {
 function columns(nodes, width) {
 	const used = [...new Set([...nodes.values()].map((node) => node.column))].sort((a, b) => a - b);
 	const narrow = width < NARROW, number = Math.max(used.length, 1), least = narrow ? 44 : 76;
-	const room = width - 4 * PAD - (narrow ? 30 : 0); // narrow: for what goes round the side
+	const room = width - 4 * PAD - (used.includes(RIGHT) ? 0 : 38); // for what goes round the side
 	const card = Math.min(200, Math.max(96, (room - (number - 1) * least) / number));
 	const gap = number > 1 ? Math.max(least, (room - number * card) / (number - 1)) : 0;
 	const x = new Map(used.map((column, at) => [column, 2 * PAD + at * (card + gap)]));
-	return {card, x, used, width: Math.max(width, 4 * PAD + number * card + (number - 1) * gap)};
+	return {card, gap, x, used, width: Math.max(width, width - room + number * card + (number - 1) * gap)};
 }
 
 function place(nodes, lanes, narrow) {
@@ -205,6 +205,10 @@ export function arrange(edges, workloads, width) {
 	for (const node of nodes.values()) {
 		node.x = grid.x.get(node.column);
 		node.width = grid.card;
+		if (narrow && node.outer) { // nobody stands beside it
+			node.width += grid.gap - 8;
+			node.x -= node.outer === RIGHT && node.column ? grid.gap - 8 : 0;
+		}
 		height = Math.max(height, node.y + CARD / 2 + PAD);
 	}
 	const inner = [...grid.x].filter(([column]) => column !== LEFT && column !== RIGHT).map(([, x]) => x);
@@ -275,7 +279,7 @@ function curve(edge, passed) {
 	const points = [[x1, a], ...passed, [x2, b]];
 	edge.pieces = points.slice(1).map(([x, y], at) => {
 		const [x0, y0] = points[at];
-		const bend = way ? Math.max(y === y0 ? 0 : 18, Math.abs(x - x0) * 0.45) * way : 26 + Math.min(30, Math.abs(b - a) * 0.2);
+		const bend = way ? Math.max(y === y0 ? 0 : 18, Math.abs(x - x0) * 0.45) * way : 24 + Math.min(20, Math.abs(b - a) * 0.2);
 		return [[x0, y0], [x0 + bend, y0], [way ? x - bend : x + bend, y], [x, y]];
 	});
 	const long = edge.pieces.map(([p, , , q]) => Math.hypot(p[0] - q[0], p[1] - q[1]) + 1), all = long.reduce((sum, one) => sum + one, 0);
@@ -294,8 +298,10 @@ export function pointAt(edge, t) {
 }
 
 // A place for each label where it covers neither a card nor another label; labels that find none are left out.
-export function labels(edges, nodes, size) {
+export function labels(edges, nodes, lanes, size) {
 	const taken = [...nodes.values()].map((node) => [node.x - 2, node.y - CARD / 2 - 2, node.x + node.width + 2, node.y + CARD / 2 + 2]);
+	for (const {x, y, height, wide} of lanes)
+		taken.push([x + 8, y, x + 16 + wide[0], y + HEAD - 4], [x + 8, y + height - NOTE, x + 16 + wide[1], y + height]);
 	const free = (box) => taken.every((one) => box[2] < one[0] || box[0] > one[2] || box[3] < one[1] || box[1] > one[3]);
 	for (const edge of edges) {
 		const [width, height] = size(edge);

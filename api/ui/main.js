@@ -27,7 +27,7 @@ const feed = new Feed((up) => {
 
 // ---- drawing: at most once a frame for the list, twice a second for pictures ----
 
-let fresh = new Map(), planned = false, live = false;
+let fresh = new Map(), planned = false, live = false, drawn = 0;
 
 function changed(entry) {
 	if (entry.edges.length && live && !fresh.has(entry) && !entry.closed)
@@ -43,11 +43,13 @@ function flush() {
 	planned = false;
 	table.take([...fresh.values()]);
 	fresh = new Map();
-	draw();
+	if (Date.now() - drawn > 400)
+		draw();
 }
 
 function draw() {
 	const now = feed.now(), {status} = known;
+	drawn = Date.now();
 	store.age(now);
 	state(feed.up, status, known.since, Date.now());
 	if (!status)

@@ -58,7 +58,7 @@ export class FlowMap {
 
 	update(store, workloads, now) {
 		const style = getComputedStyle(this.element), family = style.fontFamily;
-		this.fonts = {name: `12px ${family}`, note: `11px ${family}`, label: `600 10px ${family}`};
+		this.fonts = {name: `12px ${family}`, note: `11px ${family}`, title: `600 11px ${family}`, label: `600 10px ${family}`};
 		const width = Math.max(this.scroll.clientWidth, 300);
 		const plan = arrange(choose(store, now, width), workloads, Math.floor(width));
 		this.plan = plan;
@@ -68,7 +68,8 @@ export class FlowMap {
 		const quiet = plan.edges.length > 26;
 		for (const edge of plan.edges)
 			this.describe(edge, quiet, now);
-		labels(plan.edges.filter((edge) => edge.text), plan.nodes, (edge) => [textWidth(edge.text, this.fonts.label) + 12, 16]);
+		plan.lanes.forEach((lane) => this.name(lane));
+		labels(plan.edges.filter((edge) => edge.text), plan.nodes, plan.lanes, (edge) => [textWidth(edge.text, this.fonts.label) + 12, 16]);
 		this.begin();
 		plan.lanes.forEach((lane) => this.lane(lane));
 		plan.edges.forEach((edge) => this.edge(edge, now));
@@ -148,16 +149,22 @@ export class FlowMap {
 
 	// ---- drawing ----
 
+	name(lane) {
+		const inner = lane.width - 24, pending = lane.pending.map((name) => `${name} (pending)`);
+		lane.said = fit(lane.title, inner, this.fonts.title);
+		lane.noted = lane.note ? listed([...pending, ...lane.silent], inner, this.fonts.note, "quiet: ") : "";
+		lane.wide = [textWidth(lane.said, this.fonts.title), lane.noted ? textWidth(lane.noted, this.fonts.note) : -24];
+	}
+
 	lane(lane) {
 		const box = this.keep("lanes", "lane " + lane.key, () => svg("rect", {class: "lane", rx: 10}));
 		const words = this.keep("notes", "note " + lane.key, () => svg("g", {class: "lane"}, svg("text", {class: "title"}), svg("text", {class: "note"})));
-		const [title, note] = words.children, inner = lane.width - 24;
+		const [title, note] = words.children;
 		this.set(box, {x: lane.x, y: lane.y, width: lane.width, height: lane.height});
 		this.set(title, {x: lane.x + 12, y: lane.y + 16});
-		this.text(title, fit(lane.title, inner, this.fonts.note));
+		this.text(title, lane.said);
 		this.set(note, {x: lane.x + 12, y: lane.y + lane.height - 8});
-		const pending = lane.pending.map((name) => `${name} (pending)`);
-		this.text(note, lane.note ? listed([...pending, ...lane.silent], inner, this.fonts.note, "quiet: ") : "");
+		this.text(note, lane.noted);
 	}
 
 	describe(edge, quiet, now) {

@@ -4,6 +4,7 @@
 import {VERDICTS} from "./words.js";
 
 const KEEP = 3000;          // connections
+const MOST = 2000;          // edges of the map
 export const BIN = 5000;    // ms
 export const SPAN = 600000; // ms that charts and map look back
 const HALF = 20000;         // ms: how fast a rate forgets
@@ -148,6 +149,8 @@ export class Store {
 		if (!edge) {
 			edge = {key, from, to, verdict: record.verdict, rate: new Rate(), ports: new Map()};
 			this.edges.set(key, edge);
+			if (this.edges.size > MOST) // a flood from everywhere
+				this.edges.delete(this.edges.keys().next().value);
 		}
 		edge.rate.add(time);
 		const port = record.destination.port ? String(record.destination.port) : record.protocol;

@@ -49,9 +49,10 @@ function details(entry) {
 	};
 	const from = source.workload || source.ip, to = destination.workload || destination.ip;
 	const port = destination.port ? ` --port ${destination.port}` : "", protocol = record.protocol === "TCP" ? "" : ` --protocol ${record.protocol}`;
+	const family = source.workload && destination.workload && record.family === "IPv6" ? " --family IPv6" : "";
 	return html("td", {colspan: 7}, html("dl", null, Object.entries(facts).filter(([, value]) => value && String(value).trim())
 		.map(([name, value]) => html("div", null, html("dt", null, name), html("dd", null, value)))),
-	html("p", null, "Ask why: ", html("code", null, `penstock explain ${from} ${to}${port}${protocol}`)));
+	html("p", null, "Ask why: ", html("code", null, `penstock explain ${from} ${to}${port}${protocol}${family}`)));
 }
 
 export class FlowTable {
@@ -101,7 +102,7 @@ export class FlowTable {
 		this.more.clear();
 		this.body.replaceChildren();
 		const shown = this.store.entries.filter(this.accepts).slice(-ROWS);
-		this.body.append(...shown.reverse().map((entry) => this.row(entry)));
+		this.body.append(...shown.map((entry) => this.row(entry)).reverse());
 		this.said();
 	}
 
@@ -118,7 +119,7 @@ export class FlowTable {
 	take(entries) {
 		if (this.paused)
 			return;
-		for (const entry of entries) {
+		for (const entry of entries.slice(-2 * ROWS)) {
 			const row = this.rows.get(entry);
 			if (row) {
 				row.lastElementChild.replaceChildren(then(entry));
@@ -129,7 +130,7 @@ export class FlowTable {
 			}
 		}
 		while (this.rows.size > ROWS) {
-			const [oldest] = [...this.rows.keys()].sort((a, b) => a.number - b.number);
+			const [oldest] = this.rows.keys(); // they come in their order
 			this.rows.get(oldest).remove();
 			this.rows.delete(oldest);
 			this.more.get(oldest)?.remove();

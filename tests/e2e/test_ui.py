@@ -134,7 +134,7 @@ def test_the_loopback_by_any_name(served, host):
 
 @pytest.mark.parametrize("host", ["", "evil.example", f"evil.example:{PORT}", "localhost.evil.example", "127.0.0.1.evil.example",
                                   "localhost:80.evil.example", "10.0.0.1", "0.0.0.0", "[::]", "[fe80::1]", "[::1", "[::1].x", "::1",
-                                  "127.1", "2130706433", "localhost@evil.example", "x" * 300, ["localhost", "evil.example"]])
+                                  "127.1", "2130706433", "localhost@evil.example", "x" * 300, [], ["localhost", "evil.example"]])
 def test_another_host_is_a_browser_that_was_led_here(served, host):
     """DNS rebinding: the browser believes that the page of evil.example is ours."""
     for path in ("/ui", "/ui/", "/ui/main.js", "/ui/status", "/ui/flows?follow=true", "/ui/policies", "/ui/none"):

@@ -174,7 +174,7 @@ def test_the_map_shows_who_talks_to_whom(page):
     nodes = page.value("[...document.querySelectorAll('.node')].map((e) => e.dataset.name)")
     assert sorted(nodes) == sorted(set(nodes)) and set(nodes) >= {end for edge in wanted for end in edge[:2]}
     lanes = page.value("[...document.querySelectorAll('.lane .title')].map((e) => e.textContent)")
-    assert lanes == ["ops", "shop", "proxies on this node"]
+    assert lanes == ["ops", "shop", "proxies"]
     assert "idle" in page.value("document.querySelector('#map-svg').textContent")
 
 
