@@ -95,6 +95,14 @@ static __always_inline int trace_retransmit(const struct sock___ends *sk)
 
 #define DROP_OF_SUBSYSTEM 0xffff0000u /* reasons of the core are below */
 
+/* Of netlink's and other sockets that are not about packets: none. */
+static __always_inline const struct net *dropped_net(const struct sock___ends *sk)
+{
+	unsigned short family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return family == PS_AF_INET || family == PS_AF_INET6 ? BPF_CORE_READ(sk, __sk_common.skc_net.net) : NULL;
+}
+
 /* The namespace that a packet is in: its interface's, else its sender's, else its receiver's. */
 static __always_inline __u64 dropped_where(const struct sk_buff___dropped *skb, const struct sock___ends *receiver)
 {
@@ -103,9 +111,9 @@ static __always_inline __u64 dropped_where(const struct sk_buff___dropped *skb, 
 	const struct net *net = BPF_CORE_READ(dev, nd_net.net);
 
 	if (!net && sender)
-		net = BPF_CORE_READ(sender, __sk_common.skc_net.net);
+		net = dropped_net(sender);
 	if (!net && receiver)
-		net = BPF_CORE_READ(receiver, __sk_common.skc_net.net);
+		net = dropped_net(receiver);
 	return net ? BPF_CORE_READ(net, net_cookie) : 0;
 }
 

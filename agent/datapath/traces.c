@@ -49,17 +49,25 @@ static int trace_arguments(const struct btf *btf, const char *tracepoint)
 	return type && btf_is_func_proto(type) ? btf_vlen(type) - TRACE_ARGUMENTS_NONE : -1;
 }
 
-/* What has not the prefix is no reason to drop: SKB_CONSUMED, SKB_NOT_DROPPED_YET. */
+/* What has not the prefix is no reason to drop: SKB_CONSUMED, SKB_NOT_DROPPED_YET. Nor is QUEUE_PURGE: what is in a
+ * socket's queue when it goes, of each TCP connection its FIN. */
+static const char *reason_name(const char *name)
+{
+	if (strncmp(name, REASON_PREFIX, strlen(REASON_PREFIX)) != 0)
+		return NULL;
+	name += strlen(REASON_PREFIX);
+	return strcmp(name, "QUEUE_PURGE") == 0 ? NULL : name;
+}
+
 static void read_reasons(const struct btf *btf, char *reasons[PS_DROPS_MAX])
 {
 	int id = btf__find_by_name_kind(btf, "skb_drop_reason", BTF_KIND_ENUM);
 	const struct btf_type *type = id > 0 ? btf__type_by_id(btf, id) : NULL;
 	const struct btf_enum *value = type ? btf_enum(type) : NULL;
 	for (int i = 0; value && i < btf_vlen(type); i++, value++) {
-		const char *name = btf__name_by_offset(btf, value->name_off);
-		if (value->val >= 0 && value->val < PS_DROP_OTHER && !reasons[value->val] &&
-			strncmp(name, REASON_PREFIX, strlen(REASON_PREFIX)) == 0)
-			reasons[value->val] = str_dup(name + strlen(REASON_PREFIX));
+		const char *name = reason_name(btf__name_by_offset(btf, value->name_off));
+		if (name && value->val >= 0 && value->val < PS_DROP_OTHER && !reasons[value->val])
+			reasons[value->val] = str_dup(name);
 	}
 	reasons[PS_DROP_OTHER] = str_dup("OTHER");
 }

@@ -77,7 +77,8 @@ def test_the_round_trip_is_the_one_that_the_first_end_knows(node, family):
     assert entry(node, client)["round_trip"] == 0
     known, again = tcp_info(client.sock)
     record = closed(node, client)
-    assert (record["roundTripSeconds"], record["retransmits"]) == (pytest.approx(known / 1e6), again) and known > 0
+    assert record["roundTripSeconds"] == pytest.approx(known / 1e6) and known > 0
+    assert record["retransmits"] >= again, "the other end's are in it too"
 
 
 def test_an_ipv4_connection_of_an_ipv6_socket(node):
@@ -108,7 +109,7 @@ def test_what_is_sent_again_is_counted(node):
         while got < 1000:
             got += len(client.sock.recv(1000))
         again = tcp_info(client.sock)[1]
-        assert closed(node, client)["retransmits"] == again >= 2
+        assert closed(node, client)["retransmits"] >= again >= 2
 
 
 def test_the_process_that_connects_is_known_by_its_socket(node):
@@ -170,6 +171,18 @@ def test_a_receiver_that_does_not_keep_up(node):
         slow.bind((NODE4, 5002))
         send(node.a, NODE4, 5002, 50, bytes(1000))
     assert before < drops(node, "SOCKET_RCVBUFF") < before + 50
+
+
+def test_what_a_socket_leaves_unread_is_no_drop(node):
+    """The FIN of each connection is freed by the same function."""
+    with node.node.entered():
+        listener = socket.create_server(("127.0.0.1", 0))
+        with listener:
+            for _ in range(10):
+                with socket.create_connection(listener.getsockname()) as sock:
+                    listener.accept()[0].close()
+                    assert sock.recv(1) == b""
+    assert drops(node, "QUEUE_PURGE") == 0
 
 
 # ---- the links ----
