@@ -150,6 +150,7 @@ static struct MHD_Response *text_response(struct request *request, struct answer
 	struct MHD_Response *response;
 	if (compress) {
 		gzip_deflate(text, length, &zipped);
+		buffer_free(&answer->text);
 		length = zipped.length;
 		response = MHD_create_response_from_buffer(length, buffer_take(&zipped), MHD_RESPMEM_MUST_FREE);
 	} else if (answer->fixed) {
@@ -199,6 +200,7 @@ enum MHD_Result answer_queue(struct request *request)
 {
 	struct answer *answer = request->answer;
 	struct MHD_Response *response;
+	size_t length = answer->text.length;
 	if (answer->stream)
 		response = stream_response(request, steal_pointer(&answer->stream));
 	else if (answer->source)
@@ -212,7 +214,7 @@ enum MHD_Result answer_queue(struct request *request)
 		ui_headers(response);
 	request->queued = true;
 	connection_deadline(&request->server->connections, request->connection, clock_now(),
-		request->followed ? 0 : CONNECTION_GRACE_SECONDS, answer->text.length);
+		request->followed ? 0 : CONNECTION_GRACE_SECONDS, length);
 	enum MHD_Result result = response_queue(request->http, (unsigned)answer->status, response);
 	MHD_destroy_response(response);
 	return result;

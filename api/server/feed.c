@@ -103,22 +103,38 @@ void filter_clear(struct feed_filter *filter)
 
 /* ---- answers ---- */
 
+/* The next answer is made while those that clients have not taken yet are not more than this. */
+#define HELD_MAX (64u << 20)
+
+static void list_answer(struct request *request, enum feed feed)
+{
+	const struct server_options *options = &request->server->options;
+	atomic_uint_fast64_t *held = &request->server->held;
+	if (atomic_load(held) > HELD_MAX) {
+		problem_answer(request, 503, "%u MiB of answers wait for clients that read slowly", HELD_MAX >> 20);
+		return;
+	}
+	answer_set(request, answer_new(200, "application/json"));
+	struct buffer *out = &request->answer->text;
+	buffer_puts(out, "{\"items\":[");
+	options->feed_list(options->context, feed, &request->parameters.feed, out);
+	buffer_puts(out, "]}\n");
+	request->held = out->length;
+	atomic_fetch_add(held, request->held);
+}
+
 static void feed_answer(struct request *request, enum feed feed)
 {
 	const struct server_options *options = &request->server->options;
 	struct parameters *parameters = &request->parameters;
 	bool follow = parameters->follow && !request->head;
 	parameters->feed.limit = parameters->limit;
-	if (follow ? !options->feed_follow : !options->feed_list) {
+	if (follow ? !options->feed_follow : !options->feed_list)
 		problem_answer(request, 503, "there is no data path to ask");
-	} else if (follow) {
+	else if (follow)
 		stream_answer(request, feed);
-	} else {
-		answer_set(request, answer_new(200, "application/json"));
-		buffer_puts(&request->answer->text, "{\"items\":[");
-		options->feed_list(options->context, feed, &parameters->feed, &request->answer->text);
-		buffer_puts(&request->answer->text, "]}\n");
-	}
+	else
+		list_answer(request, feed);
 }
 
 void read_flows(struct request *request)

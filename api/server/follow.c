@@ -48,27 +48,6 @@ void stream_free(struct stream *stream)
 	free(stream);
 }
 
-void stream_answer(struct request *request, int what)
-{
-	struct server *server = request->server;
-	struct stream *stream = mem_alloc(sizeof(*stream));
-	*stream = (struct stream){.server = server, .request = request, .what = what, .first = true};
-	pthread_mutex_lock(&server->follow_lock);
-	bool taken = server->follower_count < STREAMS_MAX;
-	if (taken) {
-		TAILQ_INSERT_TAIL(&server->followers, stream, link);
-		server->follower_count++;
-	}
-	pthread_mutex_unlock(&server->follow_lock);
-	if (!taken) {
-		free(stream);
-		problem_answer(request, 429, "%u answers are followed already, and more are not taken", STREAMS_MAX);
-		return;
-	}
-	answer_set(request, answer_new(200, "application/x-ndjson"));
-	request->answer->stream = stream;
-}
-
 /* ---- reading ---- */
 
 static bool status_fill(struct stream *stream)
@@ -108,6 +87,29 @@ static bool stream_fill(struct stream *stream)
 	if (!filled)
 		buffer_free(&stream->text);
 	return filled;
+}
+
+void stream_answer(struct request *request, int what)
+{
+	struct server *server = request->server;
+	struct stream *stream = mem_alloc(sizeof(*stream));
+	*stream = (struct stream){.server = server, .request = request, .what = what, .first = true};
+	pthread_mutex_lock(&server->follow_lock);
+	bool taken = server->follower_count < STREAMS_MAX;
+	if (taken) {
+		TAILQ_INSERT_TAIL(&server->followers, stream, link);
+		server->follower_count++;
+	}
+	pthread_mutex_unlock(&server->follow_lock);
+	if (!taken) {
+		free(stream);
+		problem_answer(request, 429, "%u answers are followed already, and more are not taken", STREAMS_MAX);
+		return;
+	}
+	/* Looked at before the head is sent: whoever has seen that misses nothing that comes later. */
+	stream_fill(stream);
+	answer_set(request, answer_new(200, "application/x-ndjson"));
+	request->answer->stream = stream;
 }
 
 /* Suspends the connection, unless there is a reason to look again. */

@@ -76,6 +76,7 @@ struct request {
 	struct answer *answer;   /* set once, by this request's thread or, while suspended, by call_reply */
 	bool queued;             /* the answer is libmicrohttpd's */
 	uint64_t began;          /* monotonic nanoseconds */
+	uint64_t held;           /* bytes of a long answer, counted in the server's */
 	struct stream *followed; /* a stream of this request, see follow.c */
 };
 

@@ -71,6 +71,7 @@ static void request_free(struct request *request)
 	answer_free(request->answer);
 	free(request->namespace);
 	free(request->name);
+	atomic_fetch_sub(&request->server->held, request->held);
 	atomic_fetch_sub(&request->server->active, 1);
 	free(request);
 }

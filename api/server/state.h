@@ -31,7 +31,8 @@ struct server {
 	struct counters counters;
 	atomic_uint_fast64_t buffered; /* bytes of bodies held, also by calls; at most budget */
 	uint64_t budget;
-	atomic_uint active; /* requests between headers and the end of their answer */
+	atomic_uint_fast64_t held; /* bytes of feeds' answers that are on their way */
+	atomic_uint active;        /* requests between headers and the end of their answer */
 	atomic_bool stopping;
 
 	pthread_mutex_t queue_lock; /* waiting, taken, and the answers of their requests */

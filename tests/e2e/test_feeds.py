@@ -155,6 +155,28 @@ def test_lists(server):
         assert server.api.metrics()("penstock_api_requests_total", route=f"/v1/{route}", method=method, code=200) > 0
 
 
+def test_long_answers_that_nobody_takes_are_bounded(tmp_path):
+    """A viewer must not be able to fill the node's memory."""
+    server = Feeds(str(tmp_path), keep=200000)  # 44 MB an answer
+    server.bring("flows", 200000)
+    server.has("flows", 200000)
+    standing = []
+    for _ in range(2):
+        standing.append(server.connect(b"GET /v1/flows HTTP/1.1\r\nHost: x\r\n\r\n"))
+        assert head_of(standing[-1]).startswith(b"HTTP/1.1 200 ")
+    assert problem(server.api.request("GET", "/v1/flows"), 503)
+    assert problem(server.api.request("GET", "/v1/connections"), 503)["detail"].startswith("64 MiB of answers")
+    follower = Follower(server, "/v1/flows?follow=true&limit=1")
+    assert follower.numbers(1) == [200000]
+    for connection in standing:
+        connection.close()
+    end = time.monotonic() + 10
+    while server.api.request("GET", "/v1/flows?limit=1").status == 503:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    server.stop()
+
+
 # ---- streams ----
 
 @pytest.mark.parametrize("feed", ["flows", "alerts"])
@@ -199,6 +221,11 @@ def memory(server):
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
 
 
+def sanitized(server):
+    with open(f"/proc/{server.process.pid}/maps") as file:
+        return "libasan" in file.read()
+
+
 def test_a_slow_reader_learns_what_it_lost(server):
     slow, quick = (Follower(server, "/v1/flows?follow=true") for _ in range(2))
     server.bring("flows", 1)
@@ -209,7 +236,8 @@ def test_a_slow_reader_learns_what_it_lost(server):
         server.bring("flows", 3900)
         assert quick.numbers(3900) == list(range(last + 1, last + 3901))
         last += 3900
-    assert memory(server) - before < 4096, "a reader that stands still costs little"
+    if not sanitized(server):  # which keeps what is freed
+        assert memory(server) - before < 4096, "a reader that stands still costs little"
     seen, lost = 1, 0
     while seen + lost < last:
         line = slow.line()
