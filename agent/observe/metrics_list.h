@@ -35,7 +35,8 @@
 	X(HANDSHAKE, "penstock_handshake_duration_seconds", "histogram", "",                                               \
 		"Time from the SYN of a connection that workloads opened or accepted to the end of its handshake.")            \
 	X(KERNEL_DROPS, "penstock_kernel_drops_total", "counter", "reason",                                                \
-		"Packets that the kernel itself dropped in this network namespace, by its own reason; absent until one is.")   \
+		"Packets that the kernel dropped in this network namespace, by its own reason; absent until one is. "          \
+		"TC_INGRESS and TC_EGRESS are what programs refused, ours too.")                                               \
 	X(EVENTS_LOST, "penstock_events_lost_total", "counter", "stream",                                                  \
 		"Events that found no room: flows are missing. stream is connections (opened, closed) or refusals; "           \
 		"followers: "                                                                                                  \
