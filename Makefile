@@ -55,7 +55,7 @@ TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
 # Kept between runs, so that a second `make test` links nothing.
 .SECONDARY:
-.PHONY: all demo test lint fmt bench install uninstall clean help tools unit unit-programs golden-update metrics-reference \
+.PHONY: all demo test lint fmt bench man install uninstall clean help tools unit unit-programs golden-update metrics-reference \
 	compile_commands.json force
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
@@ -183,12 +183,35 @@ fmt: ## format the C sources
 	@$(MAKE) $(SUB) $(B)/.setup-test
 	@$(GIT) ls-files -z -co --exclude-standard -- '*.c' '*.h' | xargs -0 clang-format -i
 
-install: all ## the three programs, below DESTDIR and PREFIX (/usr/local)
+# Manual pages, from --help and from the reference of the configuration.
+MAN := $(B)/man/penstock.1 $(B)/man/penstock-relay.1 $(B)/man/penstockd.8 $(B)/man/penstock.yaml.5
+$(B)/man/penstock.1: $(B)/penstock
+	@mkdir -p $(@D)
+	$(Q)$< __man > $@
+$(B)/man/penstock-relay.1: $(B)/penstock-relay deploy/man/man.py
+	@mkdir -p $(@D)
+	$(Q)$< --help | $(PYTHON) deploy/man/man.py penstock-relay $(VERSION) > $@
+$(B)/man/penstockd.8: $(B)/penstockd deploy/man/man.py
+	@mkdir -p $(@D)
+	$(Q)$< --help | $(PYTHON) deploy/man/man.py penstockd $(VERSION) > $@
+$(B)/man/penstock.yaml.5: api/configuration.md deploy/man/man.py
+	@mkdir -p $(@D)
+	$(Q)$(PYTHON) deploy/man/man.py penstock.yaml $(VERSION) < $< > $@
+man: $(MAN)
+SHARE = $(DESTDIR)$(PREFIX)/share
+COMPLETIONS := bash-completion/completions/penstock zsh/site-functions/_penstock fish/vendor_completions.d/penstock.fish
+
+install: all man ## the three programs, manual pages and shell completion, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
 	install -D -m 755 $(B)/penstock $(DESTDIR)$(PREFIX)/bin/penstock
 	install -D -m 755 $(B)/penstock-relay $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+	for page in $(MAN); do install -D -m 644 $$page $(SHARE)/man/man$${page##*.}/$${page##*/} || exit 1; done
+	for file in $(COMPLETIONS); do mkdir -p $(SHARE)/$${file%/*} && shell=$${file%%[-/]*} && \
+		$(B)/penstock completion $$shell > $(SHARE)/$$file || exit 1; done
 uninstall: ## removes what install put there; the data path of a running node goes with `penstockd --uninstall`
 	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+	for page in $(MAN); do rm -f $(SHARE)/man/man$${page##*.}/$${page##*/}; done
+	for file in $(COMPLETIONS); do rm -f $(SHARE)/$$file; done
 
 compile_commands.json: $(B)/bpf/penstock.skel.h ## for clangd
 	@$(PYTHON) tests/lint/compile_commands.py '$(CC) $(ALL_CFLAGS)' > $@

@@ -20,6 +20,7 @@ struct cli {
 	const char *server, *owner, *namespace, *selector;
 	const char *port, *protocol, *family, *flow;
 	const char *workload, *verdict, *ip, *tail, *color, *interval;
+	const char *archive;
 	const char **files; /* NULL-terminated */
 	bool force, dry_run, quarantine;
 	bool follow, once;
@@ -40,8 +41,12 @@ int command_alerts(struct cli *cli);
 int command_top(struct cli *cli);
 int command_status(struct cli *cli);
 int command_doctor(struct cli *cli);
+int command_export(struct cli *cli);
+int command_completion(struct cli *cli);
 int command_version(struct cli *cli);
 
+/* Candidates for the last of the words of a command line, on standard output (completion.c). */
+int complete(struct cli *cli, char **words, int count);
 /* Says what is wrong with the command line and where help is; CODE_USAGE. */
 int cli_usage(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* An error that is not the agent's answer; CODE_UNREACHABLE or CODE_USAGE. */
@@ -64,6 +69,8 @@ const struct resource *cli_resource(const struct cli *cli, const char *name); /*
 /* "/v1/pods/shop/web" for "shop/web", or "web" with --namespace or in "default". NULL after saying what is wrong. The
  * caller frees. */
 char *cli_object_path(const struct cli *cli, const struct resource *resource, const char *name);
+/* Appends the checks of a status as people read them, and how many are well. */
+void doctor_print(const json_t *checks, bool colours, struct buffer *out);
 void cli_print(const json_t *json, enum output output);
 
 #endif

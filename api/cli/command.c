@@ -34,9 +34,11 @@ const struct option_row option_rows[] = {
 	{'c', 0, "color", "WHEN", "auto (on a terminal, unless $NO_COLOR is set), always or never", "auto always never"},
 	{'I', 0, "interval", "SECONDS", "how long a rate is measured, and between frames: default 1", NULL},
 	{'1', 0, "once", NULL, "print one frame as text, after one interval", NULL},
+	{'E', 'o', "output", "FILE",
+		"the archive, - for standard output\ndefault penstock-NODE-TIME.tar.gz in this directory", "FILE"},
 	{'S', 0, "server", "URL",
-		"the agent: unix:///PATH, a path, or http://ADDRESS:PORT\n"
-		"default $PENSTOCK_SERVER, else $PENSTOCK_SOCKET, else " SOCKET_DEFAULT,
+		"the agent: unix:///PATH, a path, or http://ADDRESS:PORT; default\n"
+		"$PENSTOCK_SERVER, else $PENSTOCK_SOCKET, else\n" SOCKET_DEFAULT,
 		NULL},
 	{'s', 0, "socket", "PATH", "the agent's unix socket, the same as --server PATH", "FILE"},
 	{'h', 'h', "help", NULL, "print this text", NULL},
@@ -75,18 +77,19 @@ const struct command commands[] = {
 		"today.",
 		"WORKLOAD", "wptynO", command_explain},
 	{"flows", "show connections that came, went and were refused", "[filters] [-f] [--tail N] [options]",
-		"The last 50, newest last; with --follow the last 10, then each as it comes, until it is interrupted. With\n"
-		"-o json --follow gives a record a line.",
+		"The last 50, newest last; with --follow the last 10, then each as it comes, until it is interrupted.\n"
+		"With -o json --follow gives a record a line.",
 		NULL, "WvTPieacx", command_flows},
 	{"connections", "show the connections that there are now", "[filters] [options]", NULL, NULL, "WvTPiacx",
 		command_connections},
 	{"alerts", "show what looked wrong", "[--workload NAME] [-f] [--tail N] [options]",
-		"Port scans, floods, sudden refusals, proxies that are gone, tables that are nearly full. The last 50, newest\n"
-		"last; with --follow the last 10, then each as it comes.",
+		"Port scans, floods, sudden refusals, proxies that are gone, tables that are nearly full. The last\n"
+		"50, newest last; with --follow the last 10, then each as it comes.",
 		NULL, "Weacx", command_alerts},
 	{"top", "watch what goes on, live", "[--interval SECONDS] [--once] [options]",
-		"Packets, bytes, connections and verdicts a second, the rules and workloads with the most of them, proxies,\n"
-		"and the alerts of the last five minutes. q ends it. Where the output is no terminal: one frame as text.",
+		"Packets, bytes, connections and verdicts a second, the rules and workloads with the most of them,\n"
+		"proxies, and the alerts of the last five minutes. q ends it. Where the output is no terminal: one\n"
+		"frame as text.",
 		NULL, "I1c", command_top},
 	{"status", "show what the agent does and how it is", "[options]", NULL, NULL, "cx", command_status},
 	{"doctor", "say what hinders enforcement or interception, and how to mend it", "[options]",
@@ -95,6 +98,16 @@ const struct command commands[] = {
 		"anything is not well. The agent looks at its node every few seconds; which engine works it tries\n"
 		"when the first proxy is wanted, at a start after that, and at every SIGHUP.",
 		NULL, "Oc", command_doctor},
+	{"export", "write one archive for a bug report", "[-o FILE.tar.gz]",
+		"Version, status, every object, owners, metrics, the last 1000 flows, connections, alerts and what\n"
+		"the doctor says, with a MANIFEST: what the agent tells over its API. There are no secrets in it,\n"
+		"but names and addresses of workloads and of whom they talk to.",
+		NULL, "E", command_export},
+	{"completion", "print what completes command lines in a shell", "bash|zsh|fish",
+		"bash:  source <(penstock completion bash)\n"
+		"zsh:   source <(penstock completion zsh)\n"
+		"fish:  penstock completion fish | source",
+		"bash zsh fish", "", command_completion},
 	{"version", "print the versions of this program and of the agent", "[options]", NULL, NULL, "", command_version},
 	{0},
 };

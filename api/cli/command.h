@@ -41,6 +41,7 @@ const struct option_row *option_by_key(char key);
 
 void help_command(const struct command *command, struct buffer *out);
 void help_all(struct buffer *out);
+void man_page(struct buffer *out); /* penstock(1), as roff */
 /* "-f, --file PATH" */
 void help_option_name(const struct option_row *row, struct buffer *out);
 

@@ -47,32 +47,41 @@ static void check_show(const json_t *check, bool colours, struct buffer *out)
 	buffer_printf(out, "%s\n", colours ? STYLE_END : "");
 }
 
+void doctor_print(const json_t *checks, bool colours, struct buffer *out)
+{
+	size_t index, counts[MARKS] = {0};
+	json_t *check;
+	json_array_foreach(checks, index, check)
+	{
+		counts[mark_of(check)]++;
+		check_show(check, colours, out);
+	}
+	buffer_printf(out, "%zu well, %zu to look at, %zu not well\n", counts[0], counts[1], counts[2]);
+}
+
 int command_doctor(struct cli *cli)
 {
 	json_t *status = NULL, *check;
-	size_t index, counts[MARKS] = {0};
+	size_t index;
+	bool well = true;
 	if (cli->word_count)
 		return cli_usage(cli, "what is %s?", cli->words[0]);
 	int code = cli_call(cli, "GET", "/v1/status", NULL, NULL, "", &status);
 	if (code)
 		return code;
 	const json_t *checks = json_object_get(status, "checks");
-	struct buffer out = {0};
-	json_array_foreach(checks, index, check)
-	{
-		counts[mark_of(check)]++;
-		check_show(check, style_wanted(cli->color), &out);
-	}
+	json_array_foreach(checks, index, check) well &= mark_of(check) != MARKS - 1;
 	if (!json_is_array(checks)) {
 		fputs("penstock: this agent does not say what it has checked\n", stderr);
 		code = CODE_USAGE;
 	} else if (cli->output == OUTPUT_TABLE) {
-		fputs(out.length ? out.data : "", stdout);
-		printf("%zu well, %zu to look at, %zu not well\n", counts[0], counts[1], counts[2]);
+		struct buffer out = {0};
+		doctor_print(checks, style_wanted(cli->color), &out);
+		fputs(out.data, stdout);
+		buffer_free(&out);
 	} else {
 		cli_print(checks, cli->output);
 	}
-	buffer_free(&out);
 	json_decref(status);
-	return code ? code : counts[2] ? CODE_REFUSED : CODE_OK;
+	return code ? code : well ? CODE_OK : CODE_REFUSED;
 }

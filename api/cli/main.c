@@ -129,6 +129,9 @@ static int set_option(struct cli *cli, const struct option_row *row)
 	case 'w':
 		cli->flow = optarg;
 		break;
+	case 'E':
+		cli->archive = optarg;
+		break;
 	case 'S':
 	case 's':
 		cli->server = optarg;
@@ -256,6 +259,14 @@ static int run(struct cli *cli, int argc, char **argv)
 	}
 	argc -= optind;
 	argv += optind;
+	if (strcmp(argv[0], "__complete") == 0)
+		return complete(cli, argv + 1, argc - 1);
+	if (strcmp(argv[0], "__man") == 0) {
+		struct buffer page = {0};
+		man_page(&page);
+		put(stdout, &page);
+		return CODE_OK;
+	}
 	if (strcmp(argv[0], "help") == 0)
 		return help_run(cli, argc, argv);
 	cli->command = command_find(argv[0]);

@@ -160,7 +160,7 @@ def test_wide_and_name(cli):
         "namespaces/aged", "namespaces/later", "namespaces/shop", "pods/shop/web", "services/shop/web", "endpointslices/shop/web-1",
         "networkpolicies/shop/web"]
     assert cli("get", "pods", "-n", "shop", "-o", "name").stdout == "pods/shop/web\n"
-    assert "one of table json yaml, not wide" in cli("status", "-o", "wide", code=USAGE).stderr
+    assert "one of table json yaml, not wide" in cli("explain", "a", "b", "-o", "wide", code=USAGE).stderr
 
 
 def test_servers(cli):
