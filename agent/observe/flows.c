@@ -205,15 +205,21 @@ struct copies {
 	size_t count;
 };
 
+/* Under the lock. */
+static void copies_clear(struct flows *flows, struct copies *copies)
+{
+	for (size_t i = 0; i < copies->count; i++)
+		flow_names_drop(flows->names, &copies->list[i]);
+	copies->count = 0;
+}
+
 /* The next that match, up to `last`; *at is moved past what was looked at. How many were overwritten before. */
 static uint64_t copies_take(
 	struct flows *flows, const struct feed_filter *filter, uint64_t *at, uint64_t last, struct copies *copies)
 {
 	uint64_t lost = 0;
 	pthread_mutex_lock(&flows->lock);
-	for (size_t i = 0; i < copies->count; i++)
-		flow_names_drop(flows->names, &copies->list[i]);
-	copies->count = 0;
+	copies_clear(flows, copies);
 	uint64_t oldest = flow_oldest(flows, flows->size);
 	if (*at < oldest) {
 		lost = oldest - *at;
@@ -230,10 +236,12 @@ static uint64_t copies_take(
 	return lost;
 }
 
-static void copies_drop(struct flows *flows, struct copies *copies)
+static void copies_free(struct flows *flows, struct copies *copies)
 {
-	uint64_t none = 1;
-	copies_take(flows, NULL, &none, 0, copies);
+	pthread_mutex_lock(&flows->lock);
+	copies_clear(flows, copies);
+	pthread_mutex_unlock(&flows->lock);
+	free(copies);
 }
 
 static void bounds_read(struct flows *flows, uint64_t *first, uint64_t *last)
@@ -258,8 +266,7 @@ void flows_list(struct flows *flows, const struct feed_filter *filter, struct bu
 			flow_render(&copies->list[i], out);
 		}
 	}
-	copies_drop(flows, copies);
-	free(copies);
+	copies_free(flows, copies);
 }
 
 /* *after is one more than the number of the last that was looked at; 0: nothing was. */
@@ -282,8 +289,7 @@ void flows_follow(
 		}
 		__atomic_add_fetch(&flows->missed, lost, __ATOMIC_RELAXED);
 	}
-	copies_drop(flows, copies);
-	free(copies);
+	copies_free(flows, copies);
 	*after = at;
 }
 
