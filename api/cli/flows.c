@@ -30,7 +30,8 @@ struct listing {
 	struct table table;
 	size_t widths[COLUMNS_MAX];
 	struct buffer text; /* to be written */
-	bool titled, broken;
+	bool titled;
+	enum exit_code broken; /* CODE_OK: it is not */
 };
 
 /* ---- the request ---- */
@@ -117,9 +118,10 @@ static int listing_flush(void *context)
 	listing->text.length = 0;
 	if (written && fflush(stdout) == 0)
 		return live_ended();
-	listing->broken = !live_ended();
-	if (listing->broken)
+	if (!live_ended()) {
 		fprintf(stderr, "penstock: standard output: %s\n", strerror(errno));
+		listing->broken = CODE_USAGE;
+	}
 	__fpurge(stdout);
 	return -1;
 }
@@ -152,7 +154,7 @@ static int line_take(void *context, const char *line, size_t length)
 		listing_flush(listing);
 		fprintf(stderr, "penstock: the agent's answer is not JSON: %s\n", record ? "no object" : wrong.text);
 		json_decref(record);
-		listing->broken = true;
+		listing->broken = CODE_UNREACHABLE;
 		return -1;
 	}
 	if (!loss_told(listing, record)) {
@@ -167,7 +169,7 @@ static int line_take(void *context, const char *line, size_t length)
 		}
 	}
 	json_decref(record);
-	return live_ended() || listing->broken;
+	return live_ended() || listing->broken != CODE_OK;
 }
 
 static int follow(struct cli *cli, const struct feed *feed, const char *path)
@@ -181,8 +183,8 @@ static int follow(struct cli *cli, const struct feed *feed, const char *path)
 	int code = CODE_OK, result = client_follow(cli->client, path, &reader, &answer, &e);
 	if (live_ended())
 		code = CODE_OK;
-	else if (listing.broken || listing_flush(&listing) < 0)
-		code = CODE_UNREACHABLE;
+	else if (listing.broken != CODE_OK || listing_flush(&listing) < 0)
+		code = listing.broken;
 	else if (result < 0)
 		code = cli_error(&e);
 	else if (answer.body)

@@ -296,6 +296,15 @@ def waiting(pipe):
     return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
 
 
+def test_a_full_disk_is_no_success(agent):
+    agent.items["/v1/flows"] = [flow()]
+    for words in (["flows"], ["flows", "-f"], ["flows", "-o", "json"], ["top", "--once", "--interval", "0.1"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([PENSTOCK, *words], env=environment(agent), stdout=full, stderr=subprocess.PIPE, text=True,
+                                  timeout=60, check=False)
+        assert done.returncode == USAGE and "No space left" in done.stderr, words
+
+
 def test_nobody_reads_any_more(agent):
     """`penstock flows -f | head -1` ends with the next line; one whose reader sleeps can be interrupted."""
     with Following(agent, "flows", "-f", "-o", "json") as following:
