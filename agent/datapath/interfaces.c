@@ -280,7 +280,7 @@ static int routes_look(struct datapath *d, struct error *e)
 	struct routes_made made;
 	int result = routes_set(&d->options, d->nftables.want.host, &made, e);
 	if (made.rules || made.routes)
-		log_warn(ROOM, "%u rules and %u routes to proxies had gone: they are back", made.rules, made.routes);
+		log_warn(ROOM, "what leads to proxies had gone and is back: rules: %u, routes: %u", made.rules, made.routes);
 	drift_note(d, DRIFT_RULE, made.rules);
 	drift_note(d, DRIFT_ROUTE, made.routes);
 	return result;
