@@ -139,7 +139,7 @@ gateway_listens() { [ -n "$(within node ss -ltnH 'sport = :15001')" ]; }
 # shellcheck disable=SC2317
 gateway_seen() { [[ $(within node curl -sS http://127.0.0.1:7642/metrics) == *'penstock_proxy_up{proxy="ai-gateway"} 1'* ]]; }
 # shellcheck disable=SC2317
-alert_told() { [[ $(within node penstock --socket $socket alerts) == *ProxyDown* ]]; }
+alert_told() { [[ $(within node penstock --socket "$socket" alerts) == *ProxyDown* ]]; }
 gateway_carried() { [ "$(grep -c "$host" "$gateway_log")" -ge "$1" ]; } # lines are written when connections end
 
 # ask SPACE FAMILY [SECONDS]: a call to the provider, as any app would make it.
