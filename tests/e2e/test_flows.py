@@ -3,8 +3,10 @@
 explain as it is."""
 import contextlib
 import json
+import os
 import re
 import socket
+import subprocess
 import time
 
 import pytest
@@ -12,7 +14,8 @@ import pytest
 from api import UnixConnection
 from cluster import Cluster, into
 from kubeproxy import MODES
-from lab import ALLOW, DENY, NODE4, OUTSIDE4, OUTSIDE6, Probe
+from lab import ALLOW, BUILD, DENY, NODE4, OUTSIDE4, OUTSIDE6, Probe
+from netns import run
 from objects import allow_from, audited, deny_all, namespace
 from packets import ethernet, icmp, ip
 from proxies import Relay
@@ -25,6 +28,7 @@ WITHIN = 5  # seconds; it is tens of milliseconds on an idle machine
 ANYBODY = [{"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0")]
 IN_B = allow_from("s", "b-in", {"name": "b"}, [{"podSelector": {"matchLabels": {"name": "a"}}}],
                   [{"protocol": p, "port": 80} for p in ("TCP", "UDP")])
+SEEN, TIMER = 24, 16  # struct ps_conn, struct ps_conn_live
 MOMENT = re.compile(r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
 
 
@@ -40,7 +44,7 @@ def records(world, path="/v1/flows", **query):
 
 def of(world, port, /, **query):
     """What is told of the connection with this client's port."""
-    return [one for one in records(world, **query) if one["source"]["port"] == port]
+    return [one for one in records(world, **{"limit": 200, **query}) if one["source"]["port"] == port]
 
 
 def told(world, port, /, *events, **query):
@@ -360,6 +364,51 @@ def test_every_record_can_be_explained(scene):
     explained(scene)
 
 
+def penstock(scene, *arguments, text=None):
+    done = subprocess.run([os.path.join(BUILD, "penstock"), *arguments, "--socket", scene.running.socket], input=text,
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_the_command_line_shows_them(scene):
+    port = probe(scene, scene.a, scene.b.ip4, 81, expect=DENY)
+    refusal(scene, port)
+    shown = penstock(scene, "flows", "--port", "81", "--workload", "s/b", "-o", "json", "--tail", "1")
+    one = json.loads(shown)["items"][-1]
+    assert one["source"]["port"] == port
+    assert "Isolated" in penstock(scene, "explain", "--flow", "-", text=json.dumps(one))
+    assert "s/b" in penstock(scene, "flows", "--verdict", "Dropped")
+    told(scene, probe(scene, scene.a, scene.b.ip4, protocol="UDP"), "Opened")
+    assert "s/b" in penstock(scene, "connections", "-o", "yaml")
+
+
+# ---- what nobody ends ----
+
+def aged(scene, name, seconds):
+    """Every entry of the table was seen last so long ago, for all that its rows say."""
+    path = f"{scene.running.pins}/maps/{name}"
+    for row in json.loads(run("bpftool", "-j", "map", "dump", "pinned", path).stdout):
+        key, value = ([int(byte, 16) for byte in row[part]] for part in ("key", "value"))
+        at = SEEN + (TIMER if name.startswith("ps_conn") else 0)
+        seen = int.from_bytes(bytes(value[at:at + 8]), "little") - seconds * 10 ** 9
+        value[at:at + 8] = seen.to_bytes(8, "little")
+        run("bpftool", "map", "update", "pinned", path, "key", *key, "value", *value)
+
+
+def test_what_is_never_answered_ends(scene):
+    """Nothing in the kernel ends it: the agent looks every two seconds."""
+    with scene.a.entered():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.sendto(b"x", ("198.51.100.77", 9999))  # nobody has that address
+        port = sock.getsockname()[1]
+        told(scene, port, "Opened")
+        aged(scene, "ps_new4", 61)
+        opened, closed = told(scene, port, "Opened", "Closed")
+        assert (closed["packets"], closed["source"]["workload"], closed["revision"]) == (1, "s/a", opened["revision"])
+
+
 # ---- what is lost, and what is not ----
 
 def test_a_new_agent_goes_on_telling(scene):
@@ -394,7 +443,7 @@ def test_a_flood_of_refusals_hides_no_connection(scene):
         scene.running.signal(18)
     told(scene, port, "Opened", "Closed", port=80)
     metrics = scene.running.api.metrics()
-    refused = len(records(scene, workload="s/c", port=53, verdict="Dropped"))
+    refused = scene.running.api.expect("GET", "/v1/flows?workload=s/c&port=53&verdict=Dropped").text.count('"time"')
     assert metrics("penstock_events_lost_total", stream="refusals") - lost["refusals"] == 14000 - refused > 0
     assert metrics("penstock_events_lost_total", stream="connections") == lost["connections"]
 
