@@ -216,6 +216,14 @@ def test_bursts_arrive_whole_and_in_order(server):
         assert follower.numbers(3600) == list(range(1, 3601))
 
 
+def test_no_news_is_slept_over(server):
+    """They come while the stream looks, in vain, and is about to sleep: with an ip the made-up feed takes its time."""
+    follower = Follower(server, "/v1/flows?follow=true&ip=10.0.0.1")
+    for number in range(1, 6):
+        server.bring("flows", 1)
+        assert follower.numbers(1) == [number]
+
+
 def memory(server):
     with open(f"/proc/{server.process.pid}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Feeds for the server without a kernel. A record is its number, {"number":N,"pad":"xx…"}: the last `keep` of them are
- * there. Of the filter, port=P lets every P-th number through; connections are one record that shows the filter.
+ * there. Of the filter, port=P lets every P-th number through, ip makes following slow; connections are one record that
+ * shows the filter.
  */
 #ifndef PENSTOCK_SERVER_FEEDS_H
 #define PENSTOCK_SERVER_FEEDS_H
@@ -104,6 +105,8 @@ static void fake_feed_follow(struct fake_feeds *feeds, enum feed feed, const str
 		if (fake_matches(filter, ++*after))
 			fake_record(out, *after, "\n");
 	pthread_mutex_unlock(&feeds->lock);
+	if (filter->has_ip)
+		usleep(50000);
 }
 
 /* A line of standard input; false at its end. Lines come whole: they are short, and written at once. */
