@@ -86,13 +86,11 @@ static void hand_over_by_table(struct report *r)
 	report(r, "table inet penstock of nftables", nftables_there(), false, "it comes with the first proxy");
 }
 
-static void programs_on_sockets(struct report *r)
+static void programs_on_sockets(struct report *r, const struct sockets_support *support)
 {
-	struct sockets_support support;
-	sockets_probe(&support);
-	report(r, "programs on sockets (SO_ORIGINAL_DST, whose an onward connection is)", !support.missing[0], false,
-		support.missing);
-	report(r, "reads and forks of processes (6.3)", support.traces, false,
+	report(r, "programs on sockets (SO_ORIGINAL_DST, whose an onward connection is)", !support->missing[0], false,
+		support->missing);
+	report(r, "reads and forks of processes (6.3)", support->traces, false,
 		"a proxy's threads that serve several clients at once are not told apart");
 }
 
@@ -123,16 +121,16 @@ static void programs_on_packets(struct report *r)
 		"no interception by engine ebpf");
 	report(r, "ring buffer (5.8)", libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) == 1, false, "no flow events");
 	report(r, "XDP", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) == 1, false, "no NodeFilters");
-	programs_on_sockets(r);
 }
 
-void check_kernel(
+void check_kernel(const struct sockets_support *support,
 	void (*each)(void *context, const char *what, bool yes, bool needed, const char *without), void *context)
 {
 	struct report r = {.each = each, .context = context};
 	char text[1024];
 	report(&r, "BTF", access("/sys/kernel/btf/vmlinux", R_OK) == 0, true, "nothing can be enforced");
 	programs_on_packets(&r);
+	programs_on_sockets(&r, support);
 	bool adopts = process_adopts(text);
 	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
 	report(&r, "nftables", nftables_known(), false,
@@ -158,7 +156,10 @@ int datapath_check(
 	if (placed < 0)
 		return error_set(e, ERROR_SYSTEM, ENOTSUP, NULL, "%s", place.detail);
 
+	struct sockets_support support;
+	sockets_probe(&support);
 	programs_on_packets(&r);
+	programs_on_sockets(&r, &support);
 	programs_on_tracepoints(&r);
 	bool adopts = process_adopts(text);
 	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);

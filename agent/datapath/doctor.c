@@ -25,7 +25,8 @@ struct doctor {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	/* under the lock: */
-	bool stop, due;
+	atomic_bool stop; /* also read without it */
+	bool due;
 	bool steering;
 	struct doctor_interface *interfaces;
 	size_t interface_count;
@@ -66,7 +67,7 @@ static double seconds_now(void)
 /* With the lock held, which it gives away meanwhile. */
 static void look(struct doctor *doctor)
 {
-	struct doctor_look look = {.datapath = doctor->datapath, .steering = doctor->steering};
+	struct doctor_look look = {.datapath = doctor->datapath, .steering = doctor->steering, .stop = &doctor->stop};
 	auto_free struct doctor_interface *interfaces =
 		mem_dup(doctor->interfaces, (doctor->interface_count + 1) * sizeof(*interfaces));
 	look.interfaces = interfaces;

@@ -16,7 +16,8 @@ struct doctor_look {
 	const struct datapath *datapath; /* what does not change while it is open */
 	const struct doctor_interface *interfaces;
 	size_t interface_count;
-	bool steering; /* a proxy is, or was, wanted */
+	bool steering;           /* a proxy is, or was, wanted */
+	const atomic_bool *stop; /* nobody waits for it any more */
 	/* what was found */
 	struct finding *list;
 	size_t count, capacity;
@@ -49,8 +50,9 @@ void mark_target(struct mark_rule *rule, const char *name, uint32_t revision, co
 void mark_match(struct mark_rule *rule, const char *name, uint32_t revision, const void *info, size_t size);
 void doctor_iptables(struct doctor_look *look); /* iptables-legacy (doctor_iptables.c) */
 
-/* check.c: what this kernel can do, without libnftables, which only the applying thread uses. */
-void check_kernel(
+/* check.c: what this kernel can do, without libnftables, which only the applying thread uses. `support`: as it was
+ * found when the programs were loaded; to find it reads all of the kernel's BTF. */
+void check_kernel(const struct sockets_support *support,
 	void (*each)(void *context, const char *what, bool yes, bool needed, const char *without), void *context);
 
 int doctor_open(struct datapath *d, struct error *e);

@@ -291,7 +291,7 @@ static void nf_tables(struct doctor_look *look)
 	request->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
 	mnl_nlmsg_put_extra_header(request, sizeof(struct nfgenmsg)); /* all zero: every family */
 	int result = mnl_socket_sendto(socket, request, request->nlmsg_len) < 0 ? MNL_CB_ERROR : MNL_CB_OK;
-	while (result > MNL_CB_STOP) {
+	while (result > MNL_CB_STOP && !atomic_load(look->stop)) {
 		ssize_t length = mnl_socket_recvfrom(socket, buffer, BUFFER_SIZE);
 		result = length < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, (size_t)length, 0, 0, each_rule, &listing);
 	}

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the kernel can do, and how it is set. */
 #include <net/if.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,18 +36,12 @@ static void feature(void *context, const char *what, bool yes, bool needed, cons
 	}
 }
 
-static struct features known;
-
-static void features_learn(void)
-{
-	check_kernel(feature, &known);
-}
-
 void doctor_kernel(struct doctor_look *look)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	static struct features known; /* the thread's */
 	struct utsname name;
-	pthread_once(&once, features_learn);
+	if (!known.has.length)
+		check_kernel(&look->datapath->loaded.sockets, feature, &known);
 	uname(&name);
 	finding_add(look, FINDING_OK, "kernel", NULL, "Linux %s on %s: %s", name.release, name.machine,
 		known.has.length ? known.has.data : "nothing of what is asked for");
