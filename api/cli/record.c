@@ -199,7 +199,7 @@ static void why_put(const json_t *record, void (*put)(const json_t *rule, struct
 	const char *reason = text_of(record, "reason");
 	size_t at = 0;
 	if (json_is_true(json_object_get(record, "onward"))) /* its addresses may be the client's own */
-		reason = "onward, for the client";
+		reason = json_is_object(rule) ? "onward" : "onward, for the client";
 	while (said[at] && strcmp(said[at], reason) != 0)
 		at++;
 	if (!json_is_object(rule) || !said[at])

@@ -90,10 +90,10 @@ def test_a_table_for_people(agent):
         flow("Closed", ip="fd00:77::3", to=None, rule=rule("NetworkPolicy", "web", namespace="shop"), reason="Policy"),
         flow("Refused", "Rejected", "NoListener", to=None, ip="203.0.113.9", port=443, rule=LLM),
         flow(source=None, protocol="ICMP"),
-        flow(reason="Node", onward=True),
+        flow(reason="Node", onward=True), flow(reason="Policy", rule=LLM, onward=True),
         flow(time="2020-02-03T04:05:06.700000Z", to="kube-system/coredns-7db6d8ff4d-4xkz9", port=53, protocol="UDP")]
     lines = penstock(agent, "flows").stdout.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     head = lines[0]
     assert head.split() == ["TIME", "EVENT", "VERDICT", "SOURCE", "→", "DESTINATION", "PROTOCOL", "RULE/REASON"]
     starts = columns(head, "EVENT", "VERDICT", "SOURCE", "→", "PROTOCOL", "RULE")
@@ -106,7 +106,8 @@ def test_a_table_for_people(agent):
     assert lines[4].endswith("NoListener: InterceptPolicy llm-egress openai")
     assert lines[5].split()[3:6] == ["10.77.0.2", "→", "shop/web"], "an address where there is no name, no port of ICMP"
     assert lines[6].endswith("  onward, for the client")
-    assert lines[7].startswith("Feb 03 04:05  "), "of another day, the day"
+    assert lines[7].endswith("  onward: InterceptPolicy llm-egress openai")
+    assert lines[8].startswith("Feb 03 04:05  "), "of another day, the day"
     assert "\033" not in "".join(lines), "no colours in a pipe"
     with Terminal([PENSTOCK, "flows"], columns=120, environment=environment(agent)) as terminal:
         assert terminal.wait() == OK
