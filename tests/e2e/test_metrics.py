@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """GET /metrics of an agent that enforces: it counts what traffic did, and Prometheus' own tool reads it."""
-import http.client
 import json
-import os
 import pathlib
 import re
 import shutil
 import socket
 import subprocess
 import time
-import urllib.parse
 
 import pytest
 
 from api import Metrics
 from lab import ALLOW, DENY, Probe
 from objects import intercept, policy, proxy
+from prometheus import LISTEN, PROMETHEUS, Prometheus, series
 from scenes import eventually, member, results
 
 RULE = {"kind": "NetworkPolicy", "policy_namespace": "s", "policy": "b-in", "direction": "Ingress"}
@@ -102,66 +100,8 @@ def test_promtool_reads_it(pair):
 # ---- a real Prometheus ----
 
 REFERENCE = pathlib.Path(__file__).resolve().parents[2] / "api" / "metrics.md"
-LISTEN, PROMETHEUS = 7642, 9090
-SCRAPE = 0.2
 # They are others with each scrape: of the agent's own process, of calls, and what the scrape's own sockets drop.
 RESTLESS = ("process_", "penstock_api_", "penstock_kernel_drops_")
-
-
-class Prometheus:
-    """Scrapes the agent's own listener, in the node's namespace."""
-
-    def __init__(self, lab):
-        self.node, self.directory = lab.node, f"{lab.directory}/prometheus"
-        os.makedirs(self.directory)
-        config = {"global": {"scrape_interval": f"{int(SCRAPE * 1000)}ms", "scrape_timeout": f"{int(SCRAPE * 1000)}ms"},
-                  "scrape_configs": [{"job_name": "penstock", "static_configs": [{"targets": [f"127.0.0.1:{LISTEN}"]}]}]}
-        with open(f"{self.directory}/prometheus.yml", "w") as file:
-            json.dump(config, file)  # which is YAML
-        self.log = open(f"{self.directory}/log", "w")
-        self.process = lab.node.popen(
-            "prometheus", f"--config.file={self.directory}/prometheus.yml", f"--storage.tsdb.path={self.directory}/data",
-            f"--web.listen-address=127.0.0.1:{PROMETHEUS}", "--log.level=warn", stdout=self.log, stderr=self.log,
-            env={**os.environ, "GOMAXPROCS": "1"})
-
-    def get(self, port, path):
-        with self.node.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.connect()
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            assert answer.status == 200, (path, answer.status)
-            return answer.read().decode()
-        finally:
-            connection.close()
-
-    def query(self, expression):
-        """[(labels, value)] of an instant query."""
-        answer = json.loads(self.get(PROMETHEUS, "/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
-        assert answer["status"] == "success", answer
-        return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
-
-    def scraped(self):
-        try:
-            return self.query("up") and self.query("up")[0][1] == 1
-        except OSError:  # not up yet itself
-            return False
-
-    def samples(self):
-        """By name and labels, as the page has them."""
-        return {series(metric.pop("__name__"), metric): value
-                for metric, value in self.query('{job="penstock",__name__=~"penstock_.+|process_.+"}')}
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        self.log.close()
-
-
-def series(name, labels):
-    """A label without a value is none, to Prometheus."""
-    return name, tuple(sorted((k, v) for k, v in labels.items() if v and k not in ("instance", "job")))
 
 
 @pytest.fixture
