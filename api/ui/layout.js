@@ -172,7 +172,8 @@ function columns(nodes, width) {
 	const used = [...new Set([...nodes.values()].map((node) => node.column))].sort((a, b) => a - b);
 	const narrow = width < NARROW, number = Math.max(used.length, 1), least = narrow ? 44 : 76;
 	const room = width - 4 * PAD - (used.includes(RIGHT) ? 0 : 38); // for what goes round the side
-	const card = Math.min(200, Math.max(96, (room - (number - 1) * least) / number));
+	const most = narrow ? 200 : Math.min(190, room / number * 0.64); // edges and their labels need room too
+	const card = Math.max(96, Math.min(most, (room - (number - 1) * least) / number));
 	const gap = number > 1 ? Math.max(least, (room - number * card) / (number - 1)) : 0;
 	const x = new Map(used.map((column, at) => [column, 2 * PAD + at * (card + gap)]));
 	return {card, gap, x, used, width: Math.max(width, width - room + number * card + (number - 1) * gap)};
@@ -205,9 +206,10 @@ export function arrange(edges, workloads, width) {
 	for (const node of nodes.values()) {
 		node.x = grid.x.get(node.column);
 		node.width = grid.card;
-		if (narrow && node.outer) { // nobody stands beside it
-			node.width += grid.gap - 8;
-			node.x -= node.outer === RIGHT && node.column ? grid.gap - 8 : 0;
+		if (node.outer) { // an address is longer than most names
+			const more = narrow ? grid.gap - 8 : Math.min(30, grid.gap * 0.35);
+			node.width += more;
+			node.x -= node.outer === RIGHT && grid.used[0] !== node.column ? more : 0;
 		}
 		height = Math.max(height, node.y + CARD / 2 + PAD);
 	}
@@ -297,23 +299,25 @@ export function pointAt(edge, t) {
 	return [0, 1].map((axis) => edge.pieces[at].reduce((sum, point, number) => sum + weights[number] * point[axis], 0));
 }
 
-// A place for each label where it covers neither a card nor another label; labels that find none are left out.
+// A place for each label, or its shorter text, where it covers neither a card nor a name nor another label; what finds none
+// is left out.
 export function labels(edges, nodes, lanes, size) {
 	const taken = [...nodes.values()].map((node) => [node.x - 2, node.y - CARD / 2 - 2, node.x + node.width + 2, node.y + CARD / 2 + 2]);
 	for (const {x, y, height, wide} of lanes)
 		taken.push([x + 8, y, x + 16 + wide[0], y + HEAD - 4], [x + 8, y + height - NOTE, x + 16 + wide[1], y + height]);
 	const free = (box) => taken.every((one) => box[2] < one[0] || box[0] > one[2] || box[3] < one[1] || box[1] > one[3]);
-	for (const edge of edges) {
-		const [width, height] = size(edge);
-		edge.label = null;
-		for (const t of [0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82]) {
+	const find = (edge, text) => {
+		const [width, height] = size(text);
+		for (const t of [0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82, 0.1]) {
 			const [x, y] = pointAt(edge, t);
 			const box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2];
-			if (!free(box))
-				continue;
-			taken.push(box);
-			edge.label = {x, y, t, width, height};
-			break;
+			if (free(box)) {
+				taken.push(box);
+				return {text, x, y, t, width, height};
+			}
 		}
-	}
+		return null;
+	};
+	for (const edge of edges)
+		edge.label = edge.texts.reduce((found, text) => found || find(edge, text), null);
 }

@@ -69,7 +69,7 @@ export class FlowMap {
 		for (const edge of plan.edges)
 			this.describe(edge, quiet, now);
 		plan.lanes.forEach((lane) => this.name(lane));
-		labels(plan.edges.filter((edge) => edge.text), plan.nodes, plan.lanes, (edge) => [textWidth(edge.text, this.fonts.label) + 12, 16]);
+		labels(plan.edges, plan.nodes, plan.lanes, (text) => [textWidth(text, this.fonts.label) + 12, 16]);
 		this.begin();
 		plan.lanes.forEach((lane) => this.lane(lane));
 		plan.edges.forEach((edge) => this.edge(edge, now));
@@ -182,8 +182,10 @@ export class FlowMap {
 		const verdict = verdictOf(edge.verdict), plain = edge.verdict === "Forwarded";
 		const leg = edge.from.kind === "proxy";
 		edge.ports = sorted;
-		edge.text = quiet && plain || leg ? "" : (plain ? "" : verdict.glyph) +
-			(quiet ? "" : (plain ? "" : " ") + sorted[0] + (sorted.length > 1 ? "…" : ""));
+		const port = sorted[0] + (sorted.length > 1 ? "…" : "");
+		edge.texts = leg ? [] : plain ? [port] : [`${verdict.glyph} ${port}`, verdict.glyph];
+		if (quiet)
+			edge.texts.shift();
 	}
 
 	edge(edge, now) {
@@ -212,7 +214,7 @@ export class FlowMap {
 		this.set(group, {class: "label " + edge.verdict});
 		this.set(box, {x: x - width / 2, y: y - height / 2, width, height});
 		this.set(text, {x, y: y + 3.5});
-		this.text(text, edge.text);
+		this.text(text, edge.label.text);
 	}
 
 	node(node) {

@@ -176,6 +176,8 @@ def test_the_map_shows_who_talks_to_whom(page):
     lanes = page.value("[...document.querySelectorAll('.lane .title')].map((e) => e.textContent)")
     assert lanes == ["ops", "shop", "proxies"]
     assert "idle" in page.value("document.querySelector('#map-svg').textContent")
+    labels = page.value("[...document.querySelectorAll('g.label')].map((e) => e.textContent)")
+    assert {"5432", "✕ 22", "◆ 443", "? 80"} <= set(labels) and sum("✕" in one for one in labels) >= 2
 
 
 def test_verdicts_are_counted_and_drawn(page):
