@@ -22,7 +22,8 @@ static int flow_order(const void *a, const void *b)
 static void newest_keep(struct gathering *g)
 {
 	size_t more = g->filter->limit && g->count > g->filter->limit ? g->count - (size_t)g->filter->limit : 0;
-	qsort(g->list, g->count, sizeof(*g->list), flow_order);
+	if (g->count) /* else there is no list */
+		qsort(g->list, g->count, sizeof(*g->list), flow_order);
 	for (size_t i = 0; i < more; i++)
 		flows_forget(g->flows, &g->list[i]);
 	if (more)
