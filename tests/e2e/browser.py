@@ -8,6 +8,7 @@
         assert page.complaints == []
 """
 import base64
+import contextlib
 import json
 import os
 import select
@@ -30,7 +31,7 @@ def program():
 
 class Browser:
     def __init__(self, node=None):
-        self.directory = tempfile.mkdtemp(prefix="penstock-browser-")
+        self.directory = tempfile.mkdtemp(prefix=f"pt{os.getpid()}-browser-", dir="/tmp")  # sweep() takes what a killed run left
         self.identifier, self.unread, self.pages = 0, b"", {}
         command = [program(), *SWITCHES, f"--user-data-dir={self.directory}", "about:blank"]
         commands_read, self.commands = os.pipe()
@@ -82,15 +83,19 @@ class Browser:
         return page
 
     def close(self):
-        os.close(self.commands)
-        self.process.terminate()
+        with contextlib.suppress(AssertionError, OSError):
+            self.call("Browser.close", timeout=5)
         try:
-            self.process.wait(10)
+            self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        os.close(self.commands)
         os.close(self.answers)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        end = time.monotonic() + 2  # its children go behind it
+        while os.path.isdir(self.directory) and time.monotonic() < end:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            time.sleep(0.02)
 
     def __enter__(self):
         return self
