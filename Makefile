@@ -55,7 +55,7 @@ TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
 # Kept between runs, so that a second `make test` links nothing.
 .SECONDARY:
-.PHONY: all demo test lint fmt bench man install uninstall clean help tools unit unit-programs golden-update metrics-reference \
+.PHONY: all demo test test-image image lint fmt bench man install uninstall clean help tools unit unit-programs golden-update metrics-reference \
 	compile_commands.json force
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
@@ -157,6 +157,12 @@ unit: $(UNIT) ## build and run the unit tests
 test: ## everything; T=name for one test, DEBUG=1 for a shell in its namespace
 	@$(MAKE) $(SUB) $(B)/.setup-test
 	@tests/run '$(T)'
+
+image: ## the container image, with docker, buildah or podman; IMAGE=NAME:TAG
+	@deploy/image.sh '$(VERSION)' '$(COMMIT)'
+
+test-image: ## builds the image from Debian's archive alone, and runs it; needs buildah and mmdebstrap, some minutes
+	@tests/image/run.sh '$(VERSION)' '$(COMMIT)'
 
 metrics-reference: $(B)/tools/metrics_reference ## renew api/metrics.md
 	@$< > api/metrics.md
