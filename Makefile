@@ -40,12 +40,12 @@ OBSERVE := $(call room,agent/observe)
 SERVER := $(call room,api/server) $(B)/api/openapi.o $(B)/api/ui.o
 INTAKE := $(call room,agent/intake)
 AGENT := $(call room,agent) $(INTAKE) $(call room,agent/datapath) $(OBSERVE) $(STATE) $(PURE) $(SERVER)
-CONFIG := $(B)/agent/config.o $(B)/agent/config_value.o
+CONFIG := $(B)/agent/config.o $(B)/agent/config_tcp.o $(B)/agent/config_value.o
 CLIENT := $(call room,api/client)
 CLI := $(call room,api/cli) $(CLIENT) $(BASE)
 RELAY := $(call room,agent/relay) $(BASE)
 
-AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -ljansson -lyaml -lsqlite3 -lmnl -lnftables -lpthread
+AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -lgnutls -ljansson -lyaml -lsqlite3 -lmnl -lnftables -lpthread
 CLI_LIBS := -lcurl -ljansson -lyaml -lz -lpthread
 TEST_LIBS := -lcmocka -ljansson -lyaml -lsqlite3 -lcurl -lz -lpthread
 
@@ -141,7 +141,7 @@ $(B)/tools/%: $(B)/tests/tools/%.o $(PURE)
 $(B)/tools/metrics_reference: $(STATE) $(OBSERVE) $(B)/agent/datapath/conditions.o
 # The HTTP server alone, without a data path.
 $(B)/tools/server: $(SERVER) $(STATE) $(INTAKE)
-$(B)/tools/server: TEST_LIBS += -lmicrohttpd
+$(B)/tools/server: TEST_LIBS += -lmicrohttpd -lgnutls
 # The datapath room with a compiler of its own.
 $(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(BASE) $(B)/agent/compile/tables.o \
 	$(B)/agent/model/chosen.o

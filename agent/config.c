@@ -14,6 +14,7 @@
 #include <yaml.h>
 #include "agent/base/buffer.h"
 #include "agent/base/mem.h"
+#include "agent/config_tcp.h"
 #include "agent/config_value.h"
 
 enum type {
@@ -303,12 +304,9 @@ static int scalar_text(const struct reading *reading, const yaml_node_t *node, c
 	return 0;
 }
 
-/* What the contract knows and this build does not do: refused, never ignored. */
-static int check_build(const struct reading *reading, const yaml_node_t *node, const struct key *key)
+static int check_value(const struct reading *reading, const yaml_node_t *node, const struct key *key)
 {
 	const struct config *config = reading->config;
-	if (strcmp(key->path, "api.tcp.listen") == 0 && *config->api.tcp_listen)
-		return refuse(reading, node, key->path, "the TCP listener is not in this build");
 	/* The kernel's own tables: default, main, local. */
 	uint32_t table = config->datapath.route_table;
 	if (strcmp(key->path, "datapath.routeTable") == 0 && table >= 253 && table <= 255)
@@ -320,12 +318,13 @@ static int read_value(const struct reading *reading, const struct key *key, cons
 {
 	char why[WHY_MAX];
 	const char *text;
+	reading->config->lines[key - keys] = (unsigned)node->start_mark.line + 1;
 	if (!type_is_list(key->type)) {
 		if (scalar_text(reading, node, key->path, &text) < 0)
 			return -EINVAL;
 		if (set_scalar(key, reading->config, text, why) < 0)
 			return refuse(reading, node, key->path, "%s", why);
-		return check_build(reading, node, key);
+		return check_value(reading, node, key);
 	}
 	if (node->type != YAML_SEQUENCE_NODE)
 		return refuse(reading, node, key->path, "is %s, a list is expected", node_type(node));
@@ -472,8 +471,12 @@ static void resolve_node_name(struct config *config)
 int config_load(const char *file, bool must_exist, struct config **ret, struct error *e)
 {
 	struct config *config = mem_alloc(sizeof *config);
+	config->file = str_dup(file);
+	config->lines = mem_array(KEYS, sizeof *config->lines);
 	set_defaults(config);
 	int result = read_file(file, must_exist, config, e);
+	if (result == 0 && (result = config_tcp_check(config, e)) < 0)
+		config_blame(config, e);
 	if (result < 0) {
 		config_free(config);
 		return result;
@@ -481,6 +484,21 @@ int config_load(const char *file, bool must_exist, struct config **ret, struct e
 	resolve_node_name(config);
 	*ret = config;
 	return 0;
+}
+
+void config_blame(const struct config *config, struct error *e)
+{
+	bool section;
+	const struct key *key = *e->path ? key_find(e->path, &section) : NULL;
+	if (!key)
+		return;
+	unsigned line = config->lines[key - keys];
+	auto_free char *what = str_dup(e->detail);
+	if (line)
+		snprintf(e->detail, sizeof e->detail, "%s:%u: %s: %s", config->file, line, key->path, what);
+	else
+		snprintf(e->detail, sizeof e->detail, "%s: %s: %s", config->file, key->path, what);
+	*e->path = 0;
 }
 
 void config_free(struct config *config)
@@ -494,6 +512,8 @@ void config_free(struct config *config)
 		else if (type_is_list(keys[at].type))
 			list_free(*(char ***)field);
 	}
+	free(config->file);
+	free(config->lines);
 	free(config);
 }
 

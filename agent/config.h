@@ -12,6 +12,8 @@
 #include "agent/observe/alerts.h"
 
 struct config {
+	char *file;
+	unsigned *lines; /* where each key stands, by its place in the table; 0: it does not */
 	struct {
 		char *name; /* resolved: never empty */
 	} node;
@@ -64,6 +66,8 @@ struct config {
 int config_load(const char *file, bool must_exist, struct config **ret, struct error *e);
 /* As YAML that config_load reads back to the same values. The caller frees. */
 char *config_print(const struct config *config);
+/* An error whose path is a key: the path becomes part of the sentence, "file:line: path: what". */
+void config_blame(const struct config *config, struct error *e);
 void config_free(struct config *config);
 
 #endif

@@ -44,6 +44,32 @@ struct agent {
 	char *damaged;
 };
 
+static struct server_tcp tcp_options(const struct config *c)
+{
+	return (struct server_tcp){
+		.listen = c->api.tcp_listen,
+		.certificate = c->api.tls_certificate,
+		.key = c->api.tls_key,
+		.client_ca = c->api.tls_client_ca,
+		.token_file = c->api.token_file,
+	};
+}
+
+/* The configuration and the files that it names; an error names the configuration's line. */
+static int config_read(const struct agent *agent, struct config **ret, struct error *e)
+{
+	int result = config_load(agent->config_file, agent->config_given, ret, e);
+	if (result < 0)
+		return result;
+	struct server_tcp tcp = tcp_options(*ret);
+	if ((result = server_tcp_check(&tcp, e)) < 0) {
+		config_blame(*ret, e);
+		config_free(*ret);
+		*ret = NULL;
+	}
+	return result;
+}
+
 static struct datapath_options datapath_options(const struct config *c)
 {
 	return (struct datapath_options){
@@ -108,6 +134,7 @@ static void agent_reload(void *context)
 	struct agent *agent = context;
 	struct config *fresh;
 	struct error e = {0};
+	server_reload(agent->server);
 	if (config_load(agent->config_file, agent->config_given, &fresh, &e) < 0) {
 		log_error("config", "SIGHUP: %s; the running configuration stays", e.detail);
 		return;
@@ -273,6 +300,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.unix_path = c->api.unix_path,
 		.unix_group = c->api.unix_group,
 		.metrics_listen = c->metrics.listen,
+		.tcp = tcp_options(c),
 		.body_max = c->api.body_max,
 		.board = agent->board,
 		.metrics = agent_metrics,
@@ -283,6 +311,8 @@ static int agent_open(struct agent *agent, struct error *e)
 	};
 	struct server *started = NULL;
 	result = server_start(&server, &started, e);
+	if (result < 0)
+		config_blame(c, e);
 	__atomic_store_n(&agent->server, started, __ATOMIC_RELEASE);
 	if (result == 0)
 		result = feeds_start(agent->feeds, started, e);
@@ -371,13 +401,14 @@ int main(int argc, char **argv)
 	struct error e = {0};
 	if (flags_read(argc, argv, &agent, &job) < 0)
 		return 2;
-	if (config_load(agent.config_file, agent.config_given, &agent.config, &e) < 0) {
+	int result = job == JOB_UNINSTALL ? config_load(agent.config_file, agent.config_given, &agent.config, &e)
+									  : config_read(&agent, &agent.config, &e);
+	if (result < 0) {
 		fprintf(stderr, "penstockd: %s\n", e.detail);
 		return 2;
 	}
 	log_configure(agent.config->log.level, agent.config->log.format);
 
-	int result;
 	if (job == JOB_CHECK)
 		result = job_check(agent.config, &e);
 	else if (job == JOB_UNINSTALL)

@@ -37,6 +37,7 @@ void answer_free(struct answer *answer)
 	source_free(answer->source);
 	stream_free(answer->stream);
 	free(answer->allow);
+	free(answer->why);
 	free(answer);
 }
 
@@ -186,6 +187,8 @@ static void headers_add(struct MHD_Response *response, const struct answer *answ
 		MHD_add_response_header(response, "Location", answer->location);
 	if (answer->allow)
 		MHD_add_response_header(response, "Allow", answer->allow);
+	if (answer->authenticate)
+		MHD_add_response_header(response, "WWW-Authenticate", answer->authenticate);
 	if (answer->accept_encoding)
 		MHD_add_response_header(response, "Accept-Encoding", answer->accept_encoding);
 	if (answer->close)

@@ -23,6 +23,8 @@ struct answer {
 	struct stream *stream; /* instead of text: a status or feed that is followed; owned */
 	char etag[ETAG_TEXT_MAX];
 	char *allow;
+	char *why;                /* a problem's detail, for the audit; may be NULL */
+	const char *authenticate; /* WWW-Authenticate */
 	const char *location;
 	const char *accept_encoding;
 	unsigned retry_after; /* seconds */

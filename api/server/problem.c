@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "agent/base/mem.h"
 #include "api/server/answer.h"
 #include "api/server/request.h"
 
@@ -34,8 +35,9 @@ static const struct {
 	int status;
 	const char *type, *title;
 } problems[] = {
-	{400, "bad-request", "The request cannot be read"}, {403, "forbidden", "This is not for whoever asks"},
-	{404, "not-found", "There is no such thing"}, {405, "method-not-allowed", "The path does not take this method"},
+	{400, "bad-request", "The request cannot be read"}, {401, "unauthorized", "It is not known who asks"},
+	{403, "forbidden", "This is not for whoever asks"}, {404, "not-found", "There is no such thing"},
+	{405, "method-not-allowed", "The path does not take this method"},
 	{409, "conflict", "It conflicts with another owner or a newer term"},
 	{412, "precondition-failed", "A condition of the request does not hold"},
 	{413, "too-large", "The body or an object in it is too large"},
@@ -103,6 +105,7 @@ struct answer *problem_new(int status, const char *detail, const struct errors *
 		status = problem_status(errors);
 	struct answer *answer = answer_new(status, "application/problem+json");
 	problem_render(&answer->text, status, detail, errors);
+	answer->why = str_dup(detail);
 	if (status == 503 || status == 429)
 		answer->retry_after = RETRY_AFTER_SECONDS;
 	return answer;

@@ -12,8 +12,6 @@
 #include "api/server/answer.h"
 #include "api/server/problem.h"
 
-#define OWNER_MAX 253
-
 static const char *const parameter_names[] = {
 #define X(name, text) text,
 	PARAMETERS(X)
@@ -115,15 +113,21 @@ static int flag_parse(const char *value, bool *ret)
 	return *ret || !strcmp(value, "false") ? 0 : -EINVAL;
 }
 
-/* Names of owners stand in annotations, logs and labels of metrics: printable ASCII without spaces or quotes. */
+bool owner_valid(const char *name)
+{
+	size_t length = strlen(name);
+	if (!length || length > OWNER_MAX)
+		return false;
+	for (const char *at = name; *at; at++)
+		if (*at <= ' ' || *at >= 0x7f || *at == '"' || *at == '\\')
+			return false;
+	return true;
+}
+
 static int owner_parse(const char *value, char **ret)
 {
-	size_t length = strlen(value);
-	if (!length || length > OWNER_MAX)
+	if (!owner_valid(value))
 		return -EINVAL;
-	for (const char *at = value; *at; at++)
-		if (*at <= ' ' || *at >= 0x7f || *at == '"' || *at == '\\')
-			return -EINVAL;
 	*ret = str_dup(value);
 	return 0;
 }
@@ -136,7 +140,7 @@ static int parameter_set(struct request *request, enum parameter_index index, co
 	int result;
 	switch (index) {
 	case PARAMETER_INDEX_OWNER:
-		wanted = "a name of 1 to 253 printable ASCII characters without spaces, quotes and backslashes";
+		wanted = OWNER_WANTED;
 		result = owner_parse(value, &to->owner);
 		break;
 	case PARAMETER_INDEX_FORCE:
@@ -244,7 +248,7 @@ static bool media_type_is(const char *header, const char *wanted)
 
 /* What stands twice has no meaning: which of two lengths, two terms is it? Lists of entity tags may come in pieces. */
 static const char *const single_headers[] = {
-	"Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Penstock-Term"};
+	"Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Penstock-Term", "Authorization"};
 #define SINGLE_COUNT (sizeof(single_headers) / sizeof(single_headers[0]))
 
 struct header_walk {

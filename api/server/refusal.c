@@ -8,6 +8,7 @@
 #include "api/server/refusal.h"
 
 #include <dlfcn.h>
+#include <gnutls/gnutls.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -54,7 +55,10 @@ enum MHD_Result MHD_queue_response(struct MHD_Connection *http, unsigned status,
 		"HTTP/1.1 %u %s\r\nContent-Type: application/problem+json\r\nContent-Length: %zu\r\nConnection: "
 		"close\r\n\r\n%s",
 		refusals[at].status, refusals[at].reason, body.length, body.data);
-	if (info)
+	const union MHD_ConnectionInfo *secure = MHD_get_connection_info(http, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+	if (secure)
+		gnutls_record_send(secure->tls_session, text.data, text.length);
+	else if (info)
 		send(info->connect_fd, text.data, text.length, MSG_NOSIGNAL | MSG_DONTWAIT);
 	buffer_free(&body);
 	buffer_free(&text);

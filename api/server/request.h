@@ -10,10 +10,12 @@
 #include "agent/base/buffer.h"
 #include "agent/model/object.h"
 #include "agent/state/snapshot.h"
+#include "api/server/identity.h"
 #include "api/server/server.h"
 
 struct answer;
 struct connection;
+struct listener;
 struct pending_call;
 struct route;
 
@@ -56,11 +58,15 @@ struct parameters {
 
 struct request {
 	struct server *server;
+	const struct listener *listener;
 	struct MHD_Connection *http;
 	struct connection *connection;
 	const struct route *route; /* NULL: no such path, or method */
 	int label;                 /* what it counts as */
 	const char *method;        /* one of a known few */
+	char *path;                /* of a write, as it was sent, without the query */
+	struct identity identity;
+	const char *credential; /* "token" or "certificate"; NULL: none was shown */
 	bool head, accepts_gzip;
 	int kind; /* -1 where the path names none */
 	char *namespace, *name;
@@ -72,6 +78,7 @@ struct request {
 	struct buffer body;
 	uint64_t received, receive_max; /* bytes of body, discarded ones too; where the connection is cut off */
 	bool suspended;                 /* the handler made a call of it */
+	bool submitted;                 /* so that its audit line is the call's */
 
 	struct answer *answer;   /* set once, by this request's thread or, while suspended, by call_reply */
 	bool queued;             /* the answer is libmicrohttpd's */

@@ -203,6 +203,16 @@ static void not_found(struct request *request, const struct path *path, bool pub
 		problem_answer(request, 404, "there is no such path%s", public_only ? " on this listener" : "");
 }
 
+bool route_open(const struct route *route)
+{
+	return route->handler == page_health || route->handler == page_ready || route->handler == page_version;
+}
+
+bool route_reads(const struct route *route)
+{
+	return !strcmp(route->method, "GET") || route->handler == read_explain;
+}
+
 uint64_t route_body_max(const struct request *request)
 {
 	uint64_t most = request->server->options.body_max;

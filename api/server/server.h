@@ -64,9 +64,16 @@ struct feed_filter {
 	uint64_t limit; /* 0: all */
 };
 
+/* The API over TCP; "" where there is none. The listener is refused when everybody could use it. */
+struct server_tcp {
+	const char *listen;
+	const char *certificate, *key, *client_ca, *token_file;
+};
+
 struct server_options {
 	const char *unix_path, *unix_group;
 	const char *metrics_listen; /* "" = none */
+	struct server_tcp tcp;      /* all NULL: none */
 	uint64_t body_max;
 	struct board *board;
 	/* Renders /metrics. Called on HTTP's threads. */
@@ -87,6 +94,10 @@ struct server_options {
 };
 
 struct server;
+/* Whether the files of the TCP listener can be used; an error's path is the configuration's key that is to blame. */
+int server_tcp_check(const struct server_tcp *tcp, struct error *e);
+/* Reads certificates and tokens again; a bad file keeps the old one. Any thread. */
+void server_reload(struct server *server);
 /* There is something new in a feed: wakes those who follow it. Any thread, until server_stop; NULL is fine. */
 void server_news(struct server *server, enum feed feed);
 int server_start(const struct server_options *options, struct server **ret, struct error *e);

@@ -9,7 +9,9 @@
 #include <sys/types.h>
 #include "api/server/connection.h"
 #include "api/server/count.h"
+#include "api/server/credentials.h"
 #include "api/server/request.h"
+#include "api/server/throttle.h"
 
 TAILQ_HEAD(call_list, pending_call);
 TAILQ_HEAD(stream_list, stream);
@@ -20,12 +22,15 @@ struct listener {
 	int fd;        /* libmicrohttpd's while the daemon runs; -1 when there is none */
 	bool public;   /* only the routes that are open to everyone */
 	bool loopback; /* a TCP listener that only this node reaches: serves the page */
+	bool remote;   /* asks who its clients are */
 };
 
 struct server {
 	struct server_options options; /* strings copied */
-	struct listener api, metrics;
-	dev_t unix_device; /* of our socket file, so that only our own is removed */
+	struct listener api, metrics, tcp;
+	struct credentials credentials; /* of tcp */
+	struct throttle wrong, told;    /* credentials that are none; audit lines about strangers */
+	dev_t unix_device;              /* of our socket file, so that only our own is removed */
 	ino_t unix_inode;
 	struct connections connections;
 	struct counters counters;

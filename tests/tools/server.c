@@ -5,6 +5,7 @@
  *
  *   server --unix PATH [--metrics HOST:PORT] [--body-max BYTES] [--delay MILLISECONDS] [--keep RECORDS]
  *     with --keep there are feeds (server_feeds.h): "flows 3" on standard input brings three new flows
+ *     [--tcp HOST:PORT --certificate FILE --key FILE --client-ca FILE --tokens FILE], read again upon SIGHUP
  *   server --routes      prints METHOD and path of every route
  */
 #include <getopt.h>
@@ -100,12 +101,28 @@ static void routes_print(void)
 		printf("%s %s\n", method, label);
 }
 
+static void tcp_option(struct server_tcp *tcp, int option)
+{
+	if (option == 't')
+		tcp->listen = optarg;
+	else if (option == 'c')
+		tcp->certificate = optarg;
+	else if (option == 'K')
+		tcp->key = optarg;
+	else if (option == 'a')
+		tcp->client_ca = optarg;
+	else if (option == 'T')
+		tcp->token_file = optarg;
+}
+
 static void options_read(int argc, char **argv, struct server_options *options, struct applier *applier)
 {
 	static const struct option known[] = {{"unix", required_argument, NULL, 'u'},
 		{"metrics", required_argument, NULL, 'm'}, {"body-max", required_argument, NULL, 'b'},
 		{"delay", required_argument, NULL, 'd'}, {"keep", required_argument, NULL, 'k'},
-		{"routes", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+		{"tcp", required_argument, NULL, 't'}, {"certificate", required_argument, NULL, 'c'},
+		{"key", required_argument, NULL, 'K'}, {"client-ca", required_argument, NULL, 'a'},
+		{"tokens", required_argument, NULL, 'T'}, {"routes", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
 	int option;
 	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		if (option == 'u')
@@ -120,6 +137,8 @@ static void options_read(int argc, char **argv, struct server_options *options, 
 			applier->feeds.keep = strtoull(optarg, NULL, 10);
 		else if (option == 'r')
 			routes_print();
+		else
+			tcp_option(&options->tcp, option);
 		if (option == 'r' || option == '?')
 			exit(option == '?' ? 2 : 0);
 	}
@@ -132,8 +151,12 @@ static void run(struct applier *applier, int signals)
 	struct call *call;
 	for (;;) {
 		poll(wait, 3, -1);
-		if (wait[0].revents)
-			return;
+		struct signalfd_siginfo info;
+		if (wait[0].revents && read(signals, &info, sizeof(info)) == sizeof(info)) {
+			if (info.ssi_signo != SIGHUP)
+				return;
+			server_reload(applier->server);
+		}
 		if ((call = server_next(applier->server)))
 			call_apply(applier, call);
 		if (wait[2].revents && !fake_feeds_command(&applier->feeds, applier->server))
@@ -151,6 +174,7 @@ int main(int argc, char **argv)
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGTERM);
 	sigaddset(&mask, SIGINT);
+	sigaddset(&mask, SIGHUP);
 	sigprocmask(SIG_BLOCK, &mask, NULL);
 	options.body_max = applier.body_max;
 	options_read(argc, argv, &options, &applier);
@@ -167,7 +191,8 @@ int main(int argc, char **argv)
 	board_set_ready(applier.board, true, NULL);
 	status_publish(&applier);
 	if (!options.unix_path || server_start(&options, &server, &e) < 0) {
-		fprintf(stderr, "server: %s\n", options.unix_path ? e.detail : "--unix PATH is needed");
+		fprintf(stderr, "server: %s%s%s\n", e.path, *e.path ? ": " : "",
+			options.unix_path ? e.detail : "--unix PATH is needed");
 		snapshot_put(applier.current);
 		board_free(applier.board);
 		return 1;

@@ -349,9 +349,22 @@ static const struct {
 	{"alerts:\n  proxyDown: 1\n", "penstock.yaml:2: alerts.proxyDown: there is no such key"},
 	{"log:\n  level: loud\n", "penstock.yaml:2: log.level: \"loud\" is not debug, info, warn or error"},
 	{"log:\n  format: xml\n", "penstock.yaml:2: log.format: \"xml\" is not text or json"},
-	/* in the contract, not in this build */
+	/* an open listener where TLS was meant */
 	{"api:\n  tcp:\n    listen: 0.0.0.0:7641\n",
-		"penstock.yaml:3: api.tcp.listen: the TCP listener is not in this build"},
+		"penstock.yaml:3: api.tcp.listen: is not a loopback address: it needs TLS (api.tcp.tls.certificate, "
+		"api.tcp.tls.key), and client certificates (api.tcp.tls.clientCA) or tokens (api.tcp.tokenFile)"},
+	{"api:\n  tcp:\n    listen: '[::]:7641'\n    tokenFile: /tokens\n",
+		"penstock.yaml:3: api.tcp.listen: is not a loopback address, and without TLS tokens could be read on the way: "
+		"set api.tcp.tls.certificate and api.tcp.tls.key"},
+	{"api:\n  tcp:\n    listen: '192.0.2.1:7641'\n    tls: {certificate: /c, key: /k}\n",
+		"penstock.yaml:3: api.tcp.listen: is not a loopback address: it needs client certificates "
+		"(api.tcp.tls.clientCA) or tokens (api.tcp.tokenFile)"},
+	{"api:\n  tcp:\n    listen: '127.0.0.1:7641'\n    tls:\n      certificate: /c\n",
+		"penstock.yaml:5: api.tcp.tls.certificate: has no api.tcp.tls.key"},
+	{"api:\n  tcp:\n    listen: '127.0.0.1:7641'\n    tls:\n      key: /k\n",
+		"penstock.yaml:5: api.tcp.tls.key: has no api.tcp.tls.certificate"},
+	{"api:\n  tcp:\n    listen: '127.0.0.1:7641'\n    tls: {clientCA: /c}\n",
+		"penstock.yaml:4: api.tcp.tls.clientCA: means nothing without api.tcp.tls.certificate and api.tcp.tls.key"},
 };
 
 static void every_mistake_has_its_line(void **state)
