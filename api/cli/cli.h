@@ -21,6 +21,7 @@ struct cli {
 	const char *port, *protocol, *family, *flow;
 	const char *workload, *verdict, *ip, *tail, *color, *interval;
 	const char *archive;
+	struct client_credentials credentials;
 	const char **files; /* NULL-terminated */
 	bool force, dry_run, quarantine;
 	bool follow, once;
@@ -45,6 +46,8 @@ int command_export(struct cli *cli);
 int command_completion(struct cli *cli);
 int command_version(struct cli *cli);
 
+/* Takes the value of one of the options by which the agent knows its caller; any other key is passed over. */
+void cli_credential(struct cli *cli, char key, const char *value);
 /* Candidates for the last of the words of a command line, on standard output (completion.c). */
 int complete(struct cli *cli, char **words, int count);
 /* Says what is wrong with the command line and where help is; CODE_USAGE. */

@@ -37,10 +37,14 @@ const struct option_row option_rows[] = {
 	{'E', 'o', "output", "FILE",
 		"the archive, - for standard output\ndefault penstock-NODE-TIME.tar.gz in this directory", "FILE"},
 	{'S', 0, "server", "URL",
-		"the agent: unix:///PATH, a path, or http://ADDRESS:PORT; default\n"
+		"the agent: unix:///PATH, a path, or https://ADDRESS:PORT; default\n"
 		"$PENSTOCK_SERVER, else $PENSTOCK_SOCKET, else\n" SOCKET_DEFAULT,
 		NULL},
 	{'s', 0, "socket", "PATH", "the agent's unix socket, the same as --server PATH", "FILE"},
+	{'A', 0, "ca", "FILE", "who signed the agent's certificate; default: whom the system trusts", "FILE"},
+	{'C', 0, "cert", "FILE", "the client certificate, with --key", "FILE"},
+	{'K', 0, "key", "FILE", "its key", "FILE"},
+	{'k', 0, "token-file", "FILE", "the token: the first word in it", "FILE"},
 	{'h', 'h', "help", NULL, "print this text", NULL},
 	{'V', 0, "version", NULL, "print the version of this program", NULL},
 	{0},
@@ -123,6 +127,10 @@ const struct exit_row exit_rows[] = {
 const struct exit_row environment_rows[] = {
 	{"PENSTOCK_SERVER", "the agent, as --server says it"},
 	{"PENSTOCK_SOCKET", "the path of the agent's socket, where PENSTOCK_SERVER is not set"},
+	{"PENSTOCK_CA", "as --ca"},
+	{"PENSTOCK_CERT", "as --cert"},
+	{"PENSTOCK_KEY", "as --key"},
+	{"PENSTOCK_TOKEN_FILE", "as --token-file"},
 	{0},
 };
 

@@ -109,7 +109,7 @@ static void offer_names(struct cli *cli, const char *current, const struct resou
 	struct answer answer;
 	json_t *object;
 	size_t index;
-	if (!cli->client && client_new(cli->server, &cli->client, NULL) < 0)
+	if (!cli->client && client_new(cli->server, &cli->credentials, &cli->client, NULL) < 0)
 		return;
 	auto_free char *path = str_format("/v1/%s?limit=" NAMES_MAX_TEXT, resource->plural);
 	if (client_call(cli->client, "GET", path, NULL, 0, &answer, NULL) < 0)
@@ -164,6 +164,7 @@ static void note_value(struct cli *cli, const struct option_row *row, const char
 {
 	if (row->key == 'S' || row->key == 's')
 		cli->server = value;
+	cli_credential(cli, row->key, value);
 	if (row->key == 'n')
 		cli->namespace = value;
 }

@@ -59,6 +59,19 @@ static void add_file(struct cli *cli, const char *file)
 	cli->files[count + 1] = NULL;
 }
 
+void cli_credential(struct cli *cli, char key, const char *value)
+{
+	struct client_credentials *credentials = &cli->credentials;
+	if (key == 'A')
+		credentials->ca = value;
+	else if (key == 'C')
+		credentials->certificate = value;
+	else if (key == 'K')
+		credentials->key = value;
+	else if (key == 'k')
+		credentials->token_file = value;
+}
+
 /* -1: go on. Otherwise the exit code. */
 static int set_option(struct cli *cli, const struct option_row *row)
 {
@@ -135,6 +148,12 @@ static int set_option(struct cli *cli, const struct option_row *row)
 	case 'S':
 	case 's':
 		cli->server = optarg;
+		break;
+	case 'A':
+	case 'C':
+	case 'K':
+	case 'k':
+		cli_credential(cli, row->key, optarg);
 		break;
 	case 'V':
 		puts("penstock " PENSTOCK_VERSION " (" PENSTOCK_COMMIT ")");
@@ -228,7 +247,7 @@ static int parse(struct cli *cli, int argc, char **argv, const char *keys, const
 static int command_run(struct cli *cli)
 {
 	struct error e = {0};
-	if (client_new(cli->server, &cli->client, &e) < 0) {
+	if (client_new(cli->server, &cli->credentials, &cli->client, &e) < 0) {
 		fprintf(stderr, "penstock: %s\n", e.detail);
 		return CODE_USAGE;
 	}
@@ -294,7 +313,9 @@ static const char *server_default(void)
 
 int main(int argc, char **argv)
 {
-	struct cli cli = {.server = server_default()};
+	struct cli cli = {.server = server_default(),
+		.credentials = {
+			getenv("PENSTOCK_CA"), getenv("PENSTOCK_CERT"), getenv("PENSTOCK_KEY"), getenv("PENSTOCK_TOKEN_FILE")}};
 	cli.files = mem_alloc(sizeof *cli.files);
 	int code = run(&cli, argc, argv);
 	free(cli.files);

@@ -4,7 +4,10 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
+#include <strings.h>
+#include <unistd.h>
 #include "agent/base/buffer.h"
 #include "agent/base/mem.h"
 
@@ -14,10 +17,17 @@
 /* No record is near this long: whoever sends it is not the agent. */
 #define LINE_MAX_BYTES (4u << 20)
 
+#define HTTP "http://"
+#define HTTPS "https://"
+#define TOKEN_MAX 4096
+
 struct client {
-	char *name;        /* for messages: the path, or the URL */
-	char *socket_path; /* NULL: TCP */
-	char *base;        /* "http://127.0.0.1:7642" */
+	char *name;                   /* for messages: the path, or the URL */
+	char *socket_path;            /* NULL: TCP */
+	char *base;                   /* "http://127.0.0.1:7642" */
+	char *ca, *certificate, *key; /* NULL: none */
+	char *authorization;          /* a header, or NULL */
+	char why[CURL_ERROR_SIZE];
 	CURL *curl;
 	CURLM *multi;
 	long patience; /* seconds */
@@ -25,14 +35,15 @@ struct client {
 };
 
 /* "http://HOST:PORT" and nothing behind it but a slash. */
-static int server_http(const char *server, struct client *client, struct error *e)
+static int server_http(const char *server, const char *scheme, struct client *client, struct error *e)
 {
 	size_t length = strlen(server);
-	const char *host = server + strlen("http://");
-	while (length > strlen("http://") && server[length - 1] == '/')
+	const char *host = server + strlen(scheme);
+	while (length > strlen(scheme) && server[length - 1] == '/')
 		length--;
-	if (server + length <= host || memchr(host, '/', server + length - host))
-		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s is not http://ADDRESS:PORT", server);
+	if (server + length <= host || memchr(host, '/', server + length - host) ||
+		memchr(host, '@', server + length - host))
+		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s is not %sADDRESS:PORT", server, scheme);
 	client->base = mem_dup(server, length + 1);
 	client->base[length] = 0;
 	return 0;
@@ -41,18 +52,15 @@ static int server_http(const char *server, struct client *client, struct error *
 static int server_read(const char *server, struct client *client, struct error *e)
 {
 	const char *path = server;
-	if (strncmp(server, "http://", 7) == 0)
-		return server_http(server, client, e);
-	if (strncmp(server, "https://", 8) == 0)
-		return error_set(e, ERROR_INVALID, ENOTSUP, NULL,
-			"%s: this build speaks no TLS. Use the agent's socket, unix:///PATH, or http://ADDRESS:PORT of a loopback "
-			"listener",
-			server);
+	if (strncmp(server, HTTP, strlen(HTTP)) == 0)
+		return server_http(server, HTTP, client, e);
+	if (strncmp(server, HTTPS, strlen(HTTPS)) == 0)
+		return server_http(server, HTTPS, client, e);
 	if (strncmp(server, "unix:", 5) == 0)
 		path = server + 5 + 2 * (strncmp(server + 5, "//", 2) == 0);
 	else if (strstr(server, "://"))
 		return error_set(
-			e, ERROR_INVALID, EINVAL, NULL, "%s is neither unix:///PATH, a path nor http://ADDRESS:PORT", server);
+			e, ERROR_INVALID, EINVAL, NULL, "%s is neither unix:///PATH, a path nor https://ADDRESS:PORT", server);
 	if (!*path)
 		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s names no socket", *server ? server : "\"\"");
 	client->socket_path = str_dup(path);
@@ -60,12 +68,98 @@ static int server_read(const char *server, struct client *client, struct error *
 	return 0;
 }
 
-int client_new(const char *server, struct client **ret, struct error *e)
+/* ---- credentials ---- */
+
+static char *text_of(const char *text)
+{
+	return text && *text ? str_dup(text) : NULL;
+}
+
+/* "http://127.0.0.1:7641", "http://[::1]:7641", "http://localhost:7641": what is sent there stays on this node. */
+static bool stays_here(const char *base)
+{
+	const char *host = base + strlen(HTTP);
+	size_t length = *host == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":");
+	bool numbers = strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == length;
+	return numbers || (length == 5 && strncmp(host, "[::1]", 5) == 0) ||
+		   (length == 9 && strncasecmp(host, "localhost", 9) == 0);
+}
+
+/* The first word of the first line that is neither blank nor a comment: a line of the agent's own file will do. */
+static int token_read(const char *file, struct client *client, struct error *e)
+{
+	char line[TOKEN_MAX];
+	FILE *stream = fopen(file, "re");
+	if (!stream)
+		return error_set(e, ERROR_INVALID, errno, NULL, "%s: %s", file, strerror(errno));
+	const char *token = NULL;
+	while (!token && fgets(line, sizeof line, stream)) {
+		char *word = line + strspn(line, " \t\r\n");
+		word[strcspn(word, " \t\r\n")] = 0;
+		token = *word && *word != '#' ? word : NULL;
+	}
+	fclose(stream);
+	if (!token)
+		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s: there is no token in it", file);
+	if (strncmp(token, "sha256:", strlen("sha256:")) == 0)
+		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s: this is a token's hash, not the token", file);
+	client->authorization = str_format("Authorization: Bearer %s", token);
+	explicit_bzero(line, sizeof line);
+	return 0;
+}
+
+/* libcurl says of a file that it has a problem, not which. */
+static int file_check(const char *file, struct error *e)
+{
+	if (!file || access(file, R_OK) == 0)
+		return 0;
+	return error_set(e, ERROR_INVALID, errno, NULL, "%s: %s", file, strerror(errno));
+}
+
+static int credentials_read(const struct client_credentials *credentials, struct client *client, struct error *e)
+{
+	bool plain = !client->socket_path && strncmp(client->base, HTTP, strlen(HTTP)) == 0;
+	int result;
+	if (!credentials || client->socket_path)
+		return 0; /* who can open the socket is admin */
+	client->ca = text_of(credentials->ca);
+	client->certificate = text_of(credentials->certificate);
+	client->key = text_of(credentials->key);
+	if (!client->certificate != !client->key)
+		return error_set(e, ERROR_INVALID, EINVAL, NULL, "a certificate and its key belong together");
+	if ((result = file_check(client->ca, e)) < 0 || (result = file_check(client->certificate, e)) < 0 ||
+		(result = file_check(client->key, e)) < 0)
+		return result;
+	if (!credentials->token_file || !*credentials->token_file)
+		return 0;
+	if (plain && !stays_here(client->base))
+		return error_set(e, ERROR_INVALID, EINVAL, NULL,
+			"%s: a token is not sent in the clear to another node; use https://ADDRESS:PORT", client->base);
+	return token_read(credentials->token_file, client, e);
+}
+
+static void client_forget(struct client *client)
+{
+	if (client->authorization)
+		explicit_bzero(client->authorization, strlen(client->authorization));
+	free(client->authorization);
+	free(client->ca);
+	free(client->certificate);
+	free(client->key);
+	free(client->name);
+	free(client->socket_path);
+	free(client->base);
+	free(client);
+}
+
+int client_new(const char *server, const struct client_credentials *credentials, struct client **ret, struct error *e)
 {
 	struct client *client = mem_alloc(sizeof *client);
 	int result = server_read(server, client, e);
+	if (result == 0)
+		result = credentials_read(credentials, client, e);
 	if (result < 0) {
-		free(client);
+		client_forget(client);
 		return result;
 	}
 	curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -85,10 +179,7 @@ void client_free(struct client *client)
 	curl_multi_cleanup(client->multi);
 	curl_easy_cleanup(client->curl);
 	curl_global_cleanup();
-	free(client->name);
-	free(client->socket_path);
-	free(client->base);
-	free(client);
+	client_forget(client);
 }
 
 void client_stop_by(struct client *client, int fd)
@@ -122,6 +213,10 @@ static int explain(const struct client *client, CURLcode code, struct error *e)
 		const char *why = errnum ? strerror_r((int)errnum, reason, sizeof reason) : "nobody listens there";
 		return error_set(e, ERROR_BUSY, ECONNREFUSED, NULL, "cannot reach the agent at %s: %s", client->name, why);
 	}
+	if (code == CURLE_SSL_CONNECT_ERROR || code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CERTPROBLEM ||
+		code == CURLE_SSL_CACERT_BADFILE)
+		return error_set(e, ERROR_BUSY, EPROTO, NULL, "no TLS with the agent at %s: %s", client->name,
+			*client->why ? client->why : curl_easy_strerror(code));
 	return error_set(
 		e, ERROR_SYSTEM, EIO, NULL, "the agent at %s gave no whole answer: %s", client->name, curl_easy_strerror(code));
 }
@@ -134,7 +229,11 @@ static struct curl_slist *prepare(struct client *client, const char *method, con
 	struct curl_slist *headers = curl_slist_append(NULL, "Expect:"); /* no pause before a large body */
 	if (body)
 		headers = curl_slist_append(headers, "Content-Type: application/json");
+	if (client->authorization)
+		headers = curl_slist_append(headers, client->authorization);
 	curl_easy_reset(curl);
+	*client->why = 0;
+	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, client->why);
 	if (client->socket_path)
 		curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, client->socket_path);
 	curl_easy_setopt(curl, CURLOPT_URL, url);
@@ -142,6 +241,13 @@ static struct curl_slist *prepare(struct client *client, const char *method, con
 	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
+	curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_3);
+	if (client->ca)
+		curl_easy_setopt(curl, CURLOPT_CAINFO, client->ca);
+	if (client->certificate) {
+		curl_easy_setopt(curl, CURLOPT_SSLCERT, client->certificate);
+		curl_easy_setopt(curl, CURLOPT_SSLKEY, client->key);
+	}
 	return headers;
 }
 

@@ -7,8 +7,17 @@
 #include "agent/base/error.h"
 
 struct client;
-/* A path, unix:///PATH or http://ADDRESS:PORT. Connects with the first call. Any other address: ERROR_INVALID. */
-int client_new(const char *server, struct client **ret, struct error *e);
+/* Files; NULL or "": none. */
+struct client_credentials {
+	const char *ca; /* NULL: the system's */
+	const char *certificate, *key;
+	const char *token_file; /* its first line's first word */
+};
+/*
+ * A path, unix:///PATH, https://ADDRESS:PORT (TLS 1.3) or http://ADDRESS:PORT. Connects with the first call. Any other
+ * address, credentials that cannot be read, or a token that would be sent beyond this node in the clear: ERROR_INVALID.
+ */
+int client_new(const char *server, const struct client_credentials *credentials, struct client **ret, struct error *e);
 void client_free(struct client *client);
 
 struct answer {

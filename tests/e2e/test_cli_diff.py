@@ -170,7 +170,7 @@ def test_servers(cli):
                          (["--server", path], {}), ([f"--server={cli.agent.url}"], {}),
                          (["--server", f"{cli.agent.url}/"], {})):
         assert cli("version", *words, environment={**bare, **extra}).stdout.splitlines()[1].startswith("penstockd "), words
-    for server, message in (("https://127.0.0.1:1", "speaks no TLS"), ("tcp://x", "is neither unix:///PATH, a path nor http"),
+    for server, message in (("https://h/v1", "is not https://ADDRESS:PORT"), ("tcp://x", "is neither unix:///PATH, a path nor http"),
                             ("unix://", "names no socket"), ("", "names no socket"), ("http://", "is not http://ADDRESS:PORT"),
                             ("http://h/v1", "is not http://ADDRESS:PORT")):
         assert message in cli("status", "--server", server, code=USAGE).stderr
