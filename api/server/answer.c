@@ -7,6 +7,7 @@
 #include <zlib.h>
 #include "agent/base/gzip.h"
 #include "agent/base/mem.h"
+#include "api/server/audit.h"
 #include "api/server/follow.h"
 #include "api/server/refusal.h"
 #include "api/server/state.h"
@@ -204,6 +205,9 @@ enum MHD_Result answer_queue(struct request *request)
 	struct answer *answer = request->answer;
 	struct MHD_Response *response;
 	size_t length = answer->text.length;
+	/* Written down before anybody learns of it. */
+	if (!request->submitted && !request->listener->public && audit_wants(request))
+		audit_refused(request);
 	if (answer->stream)
 		response = stream_response(request, steal_pointer(&answer->stream));
 	else if (answer->source)

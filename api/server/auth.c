@@ -107,7 +107,10 @@ static int token_check(struct request *request, const char *header)
 		return refuse_wrong(request, "the Authorization must be a Bearer token");
 	const char *token = header + length + strspn(header + length, " ");
 	request->credential = "token";
-	if (*token && credentials_token(&request->server->credentials, token, strlen(token), &request->identity))
+	length = strlen(token);
+	while (length && strchr(" \t", token[length - 1])) /* no part of a header's value, but left there */
+		length--;
+	if (length && credentials_token(&request->server->credentials, token, length, &request->identity))
 		return 0;
 	return refuse_wrong(request, "the token is not known");
 }

@@ -155,8 +155,6 @@ static void on_completed(void *context, struct MHD_Connection *http, void **plac
 		if (!request->followed)
 			count_latency(&server->counters, request->label, clock_now() - request->began);
 	}
-	if (request->queued && !request->submitted && !request->listener->public && audit_wants(request))
-		audit_refused(request);
 	/* The next request's headers must come before libmicrohttpd gives the idle connection up, or soon after. */
 	connection_deadline(
 		&server->connections, request->connection, clock_now(), CONNECTION_IDLE_SECONDS + CONNECTION_HEADER_SECONDS, 0);

@@ -8,8 +8,8 @@
 #include <stdint.h>
 #include "agent/base/addr.h"
 
-#define THROTTLE_BURST 100    /* so many at once … */
-#define THROTTLE_PER_SECOND 2 /* … and then these */
+#define THROTTLE_BURST 100     /* so many at once … */
+#define THROTTLE_PER_SECOND 10 /* … and then these */
 #define THROTTLE_SETS 256
 #define THROTTLE_WAYS 4
 

@@ -126,6 +126,7 @@ def test_every_reference_leads_somewhere_and_everything_is_used():
     used = set(references(DOCUMENT))
     for reference in used:
         resolve({"$ref": reference})
+    used |= {f"#/components/securitySchemes/{name}" for one in DOCUMENT["security"] for name in one}
     for group, members in DOCUMENT["components"].items():
         for name in members:
             assert f"#/components/{group}/{name}" in used, f"{group}/{name} is described and not used"
