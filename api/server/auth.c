@@ -99,17 +99,27 @@ static int refuse_wrong(struct request *request, const char *detail)
 	return refuse(request, 401, detail, CHALLENGE ", error=\"invalid_token\"");
 }
 
-static int token_check(struct request *request, const char *header)
+/* What follows "Bearer" in the header, not terminated; NULL when there is nothing of that kind. */
+static const char *token_read(const char *header, size_t *length)
 {
 	const char *scheme = "Bearer";
-	size_t length = strlen(scheme);
-	if (strncasecmp(header, scheme, length) || header[length] != ' ')
+	*length = strlen(scheme);
+	if (strncasecmp(header, scheme, *length) || header[*length] != ' ')
+		return NULL;
+	const char *token = header + *length + strspn(header + *length, " ");
+	*length = strlen(token);
+	while (*length && strchr(" \t", token[*length - 1])) /* no part of a header's value, but left there */
+		(*length)--;
+	return token;
+}
+
+static int token_check(struct request *request, const char *header)
+{
+	size_t length;
+	const char *token = token_read(header, &length);
+	if (!token)
 		return refuse_wrong(request, "the Authorization must be a Bearer token");
-	const char *token = header + length + strspn(header + length, " ");
 	request->credential = "token";
-	length = strlen(token);
-	while (length && strchr(" \t", token[length - 1])) /* no part of a header's value, but left there */
-		length--;
 	if (length && credentials_token(&request->server->credentials, token, length, &request->identity))
 		return 0;
 	return refuse_wrong(request, "the token is not known");
@@ -148,4 +158,19 @@ int auth_check(struct request *request)
 	if (route && request->identity.role != ROLE_ADMIN && !route_reads(route))
 		return refuse(request, 403, "a viewer may read and explain; this needs the role admin", NULL);
 	return 0;
+}
+
+bool auth_holds(struct request *request)
+{
+	struct credentials *credentials = &request->server->credentials;
+	struct caller *caller = request->connection->caller;
+	struct identity ignored;
+	size_t length;
+	if (!caller)
+		return true;
+	const char *header = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+	const char *token = header ? token_read(header, &length) : NULL;
+	if (token)
+		return credentials_token(credentials, token, length, &ignored);
+	return caller_peer(caller, credentials) == TLS_PEER_KNOWN;
 }

@@ -4,6 +4,7 @@
 #define PENSTOCK_AUTH_H
 
 #include <microhttpd.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include "agent/base/addr.h"
 #include "api/server/tls.h"
@@ -30,5 +31,7 @@ void caller_free(struct caller *caller); /* NULL is fine */
 
 /* Sets the request's identity; or -EINVAL with the answer set: 401, 403 or 429. */
 int auth_check(struct request *request);
+/* Whether whoever follows a stream is still known. On the connection's own thread. */
+bool auth_holds(struct request *request);
 
 #endif

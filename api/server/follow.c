@@ -13,6 +13,7 @@
 #include <string.h>
 #include "agent/base/mem.h"
 #include "api/server/answer.h"
+#include "api/server/auth.h"
 #include "api/server/problem.h"
 #include "api/server/state.h"
 
@@ -141,8 +142,12 @@ static ssize_t stream_read(void *context, uint64_t position, char *out, size_t m
 	while (stream->sent == stream->text.length) {
 		if (stream_ends(stream))
 			return MHD_CONTENT_READER_END_OF_STREAM;
-		if (!stream_fill(stream) && stream_sleep(stream))
-			return 0;
+		if (!stream_fill(stream)) {
+			if (stream_sleep(stream))
+				return 0;
+		} else if (!auth_holds(stream->request)) {
+			return MHD_CONTENT_READER_END_OF_STREAM;
+		}
 	}
 	size_t length = stream->text.length - stream->sent;
 	if (length > max)

@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 
 import pytest
@@ -250,6 +251,57 @@ def test_tokens_change(tls):
     assert new.status("GET", "/v1/state") == 401
 
 
+class Stream:
+    def __init__(self, client):
+        headers = {"Authorization": f"Bearer {client.token}"} if client.token else {}
+        client.request("GET", "/v1/status?follow=true", headers=headers)
+        self.answer = client.getresponse()
+        assert self.answer.status == 200
+
+    def revision(self):
+        """None at its end."""
+        line = self.answer.readline()
+        return json.loads(line)["revision"] if line else None
+
+
+def test_a_stream_ends_with_its_credential(tls, tmp_path_factory):
+    kept, token, certificate = Stream(tls.client(token=ADMIN)), Stream(tls.client(token=VIEWER)), Stream(tls.client("viewer"))
+    assert [stream.revision() for stream in (kept, token, certificate)] == [0] * 3
+    write(tls.path("tokens"), f"{ADMIN} admin controller\n")
+    shutil.copy(Authority(tmp_path_factory.mktemp("other"), "other").certificate, tls.path("ca.pem"))
+    tls.look()
+    eventually(lambda: tls.client(token=VIEWER).status("GET", "/v1/state") == tls.client("viewer").status("GET", "/v1/state") == 401)
+    tls.server.api.put_state([namespace("secret")])
+    assert [stream.revision() for stream in (kept, token, certificate)] == [1, None, None]
+
+
+def test_nobody_notices_a_change(tls):
+    """Requests on old connections and new ones, while everything is read again and again."""
+    stop, wrong, done = threading.Event(), [], []
+
+    def ask(number):
+        kept = tls.client("viewer")
+        while not stop.is_set():
+            for client in (kept, tls.client(token=ADMIN) if number % 2 else tls.client("admin")):
+                try:
+                    status = client.status("GET", "/v1/state")
+                    (done if status == 200 else wrong).append(status)
+                except OSError as error:
+                    wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        before = len(done)
+        tls.look()
+        eventually(lambda before=before: len(done) > before + 4 or wrong)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong and len(done) > 80, wrong[:10]
+
+
 def serving(tls):
     """The certificate that a new connection sees."""
     return ssl.get_server_certificate(("127.0.0.1", tls.port))
@@ -259,10 +311,8 @@ def test_certificates_change(tls, tmp_path_factory):
     """Connections and streams live on; who is known is asked of today's CA."""
     admin, token = tls.client("admin"), tls.client(token=ADMIN)
     assert admin.status("GET", "/v1/state") == token.status("GET", "/v1/state") == 200
-    follower = tls.client(token=VIEWER)
-    follower.request("GET", "/v1/status?follow=true", headers={"Authorization": f"Bearer {VIEWER}"})
-    stream = follower.getresponse()
-    assert json.loads(stream.readline()) == {"revision": 0}
+    stream = Stream(tls.client(token=VIEWER))
+    assert stream.revision() == 0
     sockets = [client.sock for client in (admin, token)]
     before = serving(tls)
 
@@ -289,8 +339,7 @@ def test_certificates_change(tls, tmp_path_factory):
     assert Client(tls.port, context(other, (other.path("admin.pem"), other.path("admin.key")))).status("GET", "/v1/state") == 200
     assert [client.sock for client in (admin, token)] == sockets, "nothing was dropped"
     tls.server.api.put_state([namespace("one")])
-    assert json.loads(stream.readline()) == {"revision": 1}
-    stream.close()
+    assert stream.revision() == 1
 
 
 # ---- rude clients ----
