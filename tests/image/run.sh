@@ -36,8 +36,9 @@ if [ "${REPEAT:-0}" = 1 ]; then
 	[ "$(buildah inspect --format '{{.FromImageDigest}}' localhost/penstock:test)" = \
 		"$(buildah inspect --format '{{.FromImageDigest}}' localhost/penstock:again)" ] || { echo "two builds differ" >&2 && exit 1; }
 fi
+buildah inspect --type image localhost/penstock:test >"$work/image.json"
 for label in title version revision licenses created; do
-	buildah inspect --type image --format '{{json .OCIv1.Config.Labels}}' localhost/penstock:test | grep -q "org.opencontainers.image.$label\":\"[^\"]"
+	grep -q "org.opencontainers.image.$label\": \"[^\"]" "$work/image.json" || { echo "no label $label" >&2 && exit 1; }
 done
 
 of_base=$(buildah from "$base") of_image=$(buildah from localhost/penstock:test)
