@@ -55,8 +55,8 @@ TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
 # Kept between runs, so that a second `make test` links nothing.
 .SECONDARY:
-.PHONY: all demo test test-image image lint fmt bench man install uninstall clean help tools unit unit-programs golden-update metrics-reference \
-	compile_commands.json force
+.PHONY: all demo test test-image image chart-readme lint fmt bench man install uninstall clean help tools unit unit-programs \
+	golden-update metrics-reference compile_commands.json force
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
 
@@ -164,6 +164,9 @@ image: ## the container image, with docker, buildah or podman; IMAGE=NAME:TAG
 test-image: ## builds the image from Debian's archive alone, and runs it; needs buildah and mmdebstrap, some minutes
 	@tests/image/run.sh '$(VERSION)' '$(COMMIT)'
 
+chart-readme: ## renew the table of values in helm/penstock/README.md
+	@tests/chart/values.py --write
+
 metrics-reference: $(B)/tools/metrics_reference ## renew api/metrics.md
 	@$< > api/metrics.md
 
@@ -207,15 +210,19 @@ man: $(MAN)
 SHARE = $(DESTDIR)$(PREFIX)/share
 COMPLETIONS := bash-completion/completions/penstock zsh/site-functions/_penstock fish/vendor_completions.d/penstock.fish
 
-install: all man ## the three programs, manual pages and shell completion, below DESTDIR and PREFIX (/usr/local)
+UNIT_FILE = $(DESTDIR)$(PREFIX)/lib/systemd/system/penstockd.service
+
+install: all man ## the three programs, manual pages, shell completion and the systemd unit, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
 	install -D -m 755 $(B)/penstock $(DESTDIR)$(PREFIX)/bin/penstock
 	install -D -m 755 $(B)/penstock-relay $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+	install -D -m 644 deploy/systemd/penstockd.service $(UNIT_FILE)
+	sed -i 's|/usr/local/sbin|$(PREFIX)/sbin|' $(UNIT_FILE)
 	for page in $(MAN); do install -D -m 644 $$page $(SHARE)/man/man$${page##*.}/$${page##*/} || exit 1; done
 	for file in $(COMPLETIONS); do mkdir -p $(SHARE)/$${file%/*} && shell=$${file%%[-/]*} && \
 		$(B)/penstock completion $$shell > $(SHARE)/$$file || exit 1; done
 uninstall: ## removes what install put there; the data path of a running node goes with `penstockd --uninstall`
-	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay $(UNIT_FILE)
 	for page in $(MAN); do rm -f $(SHARE)/man/man$${page##*.}/$${page##*/}; done
 	for file in $(COMPLETIONS); do rm -f $(SHARE)/$$file; done
 
