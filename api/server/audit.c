@@ -67,14 +67,22 @@ static void refused_write(const char *begin, int status, const char *detail)
 	buffer_free(&quoted);
 }
 
+/* With the first of what is wrong. */
+static void refused_reply(const char *begin, const struct reply *reply)
+{
+	const struct errors *errors = &reply->errors;
+	const struct error *first = errors->count ? &errors->list[0] : &(struct error){0};
+	auto_free char *detail = str_format("%s%s%s", first->path, *first->path ? ": " : "", first->detail);
+	refused_write(begin, reply->status && reply->status != 200 ? reply->status : problem_status(errors), detail);
+}
+
 void audit_reply(const char *begin, const struct reply *reply)
 {
 	const struct errors *errors = &reply->errors;
 	if ((!reply->status || reply->status == 200) && !errors->count)
 		log_always("audit", "%s status=200 revision=%" PRIu64, begin, reply->revision);
 	else
-		refused_write(begin, reply->status && reply->status != 200 ? reply->status : problem_status(errors),
-			errors->count ? errors->list[0].detail : "");
+		refused_reply(begin, reply);
 }
 
 void audit_unanswered(const char *begin, const struct answer *answer)

@@ -380,6 +380,16 @@ def test_huge_headers_are_refused_within_tls(shared):
         client.close()
 
 
+def test_large_bodies(tls):
+    """More than any buffer between the two holds, both ways."""
+    client = tls.client("admin")
+    items = [namespace(f"n{number}", **{"label": "x" * 60, "other": f"y{number}"}) for number in range(20000)]
+    assert client.status("PUT", "/v1/state", json.dumps({"items": items})) == 200
+    status, _, text = client.ask("GET", "/v1/state")
+    assert status == 200 and len(text) > 3 << 20
+    assert json.loads(text) == tls.server.api.state()
+
+
 def test_a_body_of_somebody_unknown_is_not_awaited(shared):
     """Half a gigabyte would be read for whoever is known."""
     client = shared.client(token=WRONG)
