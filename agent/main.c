@@ -56,13 +56,13 @@ static struct server_tcp tcp_options(const struct config *c)
 }
 
 /* The configuration and the files that it names; an error names the configuration's line. */
-static int config_read(const struct agent *agent, struct config **ret, struct error *e)
+static int config_read(const struct agent *agent, bool warn, struct config **ret, struct error *e)
 {
 	int result = config_load(agent->config_file, agent->config_given, ret, e);
 	if (result < 0)
 		return result;
 	struct server_tcp tcp = tcp_options(*ret);
-	if ((result = server_tcp_check(&tcp, e)) < 0) {
+	if ((result = server_tcp_check(&tcp, warn, e)) < 0) {
 		config_blame(*ret, e);
 		config_free(*ret);
 		*ret = NULL;
@@ -402,7 +402,7 @@ int main(int argc, char **argv)
 	if (flags_read(argc, argv, &agent, &job) < 0)
 		return 2;
 	int result = job == JOB_UNINSTALL ? config_load(agent.config_file, agent.config_given, &agent.config, &e)
-									  : config_read(&agent, &agent.config, &e);
+									  : config_read(&agent, job == JOB_CHECK, &agent.config, &e);
 	if (result < 0) {
 		fprintf(stderr, "penstockd: %s\n", e.detail);
 		return 2;

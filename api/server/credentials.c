@@ -55,10 +55,10 @@ static int tls_read(struct credentials *credentials, struct error *e)
 	struct tls *fresh, *old;
 	if (!*files->certificate)
 		return 0;
-	int result = tls_load(files->certificate, files->key, files->client_ca, &fresh, e);
+	int result = tls_load(files->certificate, files->key, files->client_ca, credentials->warn, &fresh, e);
 	if (result < 0)
 		return result;
-	if (credentials->seen[FILE_KEY].st_mode & S_IROTH)
+	if (credentials->warn && credentials->seen[FILE_KEY].st_mode & S_IROTH)
 		log_warn("api", "%s can be read by everybody (mode %04o): it is a secret, chmod 0600", files->key,
 			credentials->seen[FILE_KEY].st_mode & 07777);
 	pthread_mutex_lock(&credentials->lock);
@@ -75,12 +75,12 @@ static int tokens_read(struct credentials *credentials, struct error *e)
 	struct tokens *fresh, *old;
 	if (!*credentials->files.token_file)
 		return 0;
-	int result = tokens_load(credentials->files.token_file, &fresh, e);
+	int result = tokens_load(credentials->files.token_file, credentials->warn, &fresh, e);
 	if (result < 0) {
 		snprintf(e->path, sizeof(e->path), TOKEN_FILE);
 		return result;
 	}
-	if (!tokens_count(fresh))
+	if (credentials->warn && !tokens_count(fresh))
 		log_warn("api", "%s: there is no token in it", credentials->files.token_file);
 	pthread_mutex_lock(&credentials->lock);
 	old = credentials->tokens;
@@ -146,10 +146,11 @@ int credentials_watch(struct credentials *credentials)
 	return -result;
 }
 
-int credentials_open(struct credentials *credentials, const struct server_tcp *files, struct error *e)
+int credentials_open(struct credentials *credentials, const struct server_tcp *files, bool warn, struct error *e)
 {
 	pthread_condattr_t attributes;
 	credentials->files = *files;
+	credentials->warn = warn;
 	pthread_mutex_init(&credentials->loading, NULL);
 	pthread_mutex_init(&credentials->lock, NULL);
 	pthread_condattr_init(&attributes);
@@ -182,12 +183,12 @@ void credentials_close(struct credentials *credentials)
 	pthread_mutex_destroy(&credentials->loading);
 }
 
-int server_tcp_check(const struct server_tcp *tcp, struct error *e)
+int server_tcp_check(const struct server_tcp *tcp, bool warn, struct error *e)
 {
 	struct credentials credentials = {0};
 	if (!tcp->listen || !*tcp->listen)
 		return 0;
-	int result = credentials_open(&credentials, tcp, e);
+	int result = credentials_open(&credentials, tcp, warn, e);
 	credentials_close(&credentials);
 	return result;
 }

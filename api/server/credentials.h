@@ -14,6 +14,7 @@ enum credential_file { FILE_CERTIFICATE, FILE_KEY, FILE_CLIENT_CA, FILE_TOKENS, 
 
 struct credentials {
 	struct server_tcp files; /* strings are the server's */
+	bool warn;               /* the log says what is odd about them */
 	pthread_mutex_t loading; /* one at a time; also `seen` */
 	struct stat seen[FILE_COUNT];
 
@@ -27,7 +28,7 @@ struct credentials {
 };
 
 /* `files` has a listener. An error's path is the configuration's key that is to blame. */
-int credentials_open(struct credentials *credentials, const struct server_tcp *files, struct error *e);
+int credentials_open(struct credentials *credentials, const struct server_tcp *files, bool warn, struct error *e);
 void credentials_close(struct credentials *credentials); /* also one that was never opened, zeroed */
 /* Looks every second from here on. */
 int credentials_watch(struct credentials *credentials);

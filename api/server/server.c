@@ -260,7 +260,7 @@ static int remote_open(struct server *server, struct error *e)
 	int result;
 	if (!*tcp->listen)
 		return 0;
-	if ((result = credentials_open(&server->credentials, tcp, e)) < 0 ||
+	if ((result = credentials_open(&server->credentials, tcp, true, e)) < 0 ||
 		(result = listen_tcp(tcp->listen, &server->tcp.fd, e)) < 0)
 		return result;
 	/* The configuration said so already; this is about the address that it became. */

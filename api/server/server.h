@@ -94,8 +94,9 @@ struct server_options {
 };
 
 struct server;
-/* Whether the files of the TCP listener can be used; an error's path is the configuration's key that is to blame. */
-int server_tcp_check(const struct server_tcp *tcp, struct error *e);
+/* Whether the files of the TCP listener can be used; an error's path is the configuration's key that is to blame. With
+ * `warn` the log says what is odd about them, as server_start does. */
+int server_tcp_check(const struct server_tcp *tcp, bool warn, struct error *e);
 /* Reads certificates and tokens again; a bad file keeps the old one. Any thread. */
 void server_reload(struct server *server);
 /* There is something new in a feed: wakes those who follow it. Any thread, until server_stop; NULL is fine. */

@@ -73,7 +73,7 @@ static void file_wipe(gnutls_datum_t *text)
 }
 
 /* Whether it can be read at all, which the pair does not tell; a certificate out of date is told. */
-static int certificate_check(const char *file, const gnutls_datum_t *text, struct error *e)
+static int certificate_check(const char *file, const gnutls_datum_t *text, bool warn, struct error *e)
 {
 	gnutls_x509_crt_t *list = NULL;
 	unsigned count = 0;
@@ -81,7 +81,7 @@ static int certificate_check(const char *file, const gnutls_datum_t *text, struc
 	if (result < 0 || !count)
 		return refuse(e, CERTIFICATE, file, result < 0 ? gnutls_strerror(result) : "there is no certificate in it");
 	time_t now = time(NULL), begins = gnutls_x509_crt_get_activation_time(list[0]);
-	if (now < begins || now > gnutls_x509_crt_get_expiration_time(list[0]))
+	if (warn && (now < begins || now > gnutls_x509_crt_get_expiration_time(list[0])))
 		log_warn("api", "%s: the certificate %s", file, now < begins ? "is not valid yet" : "has expired");
 	for (unsigned at = 0; at < count; at++)
 		gnutls_x509_crt_deinit(list[at]);
@@ -89,14 +89,14 @@ static int certificate_check(const char *file, const gnutls_datum_t *text, struc
 	return 0;
 }
 
-static int pair_load(struct tls *tls, const char *certificate, const char *key, struct error *e)
+static int pair_load(struct tls *tls, const char *certificate, const char *key, bool warn, struct error *e)
 {
 	gnutls_datum_t certificate_text = {0}, key_text = {0};
 	int result = file_read(certificate, CERTIFICATE, &certificate_text, e);
 	if (!result)
 		result = file_read(key, KEY, &key_text, e);
 	if (!result)
-		result = certificate_check(certificate, &certificate_text, e);
+		result = certificate_check(certificate, &certificate_text, warn, e);
 	if (!result) {
 		int code = gnutls_certificate_set_x509_key_mem2(
 			tls->credentials, &certificate_text, &key_text, GNUTLS_X509_FMT_PEM, NULL, 0);
@@ -124,13 +124,14 @@ static int client_ca_load(struct tls *tls, const char *file, struct error *e)
 	return 0;
 }
 
-int tls_load(const char *certificate, const char *key, const char *client_ca, struct tls **ret, struct error *e)
+int tls_load(
+	const char *certificate, const char *key, const char *client_ca, bool warn, struct tls **ret, struct error *e)
 {
 	struct tls *tls = mem_alloc(sizeof(*tls));
 	atomic_init(&tls->references, 1);
 	if (gnutls_certificate_allocate_credentials(&tls->credentials) < 0)
 		abort();
-	int result = pair_load(tls, certificate, key, e);
+	int result = pair_load(tls, certificate, key, warn, e);
 	if (!result && *client_ca)
 		result = client_ca_load(tls, client_ca, e);
 	if (result < 0) {

@@ -16,8 +16,9 @@
 
 struct tls;
 /* PEM files; client_ca may be "". An error's path is the configuration's key that is to blame. The reference is the
- * caller's. */
-int tls_load(const char *certificate, const char *key, const char *client_ca, struct tls **ret, struct error *e);
+ * caller's. With `warn` the log says what is odd. */
+int tls_load(
+	const char *certificate, const char *key, const char *client_ca, bool warn, struct tls **ret, struct error *e);
 struct tls *tls_get(struct tls *tls);
 void tls_put(struct tls *tls); /* NULL is fine */
 

@@ -23,6 +23,7 @@ struct token {
 };
 
 struct tokens {
+	bool warn;
 	struct token *list;
 	size_t count, capacity;
 };
@@ -111,7 +112,7 @@ static int line_read(struct tokens *tokens, const char *file, unsigned number, c
 	const char *wrong = token_read(words, &token);
 	if (wrong)
 		return refuse(e, file, number, wrong);
-	if (strncmp(words[0], HASHED, strlen(HASHED)) != 0 && strlen(words[0]) < GUESSABLE)
+	if (tokens->warn && strncmp(words[0], HASHED, strlen(HASHED)) != 0 && strlen(words[0]) < GUESSABLE)
 		log_warn("api", "%s:%u: the token of %s has fewer than %d characters and can be guessed (openssl rand -hex 32)",
 			file, number, token.identity.name, GUESSABLE);
 	return token_add(tokens, file, &token, e);
@@ -136,7 +137,7 @@ static int lines_read(struct tokens *tokens, const char *file, FILE *stream, str
 	return result;
 }
 
-int tokens_load(const char *file, struct tokens **ret, struct error *e)
+int tokens_load(const char *file, bool warn, struct tokens **ret, struct error *e)
 {
 	struct stat status;
 	FILE *stream = fopen(file, "re");
@@ -147,6 +148,7 @@ int tokens_load(const char *file, struct tokens **ret, struct error *e)
 		return error_system(e, reason, "cannot read %s", file);
 	}
 	struct tokens *tokens = mem_alloc(sizeof(*tokens));
+	tokens->warn = warn;
 	char buffer[LINE_BYTES];
 	int result;
 	setvbuf(stream, buffer, _IOFBF, sizeof(buffer)); /* ours, so that it can be wiped */

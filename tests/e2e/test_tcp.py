@@ -326,8 +326,10 @@ def test_certificates_change(tls, tmp_path_factory):
     other.issue("admin", "/O=penstock:admin/CN=controller-8")
     for name in ("server.key", "server.pem"):
         shutil.copy(other.path(name), tls.path(name))
+    os.chmod(tls.path("server.key"), 0o604)
     tls.look()
     eventually(lambda: serving(tls) != before)
+    assert "server.key can be read by everybody (mode 0604): it is a secret" in tls.server.log
     assert admin.status("GET", "/v1/state") == token.status("GET", "/v1/state") == 200
     later = Client(tls.port, context(other, (tls.pki.path("admin.pem"), tls.pki.path("admin.key"))))
     assert later.status("GET", "/v1/state") == 200, "the clients' CA is as it was"
