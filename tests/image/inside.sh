@@ -37,4 +37,4 @@ grep -E '^Cap(Eff|Bnd)' "/proc/$pid/status"
 kill $pid
 wait $pid
 "${agent[@]}" penstockd --uninstall
-[ -z "$(ls -A "$root/sys/fs/bpf")" ]
+[ ! -e "$root/sys/fs/bpf/penstock" ] || { echo "pins are left"; exit 1; }
