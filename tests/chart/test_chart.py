@@ -19,8 +19,9 @@ ROOT = HERE.parents[1]
 CHART = ROOT / "helm/penstock"
 BUILD = pathlib.Path(os.environ.get("PENSTOCK_BUILD") or ROOT / "build").resolve()
 SPRIG = "/usr/share/gocode/src/github.com/Masterminds/sprig"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 import values as values_table  # noqa: E402
+from lab import Lab  # noqa: E402
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -200,18 +201,35 @@ def secret(objects, name):
 
 
 def test_a_made_token_and_certificate(chart, tmp_path):
-    objects = chart.objects({"api": {"tcp": TCP}})
+    objects = chart.objects({"api": {"tcp": merge(TCP, {"tls": {"addresses": ["10.9.8.7"]}})}})
     client, tokens, tls = (secret(objects, f"penstock-{name}") for name in ("client", "tokens", "tls"))
     assert tokens == {"tokens": f"sha256:{hashlib.sha256(client['token'].encode()).hexdigest()} admin controller\n"}
     assert len(client["token"]) == 43 and client["token"] not in json.dumps([o for o in objects if o["kind"] != "Secret"])
     (tmp_path / "ca").write_text(client["ca.crt"])
     (tmp_path / "crt").write_text(tls["tls.crt"])
     done = subprocess.run(["openssl", "verify", "-CAfile", tmp_path / "ca", "-verify_hostname", "penstock.penstock-system.svc",
-                           tmp_path / "crt"], capture_output=True, text=True, timeout=60)
+                           "-verify_ip", "10.9.8.7", tmp_path / "crt"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(next(o for o in objects if o["kind"] == "ConfigMap")["data"]["penstock.yaml"])["api"]["tcp"]
     assert config == {"listen": "0.0.0.0:7641", "tokenFile": "/run/secrets/penstock-tokens/tokens",
                       "tls": {"certificate": "/run/secrets/penstock-tls/tls.crt", "key": "/run/secrets/penstock-tls/tls.key"}}
+
+
+def test_made_secrets_open_the_api(chart, tmp_path):
+    """The agent takes them as they are mounted, the command line those that are made for callers."""
+    objects = chart.objects({"api": {"tcp": TCP}})
+    for name in ("client", "tls", "tokens"):
+        for key, value in secret(objects, f"penstock-{name}").items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / key).write_text(value)
+            (tmp_path / name / key).chmod(0o400)
+    config = next(o for o in objects if o["kind"] == "ConfigMap")["data"]["penstock.yaml"]
+    with Lab() as lab:
+        lab.agent(**yaml.safe_load(config.replace("/run/secrets/penstock-", f"{tmp_path}/")))
+        call = [BUILD / "penstock", "--server", "https://127.0.0.1:7641", "--ca", tmp_path / "client/ca.crt", "--token-file"]
+        assert "ready" in lab.node.run(*call, tmp_path / "client/token", "status").stdout
+        (tmp_path / "wrong").write_text("x" * 43)
+        assert lab.node.run(*call, tmp_path / "wrong", "status", check=False).returncode != 0
 
 
 def test_given_secrets_are_used_and_not_made(chart):
