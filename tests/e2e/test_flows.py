@@ -450,12 +450,17 @@ def test_a_flood_of_refusals_hides_no_connection(scene):
     assert metrics("penstock_events_lost_total", stream="connections") == lost["connections"]
 
 
-def test_few_are_kept():
-    with World("a", "b", flows={"keep": 5}) as world:
+def test_few_are_kept_and_what_is_answered():
+    with World("a", "b", flows={"keep": 5}, datapath={"denyWith": "reject"}) as world:
         world.put(namespace("s"))
         follower = Follower(world)
         for _ in range(10):
             ask(world.a, OUTSIDE6)
         seen = [follower.next() for _ in range(20)]
         assert records(world) == seen[-5:]
+        world.put(namespace("s"), deny_all("s", "nothing", {"name": "a"}, types=["Egress"]))
+        port = probe(world, world.a, OUTSIDE4, 4711, expect="ECONNREFUSED")
+        one = follower.next()
+        assert (one["event"], one["verdict"], one["reason"], one["source"]["port"]) == ("Refused", "Rejected", "Isolated", port)
+        assert records(world, verdict="rejected") == [one]
         follower.close()
