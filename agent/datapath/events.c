@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
@@ -22,6 +23,7 @@
 struct events {
 	struct ring ring;
 	int wakeups; /* epoll, at edges: the ring is looked at by the clock, and wakes nobody before it begins to fill */
+	int waker;   /* eventfd, at edges: nobody reads it */
 	bool more;   /* the last call ended before the ring did */
 	/* of the call under way */
 	unsigned int given;
@@ -42,12 +44,14 @@ int events_open(struct datapath *d, struct error *e)
 	d->events = events;
 	pthread_mutex_init(&events->lock, NULL);
 	events->more = true; /* what an earlier agent left */
-	events->wakeups = -1;
+	events->wakeups = events->waker = -1;
 	result = ring_open(&events->ring, ring, PS_EVENT_RING);
 	if (result < 0)
 		return error_system(e, -result, "map ps_event cannot be read");
 	events->wakeups = epoll_create1(EPOLL_CLOEXEC);
-	if (events->wakeups < 0 || epoll_ctl(events->wakeups, EPOLL_CTL_ADD, ring, &edge) < 0)
+	events->waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (events->wakeups < 0 || events->waker < 0 || epoll_ctl(events->wakeups, EPOLL_CTL_ADD, ring, &edge) < 0 ||
+		epoll_ctl(events->wakeups, EPOLL_CTL_ADD, events->waker, &edge) < 0)
 		return error_system(e, errno, "map ps_event cannot be waited for");
 	return 0;
 }
@@ -60,6 +64,8 @@ void events_close(struct datapath *d)
 	ring_close(&events->ring);
 	if (events->wakeups >= 0)
 		close(events->wakeups);
+	if (events->waker >= 0)
+		close(events->waker);
 	pthread_mutex_destroy(&events->lock);
 	free(events->ended);
 	free(events);
@@ -129,6 +135,11 @@ int datapath_events(
 	result = ring_read(&events->ring, EVENTS_A_CALL, record_give, &taker);
 	events->more = result == EVENTS_A_CALL;
 	return result < 0 ? result : ended + result;
+}
+
+void datapath_events_wake(struct datapath *datapath)
+{
+	eventfd_write(datapath->events->waker, 1);
 }
 
 /* ---- the tables ---- */

@@ -132,6 +132,7 @@ def test_datagrams_have_a_beginning(scene, family):
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
 def test_a_refusal_is_told_with_the_policy(scene, family, protocol):
     port = probe(scene, scene.a, scene.address("b", family), 81, protocol, DENY)
+    assert of(scene, port), "who asks sees what was before, at once"
     one = refusal(scene, port)
     assert (one["verdict"], one["reason"], one["direction"]) == ("Dropped", "Isolated", "Ingress")
     assert one["rule"] == named("NetworkPolicy", "b-in", "Ingress", -1)
