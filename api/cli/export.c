@@ -150,8 +150,15 @@ int command_export(struct cli *cli)
 		auto_free char *name = str_format("penstock-%s-%s.tar.gz", export->node, export->time);
 		code = write_file(export, cli->archive ? cli->archive : name);
 	}
-	for (size_t at = 0; at < PARTS; at++)
+	size_t missing = 0;
+	for (size_t at = 0; at < PARTS; at++) {
+		missing += export->answers[at].status != 200;
 		answer_clear(&export->answers[at]);
+	}
 	free(export);
+	if (code == CODE_OK && missing) {
+		fprintf(stderr, "penstock: %zu of %zu parts were refused: MANIFEST says which\n", missing, PARTS);
+		code = CODE_REFUSED;
+	}
 	return code;
 }
