@@ -60,6 +60,7 @@ class Prometheus:
         return {one["labels"]["alertname"]: one["state"] for one in json.loads(self.get(PROMETHEUS, "/api/v1/alerts"))["data"]["alerts"]}
 
     def scraped(self):
+        assert self.process.poll() is None, f"prometheus ended with {self.process.returncode}: {self.directory}/log"
         try:
             if self.ask(PROMETHEUS, "/-/ready")[0] != 200:
                 return False

@@ -167,6 +167,8 @@ def test_every_alert_says_what_to_do():
         says = set(re.findall(r"`penstock (\w+)", notes["description"]))
         assert says and says <= commands, (name, says)
         assert f'alertname="{name}"' in tested and f'severity="{rule["labels"]["severity"]}"' in tested, f"{name} is not tested"
+    told = (ROOT / "api" / "observing.md").read_text()
+    assert set(re.findall(r"`(Penstock\w+)`", told)) == {rule["alert"] for rule in ALERTS}
     for name in RECORDINGS:
         assert re.fullmatch(r"instance(_[a-z]+)*:penstock_[a-z_]+:\w+", name), f"{name} is not LEVEL:METRIC:OPERATIONS"
 
