@@ -45,6 +45,7 @@ void flows_flipped(struct flows *flows, uint32_t generation, uint64_t revision);
 
 /* Whether a filter of the API lets it through: workload and ip mean either end, port the destination's. */
 bool flow_matches(const struct flow *flow, const struct feed_filter *filter);
+bool workload_matches(const char *workload, const char *wanted); /* NULL is none; wanted as in struct feed_filter */
 /* The record of the contract, one JSON object without a line end; a connection (number 0) without event and time. */
 void flow_render(const struct flow *flow, struct buffer *out);
 

@@ -79,7 +79,11 @@ static int set_option(struct cli *cli, const struct option_row *row)
 	case 'q':
 		cli->quarantine = true;
 		break;
+	case 'A':
+		cli->namespace = NULL;
+		break;
 	case 'n':
+	case 'N':
 		cli->namespace = optarg;
 		break;
 	case 'l':

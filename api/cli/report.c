@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How answers are told: refusals, warnings, and where in which file they point to. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,6 +22,11 @@ int cli_usage(const struct cli *cli, const char *format, ...)
 int cli_error(const struct error *e)
 {
 	fprintf(stderr, "penstock: %s\n", e->detail);
+	if (e->kind == ERROR_BUSY) /* nobody answered */
+		fputs(strstr(e->detail, strerror(EACCES))
+				  ? "Try: as root, or as a member of the socket's group (api.unixGroup)\n"
+				  : "Try: is penstockd running here? Its log says why not\n",
+			stderr);
 	return e->kind == ERROR_BUSY || e->kind == ERROR_SYSTEM ? CODE_UNREACHABLE : CODE_USAGE;
 }
 

@@ -122,6 +122,9 @@ static int explain(const struct client *client, CURLcode code, struct error *e)
 		const char *why = errnum ? strerror_r((int)errnum, reason, sizeof reason) : "nobody listens there";
 		return error_set(e, ERROR_BUSY, ECONNREFUSED, NULL, "cannot reach the agent at %s: %s", client->name, why);
 	}
+	if (code == CURLE_PARTIAL_FILE || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR)
+		return error_set(
+			e, ERROR_SYSTEM, EIO, NULL, "the agent at %s went away: its answer is not whole", client->name);
 	return error_set(
 		e, ERROR_SYSTEM, EIO, NULL, "the agent at %s gave no whole answer: %s", client->name, curl_easy_strerror(code));
 }

@@ -214,8 +214,8 @@ def test_explain(cli):
     assert lines[0] == f"Allow: 10.77.9.9 -> shop/web UDP/80, revision {said['revision']}"
     assert [line.split() for line in lines[2:4]] == [["egress", "not", "local", "-", "-"], ["ingress", "not", "local", "-", "-"]]
     assert lines[5].startswith(" 1. source: 10.77.9.9, ") and lines[-1].startswith(f" {len(lines) - 5}. revision ")
-    done = cli("explain", "shop/none", "10.77.9.1", "--protocol", "TCP", code=REFUSED)
-    assert done.stdout == "" and "/port: required with TCP" in done.stderr
+    done = cli("explain", "shop/none", "10.77.9.1", "--port", "80", code=REFUSED)
+    assert done.stdout == ""
     assert "/source/workload: there is no Workload or Pod shop/none" in done.stderr
 
 
@@ -281,6 +281,9 @@ def test_explain_a_flow_record(cli):
     (["explain", "--flow", "absent.json"], "absent.json: No such file"),
     (["explain", "a", "b", "--flow", "-"], "a flow record says itself what it is about"),
     (["explain", "--flow", "-", "--port", "1"], "a flow record says itself what it is about"),
+    (["explain", "a", "10.0.0.1"], "TCP needs --port N"),
+    (["explain", "a", "10.0.0.1:80"], "the port is --port 80"),
+    (["explain", "a", "[fd00::1]:80"], "the port is --port 80"),
     (["explain", "a", "b", "--force"], "explain takes no option --force"),
 ])
 def test_wrong_usage(cli, words, message):
@@ -301,9 +304,9 @@ def test_help(cli):
 def test_no_agent(cli):
     absent = f"{cli.directory}/absent.sock"
     for words in (["status"], ["get", "pods"], ["apply", "-f", cli.write("shop.yaml", SHOP)], ["delete", "ns", "a"],
-                  ["explain", "a", "b"], ["doctor"], ["version"]):
+                  ["explain", "a", "b", "--port", "1"], ["doctor"], ["version"]):
         done = cli(*words, "--socket", absent, code=UNREACHABLE)
-        assert f"cannot reach the agent at {absent}: " in done.stderr
+        assert f"cannot reach the agent at {absent}: " in done.stderr and "\nTry: is penstockd running here?" in done.stderr
     assert cli("--socket", cli.agent.socket, "get", "ns", environment={"PENSTOCK_SOCKET": absent}).stdout == ""
 
 

@@ -282,6 +282,9 @@ def test_filters(scene):
 
     assert all("s/a" in (one["source"]["workload"], one["destination"]["workload"]) for one in matches(workload="s/a"))
     assert all(one["verdict"] == "Dropped" for one in matches(verdict="Dropped"))
+    assert matches(verdict="Refused") == matches(verdict="Dropped")
+    assert records(scene, workload="s/*") == [one for one in everything if one["source"]["workload"] or one["destination"]["workload"]]
+    assert records(scene, workload="other/*") == []
     assert all(one["protocol"] == "UDP" for one in matches(protocol="UDP"))
     assert all(one["destination"]["port"] == 81 for one in matches(port=81))
     assert all(scene.b.ip6 in (one["source"]["ip"], one["destination"]["ip"]) for one in matches(ip=scene.b.ip6))
