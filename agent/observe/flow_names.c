@@ -447,7 +447,8 @@ void flow_names_give(struct flow_names *names, struct flow *flow)
 	uint64_t opened = event->opened ? event->opened : event->time;
 	for (int end = 0; end < 2; end++) {
 		struct ip ip = flow_ip(event, end);
-		flow->workload[end] = event->family ? address_name(names, &ip, opened) : NULL;
+		bool known = event->family && (end || event->reason != PS_REASON_SPOOFED); /* else another's address */
+		flow->workload[end] = known ? address_name(names, &ip, opened) : NULL;
 	}
 	struct ip backend = flow_backend_ip(event);
 	flow->backend = event->flags & PS_EVENT_BACKEND ? address_name(names, &backend, opened) : NULL;
