@@ -35,7 +35,7 @@ struct former {
 
 struct flow_names {
 	const struct snapshot *snapshot; /* a reference; NULL before */
-	uint64_t looked;                 /* when it was published last */
+	uint64_t looked;                 /* when it was last known to hold */
 	struct rule_list *rules, *rules_before;
 	struct map owners;    /* address → object of the snapshot */
 	struct map contended; /* addresses that several objects had */
@@ -270,7 +270,7 @@ static struct ip ip_of_key(const uint8_t key[16])
 	return ip;
 }
 
-static void snapshot_follow(struct flow_names *names, const struct snapshot *next)
+static void snapshot_follow(struct flow_names *names, const struct snapshot *next, uint64_t changed)
 {
 	const void *key;
 	void *none;
@@ -279,6 +279,8 @@ static void snapshot_follow(struct flow_names *names, const struct snapshot *nex
 		names->looked = now;
 		return;
 	}
+	if (changed > names->looked && changed < now)
+		names->looked = changed;
 	for (int adding = 0; adding < 2; adding++) {
 		kind_differ(names, next, KIND_WORKLOAD, adding, now);
 		kind_differ(names, next, KIND_POD, adding, now);
@@ -433,12 +435,18 @@ uint32_t flow_rule(const struct ps_event *event)
 	return handed_over(event) ? event->intercept_rule : event->rule;
 }
 
-void flow_names_update(struct flow_names *names, const struct snapshot *snapshot, struct rule_list *rules)
+void flow_names_update(
+	struct flow_names *names, const struct snapshot *snapshot, struct rule_list *rules, uint64_t changed)
 {
 	if (!snapshot)
 		return;
-	snapshot_follow(names, snapshot);
+	snapshot_follow(names, snapshot, changed);
 	rules_follow(names, rules);
+}
+
+uint64_t flow_names_revision(const struct flow_names *names)
+{
+	return names->snapshot ? names->snapshot->revision : 0;
 }
 
 void flow_names_give(struct flow_names *names, struct flow *flow)

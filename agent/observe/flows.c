@@ -25,6 +25,7 @@
 struct flip {
 	uint32_t generation;
 	uint64_t revision;
+	uint64_t time; /* ns, CLOCK_MONOTONIC */
 };
 
 struct flows {
@@ -82,8 +83,11 @@ void flows_free(struct flows *flows)
 
 void flows_flipped(struct flows *flows, uint32_t generation, uint64_t revision)
 {
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	uint64_t time = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 	pthread_mutex_lock(&flows->lock);
-	flows->flips[flows->flip_count++ % FLIPS] = (struct flip){generation, revision};
+	flows->flips[flows->flip_count++ % FLIPS] = (struct flip){generation, revision, time};
 	pthread_mutex_unlock(&flows->lock);
 }
 
@@ -101,6 +105,19 @@ static uint64_t flip_revision(const struct flows *flows, uint32_t generation)
 			return flip->revision;
 	}
 	return FLOW_REVISION_UNKNOWN;
+}
+
+/* When what this revision held was over; 0: not known. Under the lock. */
+static uint64_t flip_after(const struct flows *flows, uint64_t revision)
+{
+	uint64_t count = flows->flip_count < FLIPS ? flows->flip_count : FLIPS, time = 0;
+	for (uint64_t i = 1; i <= count; i++) {
+		const struct flip *flip = &flows->flips[(flows->flip_count - i) % FLIPS];
+		if (flip->revision <= revision)
+			break;
+		time = flip->time;
+	}
+	return time;
 }
 
 /* ---- what comes ---- */
@@ -123,7 +140,7 @@ static bool names_look(struct flows *flows, uint32_t generation, bool last_time)
 	struct rule_list *rules;
 	metrics_published(flows->metrics, &snapshot, &rules);
 	pthread_mutex_lock(&flows->lock);
-	flow_names_update(flows->names, snapshot, rules);
+	flow_names_update(flows->names, snapshot, rules, flip_after(flows, flow_names_revision(flows->names)));
 	uint32_t wanted = names_wanted(flows, snapshot, generation);
 	bool waits = wanted && wanted != flows->waited && !last_time;
 	if (wanted && last_time)
