@@ -35,6 +35,8 @@ static __always_inline void event_packet(struct ps_event *event, const struct wo
 	event->protocol = p->protocol;
 	__builtin_memcpy(event->addr[0], reply ? p->destination.word : p->source.word, sizeof(event->addr[0]));
 	__builtin_memcpy(event->addr[1], reply ? p->source.word : p->destination.word, sizeof(event->addr[1]));
+	if ((w->known & (WORK_ORIGIN | WORK_LEG)) == WORK_ORIGIN)
+		__builtin_memcpy(event->addr[0], w->origin.word, sizeof(event->addr[0]));
 	event->port[0] = reply ? p->destination_port : p->source_port;
 	event->port[1] = reply ? p->source_port : p->destination_port;
 	event->packets[0] = 1;

@@ -245,6 +245,8 @@ void entry_tell(bool ipv6, const void *key, const struct ps_conn *conn, uint64_t
 		ends_tell6(key, conn, ret);
 	else
 		ends_tell4(key, conn, ret);
+	if ((conn->flags & (PS_CONN_REWRITTEN | PS_CONN_LEG)) == PS_CONN_REWRITTEN) /* as event_origin */
+		memcpy(ret->addr[0], conn->origin, sizeof(ret->addr[0]));
 }
 
 uint64_t monotonic_now(void)

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from cluster import Cluster, into
+from cluster import UPLINKS, Cluster, into
 from kubeproxy import MODES
-from lab import DENY, NODE4, OUTSIDE4, OUTSIDE6
+from lab import DENY, NODE4, OUTSIDE4, OUTSIDE6, Probe
 from objects import allow_to, cluster_policy, namespace
 from packets import ip, udp
 from scenes import IN_B, eventually, member, serve
@@ -238,3 +238,20 @@ def test_a_service_that_policy_refuses(cluster):
     found = of(cluster, port)
     assert {one["event"] for one in found} == {"Refused"}
     assert (found[0]["destination"]["workload"], found[0]["destination"]["port"]) == ("s/b", 8080)
+
+
+@FAMILIES
+def test_masquerade_hides_nobody(cluster, family):
+    """By a node port: the source is who came, not this node."""
+    outside = OUTSIDE4 if family == 4 else OUTSIDE6
+    done, = cluster.prober.probe([Probe(cluster.outside, UPLINKS[family == 6], cluster.web.node_port, expect=DENY)])
+    assert done.ok, done
+
+    def mine():
+        return records(cluster, ip=outside, port=8080, verdict="Dropped")
+    eventually(mine, 5)
+    one = mine()[-1]
+    assert (one["event"], one["reason"], one["destination"]["workload"]) == ("Refused", "Isolated", "s/b")
+    assert (one["source"]["ip"], one["source"]["workload"]) == (outside, None)
+    said = cluster.running.api.expect("POST", "/v1/explain", {"flow": one}).json
+    assert (said["verdict"], said["ingress"]["rule"]) == ("Deny", one["rule"])
