@@ -105,6 +105,8 @@ PS_APART int work_tell(struct __sk_buff *skb, bool from)
 			event_ends4(event, &w->packet.key4, conn);
 		else
 			event_ends6(event, &w->packet.key6, conn);
+		if (code == PS_EVENT_OPENED && w->reason == PS_REASON_TABLE_FULL)
+			event->reason = PS_REASON_TABLE_FULL;
 		if (work_audited(w))
 			event_audited(event, w);
 		if (conn->flags & (PS_CONN_NODE | PS_CONN_LEG))
