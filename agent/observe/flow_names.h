@@ -19,6 +19,9 @@ void flow_names_update(
 	struct flow_names *names, const struct snapshot *snapshot, struct rule_list *rules, uint64_t changed);
 uint64_t flow_names_revision(const struct flow_names *names); /* of the snapshot; 0: there is none */
 
+/* Whose they are from now on. */
+void flow_names_interfaces(struct flow_names *names, const struct flow_interface *list, size_t count);
+
 /* Sets the names by flow->event, a reference each. */
 void flow_names_give(struct flow_names *names, struct flow *flow);
 void flow_names_keep(struct flow *flow); /* a reference more */

@@ -91,6 +91,13 @@ void flows_flipped(struct flows *flows, uint32_t generation, uint64_t revision)
 	pthread_mutex_unlock(&flows->lock);
 }
 
+void flows_interfaces(struct flows *flows, const struct flow_interface *list, size_t count)
+{
+	pthread_mutex_lock(&flows->lock);
+	flow_names_interfaces(flows->names, list, count);
+	pthread_mutex_unlock(&flows->lock);
+}
+
 static const struct flip *flip_last(const struct flows *flows)
 {
 	return flows->flip_count ? &flows->flips[(flows->flip_count - 1) % FLIPS] : NULL;

@@ -40,6 +40,12 @@ void flows_look(struct flows *flows);
 /* An event's names, without remembering it. True: the filter lets it through, and flows_forget releases the names. */
 bool flows_name(struct flows *flows, const struct ps_event *event, const struct feed_filter *filter, struct flow *ret);
 void flows_forget(struct flows *flows, struct flow *flow);
+/* Whose interfaces are, all of them: of one who sends in somebody else's name nothing else is known. Copied. */
+struct flow_interface {
+	uint32_t ifindex;
+	const char *namespace, *name;
+};
+void flows_interfaces(struct flows *flows, const struct flow_interface *list, size_t count);
 /* Which revision a generation of the live tables held: told at each flip. */
 void flows_flipped(struct flows *flows, uint32_t generation, uint64_t revision);
 

@@ -162,7 +162,7 @@ def send(space, packet):
 def test_a_source_that_is_not_its_own(scene):
     port = probe(scene, scene.a, scene.b.ip4, expect=DENY, bind=("10.9.9.9", 30100), transparent=True)
     one = refusal(scene, port)
-    assert (one["reason"], one["source"]["ip"], one["source"]["workload"]) == ("Spoofed", "10.9.9.9", None)
+    assert (one["reason"], one["source"]["ip"], one["source"]["workload"]) == ("Spoofed", "10.9.9.9", "s/a")
     assert one["rule"] is None
 
 

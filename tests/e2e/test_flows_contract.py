@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flow records beside what is known of the traffic, and beside what explain says of it: one lab, many cases."""
+import contextlib
 import socket
 
 import pytest
@@ -136,13 +137,13 @@ def test_to_the_node_itself(world):
         assert (one["direction"], one["destination"]["ip"], one["destination"]["workload"]) == ("Egress", NODE4, None)
 
 
-def test_a_spoofed_source_is_not_its_owners(world):
+def test_a_spoofed_source_is_of_who_sent_it(world):
     """What a sends in the name of c says nothing of c."""
     send(world.a, ip(world.c.ip4, OUTSIDE4, "UDP", udp(40001, 53)))
     one, = told(world, 40001, "Refused")
     assert (one["verdict"], one["reason"], one["direction"]) == ("Dropped", "Spoofed", "Egress")
-    assert one["source"] == {"ip": world.c.ip4, "port": 40001, "workload": None}
-    assert not of(world, 40001, workload="s/c")
+    assert one["source"] == {"ip": world.c.ip4, "port": 40001, "workload": "s/a"}
+    assert of(world, 40001, workload="s/a") and not of(world, 40001, workload="s/c")
 
 
 def test_what_cannot_be_read(world):
@@ -204,6 +205,20 @@ def test_every_record_of_this_file_can_be_explained(world):
     for one in records(world, limit=150):
         answer = world.running.api.request("POST", "/v1/explain", {"flow": one})
         assert answer.status == 200 and answer.json["past"]["verdict"] == one["verdict"], (one, answer)
+
+
+def test_a_full_table_is_told():
+    """What it has no room for passes, and is opened and closed like the others."""
+    with contextlib.ExitStack() as stack, World("a", "b", datapath={"connectionsMax": 1024}) as small:
+        small.put(namespace("s"))
+        for _ in range(1024):
+            stack.enter_context(Client(small.a, small.b.ip4))
+        with Client(small.a, small.b.ip4) as last:
+            last.hello()
+            opened, = told(small, last.ends[1], "Opened")
+        closed = told(small, last.ends[1], "Opened", "Closed")[1]
+    assert (opened["verdict"], opened["reason"]) == ("Forwarded", "TableFull")
+    assert closed["handshakeSeconds"] == opened["handshakeSeconds"] > 0
 
 
 @pytest.fixture(scope="module")
