@@ -203,19 +203,22 @@ $(B)/man/penstock.yaml.5: api/configuration.md deploy/man/man.py
 	$(Q)$(PYTHON) deploy/man/man.py penstock.yaml $(VERSION) < $< > $@
 man: $(MAN)
 SHARE = $(DESTDIR)$(PREFIX)/share
+UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 COMPLETIONS := bash-completion/completions/penstock zsh/site-functions/_penstock fish/vendor_completions.d/penstock.fish
 
-install: all man ## the three programs, manual pages and shell completion, below DESTDIR and PREFIX (/usr/local)
+install: all man ## the three programs, manual pages, shell completion and a unit for systemd, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
 	install -D -m 755 $(B)/penstock $(DESTDIR)$(PREFIX)/bin/penstock
 	install -D -m 755 $(B)/penstock-relay $(DESTDIR)$(PREFIX)/sbin/penstock-relay
 	for page in $(MAN); do install -D -m 644 $$page $(SHARE)/man/man$${page##*.}/$${page##*/} || exit 1; done
 	for file in $(COMPLETIONS); do mkdir -p $(SHARE)/$${file%/*} && shell=$${file%%[-/]*} && \
 		$(B)/penstock completion $$shell > $(SHARE)/$$file || exit 1; done
+	mkdir -p $(UNITS) && sed "s,/usr/local,$(PREFIX)," deploy/penstockd.service > $(UNITS)/penstockd.service
 uninstall: ## removes what install put there; the data path of a running node goes with `penstockd --uninstall`
 	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay
 	for page in $(MAN); do rm -f $(SHARE)/man/man$${page##*.}/$${page##*/}; done
 	for file in $(COMPLETIONS); do rm -f $(SHARE)/$$file; done
+	rm -f $(UNITS)/penstockd.service
 
 compile_commands.json: $(B)/bpf/penstock.skel.h ## for clangd
 	@$(PYTHON) tests/lint/compile_commands.py '$(CC) $(ALL_CFLAGS)' > $@

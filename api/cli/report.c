@@ -77,6 +77,8 @@ static int refused(const struct answer *answer, const struct manifests *manifest
 	size_t index;
 	if (!json_is_object(problem)) {
 		fprintf(stderr, "penstock: refused with HTTP status %ld\n", answer->status);
+	} else if (json_array_size(errors) == 1 && !*text_of(json_array_get(errors, 0), "pointer")) {
+		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, text_of(json_array_get(errors, 0), "detail"));
 	} else if (!json_array_size(errors)) {
 		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, *detail ? detail : title);
 	} else {

@@ -286,7 +286,7 @@ static const struct {
 	/* YAML itself */
 	{"log:\n  level: [info\n", "penstock.yaml:3: did not find expected ',' or ']' while parsing a flow sequence"},
 	{"log:\n\tlevel: info\n",
-		"penstock.yaml:2: found character that cannot start any token while scanning for the next token"},
+		"penstock.yaml:2: a word cannot begin like that (a tab indents nothing: use spaces)"},
 	{"a: *b\n", "penstock.yaml:1: found undefined alias"},
 	{"log:\n  level: \xff\n", "penstock.yaml:2: invalid leading UTF-8 octet"},
 	/* values */
