@@ -22,7 +22,7 @@ const struct option_row option_rows[] = {
 	{'p', 0, "port", "N", "the destination's port; TCP, UDP and SCTP need one", NULL},
 	{'t', 0, "protocol", "NAME", "TCP, UDP, SCTP or ICMP, default TCP", "TCP UDP SCTP ICMP"},
 	{'y', 0, "family", "NAME", "IPv4 or IPv6, default IPv4 when both ends have an address", "IPv4 IPv6"},
-	{'w', 0, "flow", "FILE", "a flow record, as JSON; - is standard input", "FILE"},
+	{'w', 0, "flow", "FILE", "a record, as of penstock flows --tail 1 -o json; - is standard input", "FILE"},
 	{'x', 'o', "output", "FORMAT", "table, wide (more columns), json or yaml", "table wide json yaml"},
 	{'W', 0, "workload", "NAME", "only of this workload, NAMESPACE/NAME, at either end", NULL},
 	{'N', 'n', "namespace", "NAME", "only of this namespace; without it --workload NAME is default/NAME", NULL},

@@ -106,7 +106,14 @@ static char *flow_make(struct cli *cli)
 		cli_usage(cli, "%s: line %d: %s", standard ? "standard input" : cli->flow, wrong.line, wrong.text);
 		return NULL;
 	}
-	json_t *question = json_pack("{s:o}", "flow", flow);
+	json_t *items = json_object_get(flow, "items"); /* as `penstock flows -o json` prints it */
+	if (json_is_array(items) && json_array_size(items) != 1) {
+		cli_usage(cli, "one flow record is wanted, not %zu: penstock flows --tail 1 -o json", json_array_size(items));
+		json_decref(flow);
+		return NULL;
+	}
+	json_t *question = json_pack("{s:O}", "flow", items ? json_array_get(items, 0) : flow);
+	json_decref(flow);
 	char *text = json_dumps(question, JSON_COMPACT);
 	json_decref(question);
 	return text;

@@ -88,6 +88,8 @@ static int refused(const struct answer *answer, const struct manifests *manifest
 		if (strstr(detail, "are listed"))
 			fprintf(stderr, "  %s\n", strrchr(detail, '(') ? strrchr(detail, '(') : detail);
 	}
+	if (answer->status == 409 && strstr(answer->body, "force=true"))
+		fputs("Try: --force takes over what is another owner's; --owner NAME writes as that owner\n", stderr);
 	json_decref(problem);
 	return CODE_REFUSED;
 }

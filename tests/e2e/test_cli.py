@@ -175,6 +175,7 @@ def test_owners_force_and_dry_run(cli):
     assert names(cli("get", "ns").stdout)[0][0] == "a" and cli("get", "ns").stdout.split()[-1] == "first"
     done = cli("apply", "--owner", "second", "-f", "-", input=namespace % 2, code=REFUSED)
     assert "(409)" in done.stderr and "first" in done.stderr and "standard input:1:1: Namespace a" in done.stderr
+    assert done.stderr.endswith("\nTry: --force takes over what is another owner's; --owner NAME writes as that owner\n")
     before = cli.agent.api.state()
     assert cli("apply", "--owner=second", "--force", "--dry-run", "-f", "-", input=namespace % 2).stdout.startswith(
         "would apply 1 Namespace")
@@ -249,6 +250,8 @@ def test_explain_a_flow_record(cli):
     lines = text.splitlines()
     assert lines[0] == "Then: Dropped, Isolated, revision 1; that rule is not there any more"
     assert "NetworkPolicy shop/gone" in lines[1] and lines[3].startswith("Today: Allow, revision ")
+    assert cli("explain", "--flow", "-", input=json.dumps({"items": [flow]})).stdout == text
+    assert "one flow record is wanted, not 2" in cli("explain", "--flow", "-", input=json.dumps({"items": [flow, flow]}), code=USAGE).stderr
     done = cli("explain", "--flow", "-", input="{}", code=REFUSED)
     assert "/flow/source: required" in done.stderr and "/flow/reason: required" in done.stderr
     assert "standard input: line 1: " in cli("explain", "--flow", "-", input="{", code=USAGE).stderr
