@@ -129,7 +129,11 @@ $(B)/api/ui.o: $(B)/api/ui.c $(B)/.flags
 $(B)/unit/discover: $(B)/agent/datapath/discover.o
 $(B)/unit/intake: $(INTAKE)
 $(B)/unit/relay_sniff: $(B)/agent/relay/sniff.o
-$(B)/unit/relay_flow: $(B)/agent/relay/flow.o $(B)/agent/relay/address.o
+# The relay's flows are not the agent's.
+$(B)/unit/relay_flow: $(B)/tests/unit/test_relay_flow.o $(B)/agent/relay/flow.o $(B)/agent/relay/address.o $(BASE)
+	@mkdir -p $(@D)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
 $(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT) $(B)/agent/datapath/conditions.o
 	@mkdir -p $(@D)
 	$(say) LINK $@

@@ -415,6 +415,9 @@ static int refuse_syntax(const char *file, FILE *stream, const yaml_parser_t *pa
 		return error_system(e, errno, "%s", file);
 	if (parser->error == YAML_READER_ERROR)
 		line = line_at(stream, parser->problem_offset);
+	if (strstr(parser->problem, "cannot start any token")) /* mostly it is a tab */
+		return error_set(e, ERROR_SYNTAX, EINVAL, NULL,
+			"%s:%zu: a word cannot begin like that (a tab indents nothing: use spaces)", file, line + 1);
 	return error_set(e, ERROR_SYNTAX, EINVAL, NULL, "%s:%zu: %s%s%s", file, line + 1, parser->problem,
 		parser->context ? " " : "", parser->context ? parser->context : "");
 }

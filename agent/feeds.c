@@ -53,6 +53,11 @@ static int source_events(
 	return datapath_events(((struct feeds *)context)->datapath, wait, each, argument);
 }
 
+static void source_wake(void *context)
+{
+	datapath_events_wake(((struct feeds *)context)->datapath);
+}
+
 static int source_counts(void *context, struct datapath_counts *ret)
 {
 	return datapath_read_counts(((struct feeds *)context)->datapath, ret);
@@ -102,6 +107,7 @@ int feeds_start(struct feeds *feeds, struct server *server, struct error *e)
 	const struct watch_source source = {
 		.context = feeds,
 		.events = source_events,
+		.wake = source_wake,
 		.counts = source_counts,
 		.map_fill = source_map_fill,
 		.proxies_down = source_proxies_down,
@@ -130,6 +136,9 @@ static void connections_walk(void *walker, bool (*each)(void *context, const str
 
 void feeds_list(struct feeds *feeds, enum feed feed, const struct feed_filter *filter, struct buffer *out)
 {
+	struct watch *watch = __atomic_load_n(&feeds->watch, __ATOMIC_ACQUIRE);
+	if (feed == FEED_FLOWS && watch)
+		watch_hurry(watch);
 	if (feed == FEED_FLOWS)
 		flows_list(feeds->flows, filter, out);
 	else if (feed == FEED_ALERTS)

@@ -15,6 +15,7 @@
 
 #define DEFAULT_CONFIG "/etc/penstock/penstock.yaml"
 
+#define TRY "Try: penstockd --help\n"
 static const char usage[] =
 	"Usage: penstockd [--config FILE] [--check | --uninstall | --version]\n"
 	"\n"
@@ -26,7 +27,8 @@ static const char usage[] =
 	"remains, and exit\n"
 	"  --version       print the version, and exit\n"
 	"\n"
-	"SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n";
+	"SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n"
+	"It stays in the foreground and logs to standard error: under systemd, journalctl -u penstockd.\n";
 
 enum job { JOB_RUN, JOB_CHECK, JOB_UNINSTALL };
 
@@ -383,12 +385,12 @@ static int flags_read(int argc, char **argv, struct agent *agent, enum job *job)
 			fputs(usage, stdout);
 			exit(0);
 		default:
-			fputs(usage, stderr);
+			fputs(TRY, stderr);
 			return -EINVAL;
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "penstockd: unexpected argument \"%s\"\n%s", argv[optind], usage);
+		fprintf(stderr, "penstockd: unexpected argument \"%s\"\n" TRY, argv[optind]);
 		return -EINVAL;
 	}
 	return 0;

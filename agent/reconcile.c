@@ -69,6 +69,22 @@ static void failure_note(struct reconciler *r, const char *doing, const struct e
 	status_publish(r);
 }
 
+static void interfaces_publish(struct reconciler *r)
+{
+	auto_free struct flow_interface *list = NULL;
+	struct interface_status interface;
+	size_t count = 0, room = 0;
+	for (size_t at = 0; r->compiler && datapath_interface_next(r->rooms.datapath, &at, &interface);) {
+		const struct endpoint *endpoint =
+			interface.endpoint ? compiler_endpoint_find(r->compiler, interface.endpoint) : NULL;
+		if (!endpoint)
+			continue;
+		list = list_room(list, count, &room, sizeof(*list));
+		list[count++] = (struct flow_interface){interface.ifindex, endpoint->namespace, endpoint->name};
+	}
+	flows_interfaces(r->rooms.flows, list, count);
+}
+
 static void facts_publish(struct reconciler *r)
 {
 	struct metrics_facts facts = {.snapshot = r->current,
@@ -77,6 +93,7 @@ static void facts_publish(struct reconciler *r)
 		.live = r->started,
 		.engine = datapath_engine_active(r->rooms.datapath)};
 	metrics_publish(r->rooms.metrics, &facts);
+	interfaces_publish(r);
 	status_publish(r);
 }
 

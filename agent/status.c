@@ -278,6 +278,8 @@ char *status_render(const struct status_facts *facts)
 	render_workloads(&b, facts);
 	render_cgroups(&b, facts);
 	render_quarantined(&b, facts->snapshot);
+	auto_free char *configuration = config_print(facts->config);
+	member_string(&b, "configuration", configuration);
 	buffer_puts(&b, ",\"checks\":");
 	checks_render(&b, facts);
 	buffer_puts(&b, ",\"lastError\":");

@@ -279,10 +279,12 @@ static __always_inline bool conn_advance(
 	} else if (!reply && conn->state == PS_CONN_REPLIED) {
 		handshake = now - conn->opened;
 		conn->state = PS_CONN_ESTABLISHED;
-		if (!(conn->flags & PS_CONN_MIDSTREAM))
+		if (p->protocol == IPPROTO_TCP && !(conn->flags & PS_CONN_MIDSTREAM) && !conn->handshake)
 			conn->handshake = handshake > 0xffffffff ? 0xffffffff : handshake;
 		if (!conn_promote(p, conn)) {
 			conn->state = PS_CONN_REPLIED;
+			if (!(conn->service & PS_CONN_TOLD))
+				p->told |= PACKET_OPENED;
 			return false;
 		}
 	}

@@ -47,6 +47,13 @@ static __always_inline void event_conn(struct ps_event *event, const struct ps_c
 	}
 }
 
+/* Its sender as it was before this node rewrote it; the port is the one that it was given. A leg is its proxy's. */
+static __always_inline void event_origin(struct ps_event *event, const struct ps_conn *conn)
+{
+	if ((conn->flags & (PS_CONN_REWRITTEN | PS_CONN_LEG)) == PS_CONN_REWRITTEN)
+		__builtin_memcpy(event->addr[0], conn->origin, sizeof(event->addr[0]));
+}
+
 static __always_inline void event_ends4(
 	struct ps_event *event, const struct ps_key_conn4 *key, const struct ps_conn *conn)
 {
@@ -59,6 +66,7 @@ static __always_inline void event_ends4(
 	__builtin_memcpy(event->addr[1], &other, sizeof(other));
 	event->port[0] = high ? key->port[1] : key->port[0];
 	event->port[1] = high ? key->port[0] : key->port[1];
+	event_origin(event, conn);
 }
 
 static __always_inline void event_ends6(
@@ -76,6 +84,7 @@ static __always_inline void event_ends6(
 		event->port[0] = key->port[0];
 		event->port[1] = key->port[1];
 	}
+	event_origin(event, conn);
 }
 
 /* Somebody heard of it, or would hear of it now for the first time. */

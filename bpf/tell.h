@@ -35,6 +35,8 @@ static __always_inline void event_packet(struct ps_event *event, const struct wo
 	event->protocol = p->protocol;
 	__builtin_memcpy(event->addr[0], reply ? p->destination.word : p->source.word, sizeof(event->addr[0]));
 	__builtin_memcpy(event->addr[1], reply ? p->source.word : p->destination.word, sizeof(event->addr[1]));
+	if ((w->known & (WORK_ORIGIN | WORK_LEG)) == WORK_ORIGIN)
+		__builtin_memcpy(event->addr[0], w->origin.word, sizeof(event->addr[0]));
 	event->port[0] = reply ? p->destination_port : p->source_port;
 	event->port[1] = reply ? p->source_port : p->destination_port;
 	event->packets[0] = 1;
@@ -103,6 +105,8 @@ PS_APART int work_tell(struct __sk_buff *skb, bool from)
 			event_ends4(event, &w->packet.key4, conn);
 		else
 			event_ends6(event, &w->packet.key6, conn);
+		if (code == PS_EVENT_OPENED && w->reason == PS_REASON_TABLE_FULL)
+			event->reason = PS_REASON_TABLE_FULL;
 		if (work_audited(w))
 			event_audited(event, w);
 		if (conn->flags & (PS_CONN_NODE | PS_CONN_LEG))

@@ -199,9 +199,11 @@ int datapath_explain(
 /* Waits up to `wait` ms and gives each event of the ring; how many, or a negative errno. One thread only, its own. */
 int datapath_events(
 	struct datapath *datapath, int wait, void (*each)(void *context, const struct ps_event *event), void *context);
+/* Ends a wait of datapath_events that is under way, or the next. Any thread. */
+void datapath_events_wake(struct datapath *datapath);
 /* Each entry of connection tracking as an event (conn_tell), until `each` says false; embryonic ones that passed, too.
- * Its time is now; its code PS_EVENT_OPENED, or PS_EVENT_COUNT while a handshake of TCP is not complete. Any thread; the
- * tables go on changing meanwhile. */
+ * Its time is now; its code PS_EVENT_OPENED, or PS_EVENT_COUNT while a handshake of TCP is not complete. Any thread;
+ * the tables go on changing meanwhile. */
 void datapath_connections(
 	struct datapath *datapath, bool (*each)(void *context, const struct ps_event *event), void *context);
 /* The live generation and its revision, which datapath_flip changes. Any thread. */

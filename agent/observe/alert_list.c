@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 #include "agent/base/mem.h"
+#include "agent/observe/flows.h"
 
 #define QUIET_MAX (3600 * SECOND)
 
@@ -129,7 +130,7 @@ static const struct kept *numbered(const struct alert_list *list, uint64_t numbe
 
 static bool matches(const struct kept *kept, const struct feed_filter *filter)
 {
-	return !filter->workload || (kept->workload && strcmp(kept->workload, filter->workload) == 0);
+	return !filter->workload || workload_matches(kept->workload, filter->workload);
 }
 
 static uint64_t oldest(const struct alert_list *list)

@@ -186,10 +186,9 @@ static void tell_source(struct scans *scans, enum sort sort, const struct flow *
 			workload, at, source, count, seconds, target);
 	else if (flow->event.reason == PS_REASON_SPOOFED)
 		alert_list_raise(scans->list, alert,
-			"Somebody behind interface %u sends with addresses that are not its own and was refused at %u distinct "
-			"ports "
-			"or addresses in %u s, at last %s: find out what runs in the workload of that interface.",
-			flow->event.ifindex, count, seconds, target);
+			"%s behind interface %u sends with addresses that are not its own and was refused at %u distinct ports or "
+			"addresses in %u s, at last %s: find out what runs there.",
+			alert->workload ? alert->workload : "Somebody", flow->event.ifindex, count, seconds, target);
 	else
 		alert_list_raise(scans->list, alert,
 			"%s%s%s was refused at %u distinct ports or addresses in %u s, at last %s: find out what runs there; "
@@ -218,7 +217,7 @@ static void source_judge(struct scans *scans, enum sort sort, struct source *sou
 		.value = source->count,
 		.threshold = scans->threshold};
 	if (source != &sources->rest && sources_may_tell(sources, flow->time)) {
-		alert.workload = flow->event.reason == PS_REASON_SPOOFED && sort != SORT_CLOSED ? NULL : flow->workload[0];
+		alert.workload = flow->workload[0];
 		tell_source(scans, sort, flow, &alert);
 	} else if (source == &sources->rest || episode_begins(&sources->rest.episode, flow->time, SCAN_QUIET)) {
 		tell_rest(scans, &alert);

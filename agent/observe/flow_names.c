@@ -35,14 +35,15 @@ struct former {
 
 struct flow_names {
 	const struct snapshot *snapshot; /* a reference; NULL before */
-	uint64_t looked;                 /* when it was published last */
+	uint64_t looked;                 /* when it was last known to hold */
 	struct rule_list *rules, *rules_before;
-	struct map owners;    /* address → object of the snapshot */
-	struct map contended; /* addresses that several objects had */
-	struct map former;    /* address → struct former */
-	struct names texts;   /* text → struct text */
-	struct map kept;      /* rule id → struct kept_rule, the newest */
-	struct map proxies;   /* rule id → struct text, the last that was known; a reference each */
+	struct map owners;     /* address → object of the snapshot */
+	struct map contended;  /* addresses that several objects had */
+	struct map interfaces; /* ifindex → struct text, a reference each */
+	struct map former;     /* address → struct former */
+	struct names texts;    /* text → struct text */
+	struct map kept;       /* rule id → struct kept_rule, the newest */
+	struct map proxies;    /* rule id → struct text, the last that was known; a reference each */
 };
 
 struct flow_names *flow_names_new(void)
@@ -50,6 +51,7 @@ struct flow_names *flow_names_new(void)
 	struct flow_names *names = mem_alloc(sizeof(*names));
 	map_init(&names->owners, 16, sizeof(struct object *));
 	map_init(&names->contended, 16, 0);
+	map_init(&names->interfaces, sizeof(uint32_t), sizeof(struct text *));
 	map_init(&names->former, 16, sizeof(struct former));
 	map_init(&names->kept, sizeof(uint32_t), sizeof(struct kept_rule *));
 	map_init(&names->proxies, sizeof(uint32_t), sizeof(struct text *));
@@ -97,11 +99,16 @@ static void text_keep(const char *text)
 		text_of(text)->references++;
 }
 
-static struct text *object_text(struct flow_names *names, const struct object *object)
+static struct text *workload_text(struct flow_names *names, const char *namespace, const char *name)
 {
 	char text[NAME_MAX_BYTES];
-	snprintf(text, sizeof(text), "%s/%s", object->namespace, object->name);
+	snprintf(text, sizeof(text), "%s/%s", namespace, name);
 	return text_take(names, text);
+}
+
+static struct text *object_text(struct flow_names *names, const struct object *object)
+{
+	return workload_text(names, object->namespace, object->name);
 }
 
 /* ---- whose address ---- */
@@ -270,7 +277,7 @@ static struct ip ip_of_key(const uint8_t key[16])
 	return ip;
 }
 
-static void snapshot_follow(struct flow_names *names, const struct snapshot *next)
+static void snapshot_follow(struct flow_names *names, const struct snapshot *next, uint64_t changed)
 {
 	const void *key;
 	void *none;
@@ -279,6 +286,8 @@ static void snapshot_follow(struct flow_names *names, const struct snapshot *nex
 		names->looked = now;
 		return;
 	}
+	if (changed > names->looked && changed < now)
+		names->looked = changed;
 	for (int adding = 0; adding < 2; adding++) {
 		kind_differ(names, next, KIND_WORKLOAD, adding, now);
 		kind_differ(names, next, KIND_POD, adding, now);
@@ -305,6 +314,40 @@ static const char *address_name(struct flow_names *names, const struct ip *ip, u
 		return former.name->text;
 	}
 	return object ? object_text(names, object)->text : NULL;
+}
+
+/* ---- whose interface ---- */
+
+static void interfaces_forget(struct flow_names *names, struct map *interfaces)
+{
+	const void *key;
+	void *value;
+	for (size_t at = 0; map_next(interfaces, &at, &key, &value);) {
+		struct text *text;
+		memcpy(&text, value, sizeof(text));
+		text_put(names, text);
+	}
+	map_clear(interfaces);
+}
+
+void flow_names_interfaces(struct flow_names *names, const struct flow_interface *list, size_t count)
+{
+	struct map before = names->interfaces;
+	map_init(&names->interfaces, sizeof(uint32_t), sizeof(struct text *));
+	for (size_t i = 0; i < count; i++) {
+		struct text *text = workload_text(names, list[i].namespace, list[i].name);
+		map_put(&names->interfaces, &list[i].ifindex, &text);
+	}
+	interfaces_forget(names, &before);
+}
+
+static const char *interface_name(struct flow_names *names, uint32_t ifindex)
+{
+	struct text *text = map_pointer(&names->interfaces, &ifindex);
+	if (!text)
+		return NULL;
+	text->references++;
+	return text->text;
 }
 
 /* ---- rules ---- */
@@ -433,12 +476,18 @@ uint32_t flow_rule(const struct ps_event *event)
 	return handed_over(event) ? event->intercept_rule : event->rule;
 }
 
-void flow_names_update(struct flow_names *names, const struct snapshot *snapshot, struct rule_list *rules)
+void flow_names_update(
+	struct flow_names *names, const struct snapshot *snapshot, struct rule_list *rules, uint64_t changed)
 {
 	if (!snapshot)
 		return;
-	snapshot_follow(names, snapshot);
+	snapshot_follow(names, snapshot, changed);
 	rules_follow(names, rules);
+}
+
+uint64_t flow_names_revision(const struct flow_names *names)
+{
+	return names->snapshot ? names->snapshot->revision : 0;
 }
 
 void flow_names_give(struct flow_names *names, struct flow *flow)
@@ -448,6 +497,10 @@ void flow_names_give(struct flow_names *names, struct flow *flow)
 	for (int end = 0; end < 2; end++) {
 		struct ip ip = flow_ip(event, end);
 		flow->workload[end] = event->family ? address_name(names, &ip, opened) : NULL;
+	}
+	if (event->reason == PS_REASON_SPOOFED) { /* the address is somebody else's */
+		text_drop(names, &flow->workload[0]);
+		flow->workload[0] = interface_name(names, event->ifindex);
 	}
 	struct ip backend = flow_backend_ip(event);
 	flow->backend = event->flags & PS_EVENT_BACKEND ? address_name(names, &backend, opened) : NULL;
@@ -479,6 +532,7 @@ void flow_names_free(struct flow_names *names)
 	if (!names)
 		return;
 	formers_forget(names);
+	interfaces_forget(names, &names->interfaces);
 	snapshot_put(names->snapshot);
 	rule_list_put(names->rules);
 	rule_list_put(names->rules_before);

@@ -12,9 +12,15 @@ struct flow_names;
 struct flow_names *flow_names_new(void);
 void flow_names_free(struct flow_names *names); /* when no flow has a name any more */
 
-/* What is published by now; borrowed. The same as before costs nothing. */
+/* What is published by now; borrowed. The same as before costs nothing. changed: when what was known before was over,
+ * ns of CLOCK_MONOTONIC; 0: not known. */
 struct snapshot;
-void flow_names_update(struct flow_names *names, const struct snapshot *snapshot, struct rule_list *rules);
+void flow_names_update(
+	struct flow_names *names, const struct snapshot *snapshot, struct rule_list *rules, uint64_t changed);
+uint64_t flow_names_revision(const struct flow_names *names); /* of the snapshot; 0: there is none */
+
+/* Whose they are from now on. */
+void flow_names_interfaces(struct flow_names *names, const struct flow_interface *list, size_t count);
 
 /* Sets the names by flow->event, a reference each. */
 void flow_names_give(struct flow_names *names, struct flow *flow);

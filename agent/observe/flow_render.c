@@ -59,12 +59,18 @@ static const char *protocol_text(uint8_t protocol, char number[4])
 
 /* ---- filters ---- */
 
-static bool workload_matches(const struct flow *flow, const char *workload)
+bool workload_matches(const char *workload, const char *wanted)
 {
-	for (int end = 0; end < 2; end++)
-		if (flow->workload[end] && strcmp(flow->workload[end], workload) == 0)
-			return true;
-	return false;
+	size_t length = strlen(wanted);
+	bool all = length > 1 && strcmp(wanted + length - 2, "/*") == 0;
+	return workload && (all ? strncmp(workload, wanted, length - 1) == 0 : strcmp(workload, wanted) == 0);
+}
+
+static bool verdict_matches(unsigned verdict, const char *wanted)
+{
+	if (strcmp(wanted, FEED_REFUSED) == 0)
+		return verdict == PS_VERDICT_DROPPED || verdict == PS_VERDICT_REJECTED;
+	return strcmp(WORD(verdicts, verdict), wanted) == 0;
 }
 
 static bool ip_matches(const struct ps_event *event, const struct ip *ip)
@@ -79,13 +85,14 @@ bool flow_matches(const struct flow *flow, const struct feed_filter *filter)
 	char number[4];
 	if (filter->has_port && event->port[1] != filter->port)
 		return false;
-	if (filter->verdict && strcmp(WORD(verdicts, event->verdict), filter->verdict) != 0)
+	if (filter->verdict && !verdict_matches(event->verdict, filter->verdict))
 		return false;
 	if (filter->protocol && strcmp(protocol_text(event->protocol, number), filter->protocol) != 0)
 		return false;
 	if (filter->has_ip && !ip_matches(event, &filter->ip))
 		return false;
-	return !filter->workload || workload_matches(flow, filter->workload);
+	return !filter->workload || workload_matches(flow->workload[0], filter->workload) ||
+		   workload_matches(flow->workload[1], filter->workload);
 }
 
 /* ---- the record ---- */

@@ -25,6 +25,7 @@
 struct flip {
 	uint32_t generation;
 	uint64_t revision;
+	uint64_t time; /* ns, CLOCK_MONOTONIC */
 };
 
 struct flows {
@@ -82,8 +83,18 @@ void flows_free(struct flows *flows)
 
 void flows_flipped(struct flows *flows, uint32_t generation, uint64_t revision)
 {
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	uint64_t time = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 	pthread_mutex_lock(&flows->lock);
-	flows->flips[flows->flip_count++ % FLIPS] = (struct flip){generation, revision};
+	flows->flips[flows->flip_count++ % FLIPS] = (struct flip){generation, revision, time};
+	pthread_mutex_unlock(&flows->lock);
+}
+
+void flows_interfaces(struct flows *flows, const struct flow_interface *list, size_t count)
+{
+	pthread_mutex_lock(&flows->lock);
+	flow_names_interfaces(flows->names, list, count);
 	pthread_mutex_unlock(&flows->lock);
 }
 
@@ -103,43 +114,61 @@ static uint64_t flip_revision(const struct flows *flows, uint32_t generation)
 	return FLOW_REVISION_UNKNOWN;
 }
 
+/* When what this revision held was over; 0: not known. Under the lock. */
+static uint64_t flip_after(const struct flows *flows, uint64_t revision)
+{
+	uint64_t count = flows->flip_count < FLIPS ? flows->flip_count : FLIPS, time = 0;
+	for (uint64_t i = 1; i <= count; i++) {
+		const struct flip *flip = &flows->flips[(flows->flip_count - i) % FLIPS];
+		if (flip->revision <= revision)
+			break;
+		time = flip->time;
+	}
+	return time;
+}
+
 /* ---- what comes ---- */
 
-/* Names are what is published; true: not older than the tables that the event speaks of. */
-static bool names_look(struct flows *flows, uint32_t generation)
+/* The tables that an event speaks of, or what is live by now; 0: nobody said. Under the lock. */
+static uint32_t names_wanted(const struct flows *flows, const struct snapshot *snapshot, uint32_t generation)
+{
+	const struct flip *last = flip_last(flows);
+	if (!last || !snapshot)
+		return 0;
+	if ((int32_t)(generation - last->generation) > 0)
+		return generation;
+	return snapshot->revision < last->revision ? last->generation : 0;
+}
+
+/* Takes the names that are published. True: they are as new as what the event speaks of, or will not be. */
+static bool names_look(struct flows *flows, uint32_t generation, bool last_time)
 {
 	struct snapshot *snapshot;
 	struct rule_list *rules;
 	metrics_published(flows->metrics, &snapshot, &rules);
 	pthread_mutex_lock(&flows->lock);
-	const struct flip *last = flip_last(flows);
-	flow_names_update(flows->names, snapshot, rules);
-	bool behind = last && snapshot &&
-				  ((int32_t)(generation - last->generation) > 0 || snapshot->revision < last->revision) &&
-				  flows->waited != generation;
+	flow_names_update(flows->names, snapshot, rules, flip_after(flows, flow_names_revision(flows->names)));
+	uint32_t wanted = names_wanted(flows, snapshot, generation);
+	bool waits = wanted && wanted != flows->waited && !last_time;
+	if (wanted && last_time)
+		flows->waited = wanted;
 	pthread_mutex_unlock(&flows->lock);
 	snapshot_put(snapshot);
 	rule_list_put(rules);
-	return !behind;
+	return !waits;
 }
 
 /* Once for each generation at most: one who does not publish holds nobody up for long. */
 static void names_wait(struct flows *flows, uint32_t generation)
 {
 	const struct timespec pause = {0, NAMES_PAUSE_NS};
-	int tries = 0;
-	while (!names_look(flows, generation) && ++tries < NAMES_TRIES)
+	for (int tries = 1; !names_look(flows, generation, tries == NAMES_TRIES); tries++)
 		nanosleep(&pause, NULL);
-	if (tries < NAMES_TRIES)
-		return;
-	pthread_mutex_lock(&flows->lock);
-	flows->waited = generation;
-	pthread_mutex_unlock(&flows->lock);
 }
 
 void flows_look(struct flows *flows)
 {
-	names_look(flows, 0);
+	names_look(flows, 0, false);
 }
 
 /* The event's clock stops in suspend and is never set; what the user reads is the time of day. */

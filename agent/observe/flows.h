@@ -40,11 +40,18 @@ void flows_look(struct flows *flows);
 /* An event's names, without remembering it. True: the filter lets it through, and flows_forget releases the names. */
 bool flows_name(struct flows *flows, const struct ps_event *event, const struct feed_filter *filter, struct flow *ret);
 void flows_forget(struct flows *flows, struct flow *flow);
+/* Whose interfaces are, all of them: of one who sends in somebody else's name nothing else is known. Copied. */
+struct flow_interface {
+	uint32_t ifindex;
+	const char *namespace, *name;
+};
+void flows_interfaces(struct flows *flows, const struct flow_interface *list, size_t count);
 /* Which revision a generation of the live tables held: told at each flip. */
 void flows_flipped(struct flows *flows, uint32_t generation, uint64_t revision);
 
 /* Whether a filter of the API lets it through: workload and ip mean either end, port the destination's. */
 bool flow_matches(const struct flow *flow, const struct feed_filter *filter);
+bool workload_matches(const char *workload, const char *wanted); /* NULL is none; wanted as in struct feed_filter */
 /* The record of the contract, one JSON object without a line end; a connection (number 0) without event and time. */
 void flow_render(const struct flow *flow, struct buffer *out);
 

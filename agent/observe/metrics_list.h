@@ -31,7 +31,8 @@
 		"Connections that proxies began for a client, from the client's own address, or from the node's: as programs " \
 		"on "                                                                                                          \
 		"sockets see it (originalDestination in /v1/status).")                                                         \
-	X(CONNECTIONS, "penstock_connections", "gauge", "", "Established connections in the tracking tables.")             \
+	X(CONNECTIONS, "penstock_connections", "gauge", "",                                                                \
+		"Connections in the tracking tables: established, and for 10 s after its end.")                                \
 	X(HANDSHAKE, "penstock_handshake_duration_seconds", "histogram", "",                                               \
 		"Time from the SYN of a connection that workloads opened or accepted to the end of its handshake.")            \
 	X(KERNEL_DROPS, "penstock_kernel_drops_total", "counter", "reason",                                                \

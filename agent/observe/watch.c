@@ -19,6 +19,8 @@
 #define TICK_NS 250000000ll
 /* After a failure, so that one that stays does not keep a CPU busy. */
 #define RETRY_NS 500000000ll
+/* Who asks what there is waits for no longer. */
+#define HURRY_NS 100000000ll
 /* Of connections that are half open. */
 #define HALF_OPEN_MAX 4096
 
@@ -31,7 +33,11 @@ struct watch {
 	struct alerts *alerts;
 	pthread_t thread;
 	atomic_bool ends;
-	pthread_mutex_t lock; /* of handshakes */
+	atomic_uint hurried;  /* by so many */
+	pthread_mutex_t lock; /* of handshakes and rounds */
+	pthread_cond_t ended; /* a round */
+	uint64_t rounds;      /* that have begun; the last may not have ended */
+	bool round_ended;
 	struct handshakes handshakes;
 	bool failing; /* and it was said */
 	bool came;    /* flows that nobody was told of */
@@ -77,7 +83,8 @@ static void event_see(void *context, const struct ps_event *event)
 static void events_take(struct watch *watch)
 {
 	const struct timespec pause = {0, RETRY_NS};
-	int result = watch->source.events(watch->source.context, WAIT_MS, event_see, watch);
+	int wait = atomic_load(&watch->hurried) ? 0 : WAIT_MS;
+	int result = watch->source.events(watch->source.context, wait, event_see, watch);
 	if (result < 0 && !watch->failing)
 		log_error(ROOM, "events cannot be read: %s", strerror(-result));
 	watch->failing = result < 0;
@@ -181,13 +188,45 @@ static void news_tell(struct watch *watch, int64_t now)
 	watch->source.news(watch->source.context, FEED_FLOWS);
 }
 
+/* ---- who cannot wait ---- */
+
+static void round_note(struct watch *watch, bool ended)
+{
+	pthread_mutex_lock(&watch->lock);
+	watch->rounds += !ended;
+	watch->round_ended = ended;
+	pthread_cond_broadcast(&watch->ended);
+	pthread_mutex_unlock(&watch->lock);
+}
+
+/* The round under way may have read the ring already: the one behind it has not. */
+void watch_hurry(struct watch *watch)
+{
+	struct timespec until;
+	int64_t due = now_of(CLOCK_MONOTONIC) + HURRY_NS;
+	until = (struct timespec){due / 1000000000, due % 1000000000};
+	atomic_fetch_add(&watch->hurried, 1);
+	if (watch->source.wake)
+		watch->source.wake(watch->source.context);
+	pthread_mutex_lock(&watch->lock);
+	uint64_t wanted = watch->rounds + 1;
+	int result = 0;
+	while (result == 0 && (watch->rounds < wanted || (watch->rounds == wanted && !watch->round_ended)) &&
+		   !atomic_load(&watch->ends))
+		result = pthread_cond_timedwait(&watch->ended, &watch->lock, &until);
+	pthread_mutex_unlock(&watch->lock);
+	atomic_fetch_sub(&watch->hurried, 1);
+}
+
 /* ---- the thread ---- */
 
 static void *watch_run(void *context)
 {
 	struct watch *watch = context;
 	while (!atomic_load(&watch->ends)) {
+		round_note(watch, false);
 		events_take(watch);
+		round_note(watch, true);
 		int64_t now = now_of(CLOCK_MONOTONIC);
 		news_tell(watch, now);
 		tick(watch, now);
@@ -210,8 +249,13 @@ int watch_start(
 	const struct watch_source *source, struct flows *flows, struct alerts *alerts, struct watch **ret, struct error *e)
 {
 	struct watch *watch = mem_alloc(sizeof(*watch));
+	pthread_condattr_t monotonic;
 	*watch = (struct watch){.source = *source, .flows = flows, .alerts = alerts};
 	pthread_mutex_init(&watch->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&watch->ended, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	int result = thread_start(watch);
 	if (result < 0) {
 		free(watch);
@@ -233,6 +277,7 @@ void watch_free(struct watch *watch)
 	if (!watch)
 		return;
 	watch_stop(watch);
+	pthread_cond_destroy(&watch->ended);
 	pthread_mutex_destroy(&watch->lock);
 	free(watch);
 }

@@ -14,6 +14,7 @@ const struct option_row option_rows[] = {
 	{'d', 0, "dry-run", NULL, "do everything but the change", NULL},
 	{'q', 0, "quarantine", NULL, "set invalid objects aside and apply the others", NULL},
 	{'n', 'n', "namespace", "NAME", "of this namespace; where a NAME is looked for, default \"default\"", NULL},
+	{'A', 'A', "all-namespaces", NULL, "of every namespace, as without -n", NULL},
 	{'l', 'l', "selector", "LABELS", "only with these labels, such as app=web,tier!=db", NULL},
 	{'O', 'o', "output", "FORMAT", "table, json or yaml", FORMATS},
 	{'G', 'o', "output", "FORMAT", "table, wide (more columns), json, yaml, or name (KIND/NAMESPACE/NAME)",
@@ -21,11 +22,13 @@ const struct option_row option_rows[] = {
 	{'p', 0, "port", "N", "the destination's port; TCP, UDP and SCTP need one", NULL},
 	{'t', 0, "protocol", "NAME", "TCP, UDP, SCTP or ICMP, default TCP", "TCP UDP SCTP ICMP"},
 	{'y', 0, "family", "NAME", "IPv4 or IPv6, default IPv4 when both ends have an address", "IPv4 IPv6"},
-	{'w', 0, "flow", "FILE", "a flow record, as JSON; - is standard input", "FILE"},
+	{'w', 0, "flow", "FILE", "a record, as of penstock flows --tail 1 -o json; - is standard input", "FILE"},
 	{'x', 'o', "output", "FORMAT", "table, wide (more columns), json or yaml", "table wide json yaml"},
 	{'W', 0, "workload", "NAME", "only of this workload, NAMESPACE/NAME, at either end", NULL},
-	{'v', 0, "verdict", "NAME", "only Forwarded, Intercepted, Dropped, Rejected or Audited",
-		"Forwarded Intercepted Dropped Rejected Audited"},
+	{'N', 'n', "namespace", "NAME", "only of this namespace; without it --workload NAME is default/NAME", NULL},
+	{'v', 0, "verdict", "NAME",
+		"only Forwarded, Intercepted, Dropped, Rejected or Audited;\nRefused is Dropped or Rejected",
+		"Forwarded Intercepted Dropped Rejected Audited Refused"},
 	{'T', 0, "protocol", "NAME", "only of this protocol: TCP, UDP, SCTP, ICMP, ICMPv6", "TCP UDP SCTP ICMP ICMPv6"},
 	{'P', 0, "port", "N", "only to this port", NULL},
 	{'i', 0, "ip", "ADDRESS", "only of this address, at either end", NULL},
@@ -41,7 +44,7 @@ const struct option_row option_rows[] = {
 		"$PENSTOCK_SERVER, else $PENSTOCK_SOCKET, else\n" SOCKET_DEFAULT,
 		NULL},
 	{'s', 0, "socket", "PATH", "the agent's unix socket, the same as --server PATH", "FILE"},
-	{'A', 0, "ca", "FILE", "who signed the agent's certificate; default: whom the system trusts", "FILE"},
+	{'B', 0, "ca", "FILE", "who signed the agent's certificate; default: whom the system trusts", "FILE"},
 	{'C', 0, "cert", "FILE", "the client certificate, with --key", "FILE"},
 	{'K', 0, "key", "FILE", "its key", "FILE"},
 	{'k', 0, "token-file", "FILE", "the token: the first word in it", "FILE"},
@@ -67,7 +70,7 @@ const struct command commands[] = {
 		"Kinds by plural, singular or short name: namespaces (ns), nodes (no), pods (po), services (svc),\n"
 		"endpointslices (eps), workloads (wl), networkpolicies (netpol), clusternetworkpolicies (cnp),\n"
 		"transparentproxies (tproxy), interceptpolicies (icp), nodefilters (nf), cidrsets (cidrs), or all.",
-		"KIND NAME", "nlG", command_get},
+		"KIND NAME", "nAlG", command_get},
 	{"delete", "remove objects",
 		"KIND NAME|NAMESPACE/NAME … [options]\n"
 		"-f FILE|DIRECTORY|- [-f …] [options]",
@@ -83,13 +86,13 @@ const struct command commands[] = {
 	{"flows", "show connections that came, went and were refused", "[filters] [-f] [--tail N] [options]",
 		"The last 50, newest last; with --follow the last 10, then each as it comes, until it is interrupted.\n"
 		"With -o json --follow gives a record a line.",
-		NULL, "WvTPieacx", command_flows},
-	{"connections", "show the connections that there are now", "[filters] [options]", NULL, NULL, "WvTPiacx",
+		NULL, "NWvTPieacx", command_flows},
+	{"connections", "show the connections that there are now", "[filters] [options]", NULL, NULL, "NWvTPiacx",
 		command_connections},
-	{"alerts", "show what looked wrong", "[--workload NAME] [-f] [--tail N] [options]",
+	{"alerts", "show what looked wrong", "[filters] [-f] [--tail N] [options]",
 		"Port scans, floods, sudden refusals, proxies that are gone, tables that are nearly full. The last\n"
 		"50, newest last; with --follow the last 10, then each as it comes.",
-		NULL, "Weacx", command_alerts},
+		NULL, "NWeacx", command_alerts},
 	{"top", "watch what goes on, live", "[--interval SECONDS] [--once] [options]",
 		"Packets, bytes, connections and verdicts a second, the rules and workloads with the most of them,\n"
 		"proxies, and the alerts of the last five minutes. q ends it. Where the output is no terminal: one\n"

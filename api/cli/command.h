@@ -31,7 +31,7 @@ struct command {
 extern const struct command commands[]; /* ends with a NULL name */
 
 /* What every command takes, and what the program takes without a command. */
-#define OPTIONS_COMMON "SsACKkh"
+#define OPTIONS_COMMON "SsBCKkh"
 #define OPTIONS_ALONE OPTIONS_COMMON "V"
 
 #define SOCKET_DEFAULT "/run/penstock/penstock.sock"

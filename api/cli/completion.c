@@ -165,7 +165,7 @@ static void note_value(struct cli *cli, const struct option_row *row, const char
 	if (row->key == 'S' || row->key == 's')
 		cli->server = value;
 	cli_credential(cli, row->key, value);
-	if (row->key == 'n')
+	if (row->letter == 'n')
 		cli->namespace = value;
 }
 
@@ -197,7 +197,7 @@ static void offer_value(struct cli *cli, const char *current, const struct optio
 		puts(":file");
 	else if (row->choice)
 		offer_words(current, row->choice);
-	else if (row->key == 'n')
+	else if (row->letter == 'n')
 		offer_names(cli, current, &resources[KIND_NAMESPACE]);
 	else if (row->key == 'W')
 		offer_workloads(cli, current);

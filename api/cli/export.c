@@ -66,13 +66,17 @@ static void manifest(const struct export *export, struct buffer *out)
 		buffer_printf(out, "%-17s %9zu bytes  GET %-28s %ld  %s\n", parts[at].file, answer->length, parts[at].path,
 			answer->status, parts[at].what);
 	}
-	buffer_puts(out, "doctor.txt        what penstock doctor prints\n");
+	buffer_puts(out, "doctor.txt        what penstock doctor prints\n"
+					 "penstock.yaml     the agent's configuration, as status.json has it\n");
 }
 
-static void doctor(const struct export *export, struct buffer *out)
+/* What people would rather not read as JSON. */
+static void from_status(const struct export *export, struct buffer *checks, struct buffer *configuration)
 {
 	json_t *status = json_loadb(export->answers[1].body, export->answers[1].length, 0, NULL);
-	doctor_print(json_object_get(status, "checks"), false, out);
+	const char *text = json_string_value(json_object_get(status, "configuration"));
+	doctor_print(json_object_get(status, "checks"), false, checks);
+	buffer_printf(configuration, "%s\n", text ? text : "");
 	json_decref(status);
 }
 
@@ -85,18 +89,20 @@ static void add(const struct export *export, struct archive *archive, const char
 
 static int write_all(const struct export *export, int fd)
 {
-	struct buffer text = {0}, checks = {0};
+	struct buffer text = {0}, checks = {0}, configuration = {0};
 	struct archive *archive = archive_new(fd, export->now);
 	if (!archive)
 		return -ENOMEM;
 	manifest(export, &text);
-	doctor(export, &checks);
+	from_status(export, &checks, &configuration);
 	add(export, archive, "MANIFEST", text.data, text.length);
 	for (size_t at = 0; at < PARTS; at++)
 		add(export, archive, parts[at].file, export->answers[at].body, export->answers[at].length);
 	add(export, archive, "doctor.txt", checks.data, checks.length);
+	add(export, archive, "penstock.yaml", configuration.data, configuration.length);
 	buffer_free(&text);
 	buffer_free(&checks);
+	buffer_free(&configuration);
 	return archive_close(archive);
 }
 
@@ -144,8 +150,15 @@ int command_export(struct cli *cli)
 		auto_free char *name = str_format("penstock-%s-%s.tar.gz", export->node, export->time);
 		code = write_file(export, cli->archive ? cli->archive : name);
 	}
-	for (size_t at = 0; at < PARTS; at++)
+	size_t missing = 0;
+	for (size_t at = 0; at < PARTS; at++) {
+		missing += export->answers[at].status != 200;
 		answer_clear(&export->answers[at]);
+	}
 	free(export);
+	if (code == CODE_OK && missing) {
+		fprintf(stderr, "penstock: %zu of %zu parts were refused: MANIFEST says which\n", missing, PARTS);
+		code = CODE_REFUSED;
+	}
 	return code;
 }

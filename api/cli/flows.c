@@ -42,6 +42,12 @@ static void query_add(struct buffer *path, const char *name, const char *value)
 	buffer_printf(path, "%c%s=%s", strchr(path->data, '?') ? '&' : '?', name, escaped);
 }
 
+static char *workload_name(const struct cli *cli)
+{
+	const char *name = cli->workload ? cli->workload : "*", *namespace = cli->namespace ? cli->namespace : "default";
+	return strchr(name, '/') ? str_dup(name) : str_format("%s/%s", namespace, name);
+}
+
 /* NULL after saying what is wrong. The caller frees. */
 static char *path_make(const struct cli *cli, const struct feed *feed)
 {
@@ -58,8 +64,8 @@ static char *path_make(const struct cli *cli, const struct feed *feed)
 		query_add(&path, "follow", "true");
 	if (count)
 		query_add(&path, "limit", tail);
-	if (cli->workload) {
-		auto_free char *name = str_format("%s%s", strchr(cli->workload, '/') ? "" : "default/", cli->workload);
+	if (cli->workload || cli->namespace) {
+		auto_free char *name = workload_name(cli);
 		query_add(&path, "workload", name);
 	}
 	if (cli->verdict)

@@ -62,7 +62,7 @@ static void add_file(struct cli *cli, const char *file)
 void cli_credential(struct cli *cli, char key, const char *value)
 {
 	struct client_credentials *credentials = &cli->credentials;
-	if (key == 'A')
+	if (key == 'B')
 		credentials->ca = value;
 	else if (key == 'C')
 		credentials->certificate = value;
@@ -92,7 +92,11 @@ static int set_option(struct cli *cli, const struct option_row *row)
 	case 'q':
 		cli->quarantine = true;
 		break;
+	case 'A':
+		cli->namespace = NULL;
+		break;
 	case 'n':
+	case 'N':
 		cli->namespace = optarg;
 		break;
 	case 'l':
@@ -149,7 +153,7 @@ static int set_option(struct cli *cli, const struct option_row *row)
 	case 's':
 		cli->server = optarg;
 		break;
-	case 'A':
+	case 'B':
 	case 'C':
 	case 'K':
 	case 'k':

@@ -102,6 +102,16 @@ static void kinds_list(struct buffer *out)
 		buffer_printf(out, "%s%s", resources[kind].plural, kind + 1 < KIND_COUNT ? ", " : ".\n");
 }
 
+static const struct exit_row examples[] = {
+	{"kubectl get ns,nodes,pods,svc,endpointslices,netpol -A -o json | penstock apply -f -",
+		"enforces what the cluster has"},
+	{"penstock diff -f policy.yaml", "says what apply would change"},
+	{"penstock flows -n shop --verdict Refused", "shows what was refused to and from one namespace, and by which rule"},
+	{"penstock explain shop/chat 203.0.113.9 --port 443", "says what would become of this connection, and why"},
+	{"penstock flows --tail 1 -o json | penstock explain --flow -", "says more about the last one"},
+	{0},
+};
+
 void man_page(struct buffer *out)
 {
 	buffer_puts(out, ".\\\" made from the tables of the program by penstock __man\n"
@@ -117,6 +127,8 @@ void man_page(struct buffer *out)
 	for (const struct command *c = commands; c->name; c++)
 		command(out, c);
 	kinds_list(out);
+	buffer_puts(out, ".SH EXAMPLES\n");
+	rows(out, examples);
 	buffer_puts(out, ".SH EXIT STATUS\n");
 	rows(out, exit_rows);
 	buffer_puts(out, ".SH ENVIRONMENT\n");

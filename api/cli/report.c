@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How answers are told: refusals, warnings, and where in which file they point to. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,6 +22,11 @@ int cli_usage(const struct cli *cli, const char *format, ...)
 int cli_error(const struct error *e)
 {
 	fprintf(stderr, "penstock: %s\n", e->detail);
+	if (e->kind == ERROR_BUSY) /* nobody answered */
+		fputs(strstr(e->detail, strerror(EACCES))
+				  ? "Try: as root, or as a member of the socket's group (api.unixGroup)\n"
+				  : "Try: is penstockd running here? Its log says why not\n",
+			stderr);
 	return e->kind == ERROR_BUSY || e->kind == ERROR_SYSTEM ? CODE_UNREACHABLE : CODE_USAGE;
 }
 
@@ -71,6 +77,8 @@ static int refused(const struct answer *answer, const struct manifests *manifest
 	size_t index;
 	if (!json_is_object(problem)) {
 		fprintf(stderr, "penstock: refused with HTTP status %ld\n", answer->status);
+	} else if (json_array_size(errors) == 1 && !*text_of(json_array_get(errors, 0), "pointer")) {
+		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, text_of(json_array_get(errors, 0), "detail"));
 	} else if (!json_array_size(errors)) {
 		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, *detail ? detail : title);
 	} else {
@@ -80,6 +88,8 @@ static int refused(const struct answer *answer, const struct manifests *manifest
 		if (strstr(detail, "are listed"))
 			fprintf(stderr, "  %s\n", strrchr(detail, '(') ? strrchr(detail, '(') : detail);
 	}
+	if (answer->status == 409 && strstr(answer->body, "force=true"))
+		fputs("Try: --force takes over what is another owner's; --owner NAME writes as that owner\n", stderr);
 	json_decref(problem);
 	return CODE_REFUSED;
 }

@@ -270,6 +270,10 @@ struct column {
 	{                                     \
 		"LABELS", "metadata.labels", NULL \
 	}
+#define MODE               \
+	{                      \
+		"MODE", NULL, mode \
+	}
 static const struct column columns[KIND_COUNT][COLUMNS_MAX] = {
 	[KIND_NAMESPACE] = {LABELS},
 	[KIND_NODE] = {{"ADDRESSES", NULL, node_ips}, LABELS},
@@ -279,34 +283,30 @@ static const struct column columns[KIND_COUNT][COLUMNS_MAX] = {
 	[KIND_WORKLOAD] = {{"IPS", "spec.ips", NULL}, {"INTERFACE", "spec.interface", NULL}, {"NODE", "spec.node", NULL},
 		LABELS},
 	[KIND_NETWORK_POLICY] = {{"POD-SELECTOR", NULL, pod_selector}, {"TYPES", NULL, policy_types},
-		{"RULES", NULL, rule_counts}},
+		{"RULES", NULL, rule_counts}, MODE},
 	[KIND_CLUSTER_NETWORK_POLICY] = {{"TIER", "spec.tier", NULL}, {"PRIORITY", "spec.priority", NULL},
-		{"SUBJECT", NULL, subject}, {"RULES", NULL, rule_counts}},
+		{"SUBJECT", NULL, subject}, {"RULES", NULL, rule_counts}, MODE},
 	[KIND_TRANSPARENT_PROXY] = {{"PORT", "spec.port", NULL}, {"PROTOCOLS", NULL, proxy_protocols},
 		{"ON-UNAVAILABLE", NULL, proxy_unavailable}},
 	[KIND_INTERCEPT_POLICY] = {{"PRIORITY", "spec.priority", NULL}, {"SUBJECT", NULL, subject},
-		{"PROXIES", NULL, proxies_of}, {"RULES", NULL, rule_counts}},
+		{"PROXIES", NULL, proxies_of}, {"RULES", NULL, rule_counts}, MODE},
 	[KIND_NODE_FILTER] = {{"PRIORITY", "spec.priority", NULL}, {"INTERFACES", "spec.interfaces", NULL},
-		{"RULES", NULL, rule_counts}},
+		{"RULES", NULL, rule_counts}, MODE},
 	[KIND_CIDR_SET] = {{"CIDRS", NULL, cidr_count}},
 };
 
 /* Besides those, before what every kind has then: */
-#define MODE               \
-	{                      \
-		"MODE", NULL, mode \
-	}
 static const struct column wide_columns[KIND_COUNT][COLUMNS_MAX] = {
 	[KIND_POD] = {{"PORTS", NULL, pod_ports}},
 	[KIND_SERVICE] = {{"EXTERNAL-IPS", "spec.externalIPs", NULL}, {"LOAD-BALANCER", NULL, load_balancers}, LABELS},
 	[KIND_ENDPOINT_SLICE] = {{"PORTS", NULL, slice_ports}, LABELS},
 	[KIND_WORKLOAD] = {{"PORTS", NULL, spec_ports}, {"ALLOWED-SOURCES", "spec.allowedSources", NULL}},
-	[KIND_NETWORK_POLICY] = {MODE, LABELS},
-	[KIND_CLUSTER_NETWORK_POLICY] = {MODE, LABELS},
+	[KIND_NETWORK_POLICY] = {LABELS},
+	[KIND_CLUSTER_NETWORK_POLICY] = {LABELS},
 	[KIND_TRANSPARENT_PROXY] = {{"UID", "spec.process.uid", NULL}, {"CGROUP", "spec.process.cgroup", NULL},
 		{"EXECUTABLE", "spec.process.executable", NULL}, LABELS},
-	[KIND_INTERCEPT_POLICY] = {MODE, LABELS},
-	[KIND_NODE_FILTER] = {MODE, LABELS},
+	[KIND_INTERCEPT_POLICY] = {LABELS},
+	[KIND_NODE_FILTER] = {LABELS},
 	[KIND_CIDR_SET] = {LABELS},
 };
 static const struct column every_column[COLUMNS_MAX] = {{"AGE", NULL, age}};

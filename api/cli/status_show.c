@@ -393,7 +393,7 @@ static bool section_wanted(const struct section *section, const json_t *array, b
 static bool known(const char *member)
 {
 	static const char *const told[] = {"node", "ready", "notReadyBecause", "revision", "epoch", "version", "kernel",
-		"engine", "originalDestination", "checks", "lastError", NULL};
+		"engine", "originalDestination", "checks", "configuration", "lastError", NULL};
 	for (size_t at = 0; at < SECTIONS; at++)
 		if (strcmp(sections[at].member, member) == 0)
 			return true;

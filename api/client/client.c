@@ -217,6 +217,9 @@ static int explain(const struct client *client, CURLcode code, struct error *e)
 		code == CURLE_SSL_CACERT_BADFILE)
 		return error_set(e, ERROR_BUSY, EPROTO, NULL, "no TLS with the agent at %s: %s", client->name,
 			*client->why ? client->why : curl_easy_strerror(code));
+	if (code == CURLE_PARTIAL_FILE || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR)
+		return error_set(
+			e, ERROR_SYSTEM, EIO, NULL, "the agent at %s went away: its answer is not whole", client->name);
 	return error_set(
 		e, ERROR_SYSTEM, EIO, NULL, "the agent at %s gave no whole answer: %s", client->name, curl_easy_strerror(code));
 }

@@ -58,6 +58,12 @@ static int next(struct reader *reader)
 	if (parser->error == YAML_READER_ERROR) /* Before its first token libyaml knows no line, only an offset. */
 		return refuse(
 			reader, mark_place(&parser->mark, NULL), "%s (at byte %zu)", parser->problem, parser->problem_offset);
+	if (strstr(parser->problem, "cannot start any token")) /* mostly it is a tab */
+		return refuse(reader, mark_place(&parser->problem_mark, NULL),
+			"a word cannot begin like that (a tab indents nothing: use spaces)");
+	if (strstr(parser->problem, "did not find expected key"))
+		return refuse(reader, mark_place(&parser->problem_mark, NULL),
+			"no key is possible here: is it indented like the others?");
 	return refuse(reader, mark_place(&parser->problem_mark, NULL), "%s%s%s", parser->problem,
 		parser->context ? " " : "", parser->context ? parser->context : "");
 }

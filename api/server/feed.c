@@ -15,7 +15,7 @@
 
 #define QUOTED(name, text) " " text
 #define LISTED(name, text) text,
-static const char *const verdicts[] = {PS_VERDICTS(LISTED) NULL};
+static const char *const verdicts[] = {PS_VERDICTS(LISTED) FEED_REFUSED, NULL};
 
 /* Protocols that have names; what has none is called by its number. */
 #define PROTOCOLS(X) X("TCP", 6) X("UDP", 17) X("SCTP", 132) X("ICMP", 1) X("ICMPv6", 58)
@@ -76,10 +76,10 @@ int filter_read(struct feed_filter *filter, enum parameter_index index, const ch
 {
 	switch (index) {
 	case PARAMETER_INDEX_WORKLOAD:
-		*wanted = "namespace/name";
+		*wanted = "namespace/name, or namespace/* for all of one";
 		return workload_parse(value, &filter->workload);
 	case PARAMETER_INDEX_VERDICT:
-		*wanted = "one of" PS_VERDICTS(QUOTED);
+		*wanted = "one of" PS_VERDICTS(QUOTED) " " FEED_REFUSED;
 		return word_parse(value, verdicts, &filter->verdict);
 	case PARAMETER_INDEX_PROTOCOL:
 		*wanted = "one of" PROTOCOLS(NAME) " or a number";

@@ -52,7 +52,7 @@ static int stale_remove(const struct sockaddr_un *address, struct error *e)
 		return error_system(e, errno, "cannot make a socket");
 	/* EAGAIN: somebody listens, and is behind with accepting. */
 	if (!connect(fd, (const struct sockaddr *)address, sizeof(*address)) || errno == EAGAIN)
-		return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s", path);
+		return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s (api.unix)", path);
 	if (errno != ECONNREFUSED && errno != ENOENT)
 		return error_system(e, errno, "cannot tell whether somebody listens on %s", path);
 	if (unlink(path) < 0 && errno != ENOENT)
@@ -120,7 +120,7 @@ static int listen_at(const struct addrinfo *info, const char *text, int *ret, st
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof(patience));
 	if (bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
 		if (errno == EADDRINUSE)
-			return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s", text);
+			return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s (metrics.listen)", text);
 		return error_system(e, errno, "cannot listen on %s", text);
 	}
 	*ret = steal_fd(&fd);

@@ -200,7 +200,9 @@ static void not_found(struct request *request, const struct path *path, bool pub
 	if (!public_only && path->count >= 2 && !strcmp(path->segments[0], "v1") && kind_by_plural(path->segments[1]) < 0)
 		problem_answer(request, 404, "there is no \"/v1/%s\" in this API", path->segments[1]);
 	else
-		problem_answer(request, 404, "there is no such path%s", public_only ? " on this listener" : "");
+		problem_answer(request, 404, "there is no such path%s",
+			public_only ? " on this listener: /ui/, /metrics, /healthz and /readyz are here, the API at its unix socket"
+						: "");
 }
 
 bool route_open(const struct route *route)

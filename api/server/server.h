@@ -54,9 +54,10 @@ struct reply {
 
 /* What GET /v1/flows, /v1/connections and /v1/alerts list; flows and alerts can be followed. */
 enum feed { FEED_FLOWS, FEED_CONNECTIONS, FEED_ALERTS, FEED_COUNT };
+#define FEED_REFUSED "Refused"
 struct feed_filter {
-	char *workload; /* "namespace/name", or NULL */
-	char *verdict;  /* as in a record, or NULL: known to be one */
+	char *workload; /* "namespace/name", "namespace/" followed by a star for all of one, or NULL */
+	char *verdict;  /* as in a record, FEED_REFUSED (Dropped or Rejected), or NULL */
 	char *protocol; /* the same */
 	bool has_port, has_ip;
 	uint16_t port;

@@ -55,16 +55,18 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
 
-    def firing(self):
-        """The names of alerts that fire."""
-        answer = json.loads(self.get(PROMETHEUS, "/api/v1/alerts"))
-        return {one["labels"]["alertname"] for one in answer["data"]["alerts"] if one["state"] == "firing"}
+    def alerts(self):
+        """{name: pending or firing} of alerts."""
+        return {one["labels"]["alertname"]: one["state"] for one in json.loads(self.get(PROMETHEUS, "/api/v1/alerts"))["data"]["alerts"]}
 
     def scraped(self):
+        assert self.process.poll() is None, f"prometheus ended with {self.process.returncode}: {self.directory}/log"
         try:
-            return self.query("up") and self.query("up")[0][1] == 1
+            if self.ask(PROMETHEUS, "/-/ready")[0] != 200:
+                return False
         except OSError:  # not up yet itself
             return False
+        return [value for _, value in self.query("up")] == [1]
 
     def samples(self):
         """By name and labels, as the page has them."""

@@ -175,6 +175,7 @@ def test_owners_force_and_dry_run(cli):
     assert names(cli("get", "ns").stdout)[0][0] == "a" and cli("get", "ns").stdout.split()[-1] == "first"
     done = cli("apply", "--owner", "second", "-f", "-", input=namespace % 2, code=REFUSED)
     assert "(409)" in done.stderr and "first" in done.stderr and "standard input:1:1: Namespace a" in done.stderr
+    assert done.stderr.endswith("\nTry: --force takes over what is another owner's; --owner NAME writes as that owner\n")
     before = cli.agent.api.state()
     assert cli("apply", "--owner=second", "--force", "--dry-run", "-f", "-", input=namespace % 2).stdout.startswith(
         "would apply 1 Namespace")
@@ -214,8 +215,8 @@ def test_explain(cli):
     assert lines[0] == f"Allow: 10.77.9.9 -> shop/web UDP/80, revision {said['revision']}"
     assert [line.split() for line in lines[2:4]] == [["egress", "not", "local", "-", "-"], ["ingress", "not", "local", "-", "-"]]
     assert lines[5].startswith(" 1. source: 10.77.9.9, ") and lines[-1].startswith(f" {len(lines) - 5}. revision ")
-    done = cli("explain", "shop/none", "10.77.9.1", "--protocol", "TCP", code=REFUSED)
-    assert done.stdout == "" and "/port: required with TCP" in done.stderr
+    done = cli("explain", "shop/none", "10.77.9.1", "--port", "80", code=REFUSED)
+    assert done.stdout == ""
     assert "/source/workload: there is no Workload or Pod shop/none" in done.stderr
 
 
@@ -249,6 +250,8 @@ def test_explain_a_flow_record(cli):
     lines = text.splitlines()
     assert lines[0] == "Then: Dropped, Isolated, revision 1; that rule is not there any more"
     assert "NetworkPolicy shop/gone" in lines[1] and lines[3].startswith("Today: Allow, revision ")
+    assert cli("explain", "--flow", "-", input=json.dumps({"items": [flow]})).stdout == text
+    assert "one flow record is wanted, not 2" in cli("explain", "--flow", "-", input=json.dumps({"items": [flow, flow]}), code=USAGE).stderr
     done = cli("explain", "--flow", "-", input="{}", code=REFUSED)
     assert "/flow/source: required" in done.stderr and "/flow/reason: required" in done.stderr
     assert "standard input: line 1: " in cli("explain", "--flow", "-", input="{", code=USAGE).stderr
@@ -281,6 +284,9 @@ def test_explain_a_flow_record(cli):
     (["explain", "--flow", "absent.json"], "absent.json: No such file"),
     (["explain", "a", "b", "--flow", "-"], "a flow record says itself what it is about"),
     (["explain", "--flow", "-", "--port", "1"], "a flow record says itself what it is about"),
+    (["explain", "a", "10.0.0.1"], "TCP needs --port N"),
+    (["explain", "a", "10.0.0.1:80"], "the port is --port 80"),
+    (["explain", "a", "[fd00::1]:80"], "the port is --port 80"),
     (["explain", "a", "b", "--force"], "explain takes no option --force"),
 ])
 def test_wrong_usage(cli, words, message):
@@ -301,9 +307,9 @@ def test_help(cli):
 def test_no_agent(cli):
     absent = f"{cli.directory}/absent.sock"
     for words in (["status"], ["get", "pods"], ["apply", "-f", cli.write("shop.yaml", SHOP)], ["delete", "ns", "a"],
-                  ["explain", "a", "b"], ["doctor"], ["version"]):
+                  ["explain", "a", "b", "--port", "1"], ["doctor"], ["version"]):
         done = cli(*words, "--socket", absent, code=UNREACHABLE)
-        assert f"cannot reach the agent at {absent}: " in done.stderr
+        assert f"cannot reach the agent at {absent}: " in done.stderr and "\nTry: is penstockd running here?" in done.stderr
     assert cli("--socket", cli.agent.socket, "get", "ns", environment={"PENSTOCK_SOCKET": absent}).stdout == ""
 
 

@@ -175,5 +175,7 @@ def test_servers(cli):
                             ("http://h/v1", "is not http://ADDRESS:PORT")):
         assert message in cli("status", "--server", server, code=USAGE).stderr
     assert "cannot reach the agent at http://127.0.0.1:1: " in cli("status", "--server", "http://127.0.0.1:1", code=UNREACHABLE).stderr
-    # the metrics listener has no policy to give
+    # the metrics listener has no policy to give: what can be had is in the archive
+    done = cli("export", "-o", "part.tar.gz", "--server", cli.agent.url, code=REFUSED)
+    assert "wrote part.tar.gz\n" in done.stderr and "parts were refused: MANIFEST says which" in done.stderr
     assert "(404)" in cli("get", "pods", "--server", cli.agent.url, code=REFUSED).stderr

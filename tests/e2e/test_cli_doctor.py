@@ -7,6 +7,7 @@ import signal
 import pytest
 import yaml
 
+from foreign import Programs
 from lab import BUILD, Lab
 from netns import run
 from objects import intercept, policy, proxy, workload
@@ -142,18 +143,36 @@ def test_marks_of_iptables(patient, tool, chain):
     patient.well("marks")
 
 
-def test_programs_of_others(patient, tmp_path):
+def test_programs_of_others(patient):
     interface = patient.pod.interface
     assert patient.what("programs") == ["none of others runs before penstock's on 1 interfaces"]
-    source, built = tmp_path / "x.c", tmp_path / "x.o"
-    source.write_text('__attribute__((section("xdp"), used)) int pass(void *c) { return 2; }\n'
-                      'char _license[] __attribute__((section("license"), used)) = "GPL";\n')
-    run("clang", "-target", "bpf", "-O2", "-c", source, "-o", built)
-    patient.node.run("ip", "link", "set", interface, "xdpgeneric", "obj", built, "sec", "xdp")
-    try:
+    with Programs(patient.lab) as programs:
+        watch, passes = programs.load("watch"), programs.load("passes")
+        if programs.tcx(watch, interface, "egress"):
+            patient.found("programs", "ok", "on 1 interfaces; some run after them")
+            programs.tcx(watch, interface, "ingress", first=True)
+            patient.found("programs", "warning", f"tc programs of somebody else run before penstock's on {interface}")
+        programs.detach()
+        patient.well("programs")
+        programs.tc(watch, interface, "ingress", priority=1)
+        programs.xdp(passes, interface, "xdpgeneric")
         patient.found("programs", "warning", f"XDP programs run before penstock's on {interface}")
-    finally:
-        patient.node.run("ip", "link", "set", interface, "xdpgeneric", "off")
+        assert len(patient.what("programs")) == 1, "a filter of tc runs after TCX"
+    patient.well("programs")
+
+
+def test_filters_of_others(patient, monkeypatch):
+    """The same without TCX, after a restart by the other hook."""
+    patient.agent.stop()
+    monkeypatch.setenv("PENSTOCK_HOOK", "clsact")
+    patient.agent.start()
+    patient.well("programs")
+    interface = patient.pod.interface
+    with Programs(patient.lab) as programs:
+        programs.tc(programs.load("watch"), interface, "egress", priority=7)
+        patient.well("programs")
+        programs.tc(programs.load("watch"), interface, "egress", priority=1)
+        patient.found("programs", "warning", f"tc programs of somebody else run before penstock's on {interface}")
     patient.well("programs")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 
 import pytest
+import yaml
 
 from lab import BUILD, Lab
 from netns import run
@@ -19,7 +20,7 @@ from test_cli import SHOP, UNREACHABLE, USAGE, Cli
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PENSTOCK = os.path.join(BUILD, "penstock")
 PARTS = {"MANIFEST", "version.json", "status.json", "state.json", "owners.json", "metrics.txt", "flows.json", "connections.json",
-         "alerts.json", "doctor.txt"}
+         "alerts.json", "doctor.txt", "penstock.yaml"}
 COMMANDS = re.findall(r"^  (\w+) +\S", run(PENSTOCK, "--help").stdout.split("\n\n")[1], re.M)
 
 
@@ -63,6 +64,7 @@ def test_export(cli):
     for feed in ("flows", "connections", "alerts"):
         assert "items" in json.loads(parts[f"{feed}.json"]), feed
     assert parts["doctor.txt"].decode().splitlines()[0].startswith("✔ agent")
+    assert yaml.safe_load(parts["penstock.yaml"])["api"]["unix"] == cli.agent.socket
     manifest = parts["MANIFEST"].decode()
     assert all(name in manifest for name in PARTS - {"MANIFEST"}) and manifest.startswith("penstock ") and "export of node node-1 at " in manifest
     for name, data in parts.items():

@@ -152,6 +152,8 @@ def test_what_is_asked(agent):
             (["flows", "--workload", "chat", "--tail", "1"], "/v1/flows?limit=1&workload=default%2Fchat"),
             (["connections"], "/v1/connections"),
             (["connections", "--tail", "5", *every], f"/v1/connections?limit=5&{query}"),
+            (["flows", "-n", "shop", "--verdict", "Refused"], "/v1/flows?limit=50&workload=shop%2F%2A&verdict=Refused"),
+            (["connections", "-n", "shop", "--workload", "chat"], "/v1/connections?workload=shop%2Fchat"),
             (["alerts"], "/v1/alerts?limit=50")):
         penstock(agent, *words)
         assert agent.asked.pop() == path
@@ -285,7 +287,7 @@ def test_follow_as_json_and_yaml(agent):
 
 
 def test_the_agent_goes_away(agent):
-    for last, text in ((END, "ended the stream"), (CUT, "gave no whole answer"), (b"oops\n", "is not JSON"),
+    for last, text in ((END, "ended the stream"), (CUT, "went away"), (b"oops\n", "is not JSON"),
                        (b"[1]\n", "is not JSON")):
         with Following(agent, "flows", "-f", "-o", "json") as following:
             agent.say(flow(), last)

@@ -83,7 +83,7 @@ def numbers(server, path):
 @pytest.mark.parametrize("path, words", [
     ("flows?workload=shop", "workload namespace/name"), ("flows?workload=/cart", "workload namespace/name"),
     ("flows?workload=shop/", "workload namespace/name"), ("alerts?workload=a/b/c", "workload namespace/name"),
-    ("connections?workload=", "workload namespace/name"),
+    ("connections?workload=", "workload namespace/name"), ("flows?workload=/*", "workload namespace/*"),
     ("flows?verdict=Allowed", "verdict Forwarded Intercepted Dropped Rejected Audited"), ("flows?verdict=", "verdict"),
     ("connections?protocol=QUIC", "protocol TCP UDP SCTP ICMP ICMPv6"), ("flows?protocol=256", "protocol"),
     ("flows?protocol=", "protocol"), ("flows?protocol=-6", "protocol"),
@@ -108,6 +108,7 @@ def shared(tmp_path_factory):
 @pytest.mark.parametrize("query, wanted", [
     ("", {}),
     ("workload=shop/cart", {"workload": "shop/cart"}), ("workload=shop%2Fcart", {"workload": "shop/cart"}),
+    ("workload=shop/*", {"workload": "shop/*"}), ("verdict=refused", {"verdict": "Refused"}),
     ("verdict=Dropped", {"verdict": "Dropped"}), ("verdict=INTERCEPTED", {"verdict": "Intercepted"}),
     ("protocol=tcp", {"protocol": "TCP"}), ("protocol=icmpV6", {"protocol": "ICMPv6"}),
     ("protocol=17", {"protocol": "UDP"}), ("protocol=47", {"protocol": "47"}), ("protocol=047", {"protocol": "47"}),

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import time
+from datetime import datetime
 
 import pytest
 
@@ -131,6 +132,7 @@ def test_datagrams_have_a_beginning(scene, family):
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])
 def test_a_refusal_is_told_with_the_policy(scene, family, protocol):
     port = probe(scene, scene.a, scene.address("b", family), 81, protocol, DENY)
+    assert of(scene, port), "who asks sees what was before, at once"
     one = refusal(scene, port)
     assert (one["verdict"], one["reason"], one["direction"]) == ("Dropped", "Isolated", "Ingress")
     assert one["rule"] == named("NetworkPolicy", "b-in", "Ingress", -1)
@@ -160,7 +162,7 @@ def send(space, packet):
 def test_a_source_that_is_not_its_own(scene):
     port = probe(scene, scene.a, scene.b.ip4, expect=DENY, bind=("10.9.9.9", 30100), transparent=True)
     one = refusal(scene, port)
-    assert (one["reason"], one["source"]["ip"], one["source"]["workload"]) == ("Spoofed", "10.9.9.9", None)
+    assert (one["reason"], one["source"]["ip"], one["source"]["workload"]) == ("Spoofed", "10.9.9.9", "s/a")
     assert one["rule"] is None
 
 
@@ -280,6 +282,9 @@ def test_filters(scene):
 
     assert all("s/a" in (one["source"]["workload"], one["destination"]["workload"]) for one in matches(workload="s/a"))
     assert all(one["verdict"] == "Dropped" for one in matches(verdict="Dropped"))
+    assert matches(verdict="Refused") == matches(verdict="Dropped")
+    assert records(scene, workload="s/*") == [one for one in everything if one["source"]["workload"] or one["destination"]["workload"]]
+    assert records(scene, workload="other/*") == []
     assert all(one["protocol"] == "UDP" for one in matches(protocol="UDP"))
     assert all(one["destination"]["port"] == 81 for one in matches(port=81))
     assert all(scene.b.ip6 in (one["source"]["ip"], one["destination"]["ip"]) for one in matches(ip=scene.b.ip6))
@@ -289,7 +294,8 @@ def test_filters(scene):
                     scene.b.ip6 in (one["source"]["ip"], one["destination"]["ip"])]
     assert matches(limit=2, port=81) == matches(port=81)[-2:]
     assert records(scene, workload="s/nobody") == []
-    assert [one["time"] for one in everything] == sorted(one["time"] for one in everything)
+    times = [datetime.fromisoformat(one["time"].replace("Z", "+00:00")).timestamp() for one in everything]
+    assert all(later > earlier - 1 for earlier, later in zip(times, times[1:])), "newest last, but for what CPUs did at once"
     for wrong in ("workload=b", "verdict=Allow", "protocol=GRE", "port=0", "ip=10.0.0", "limit=x"):
         for path in ("/v1/flows", "/v1/connections"):
             answer = scene.running.api.request("GET", f"{path}?{wrong}")
@@ -448,12 +454,17 @@ def test_a_flood_of_refusals_hides_no_connection(scene):
     assert metrics("penstock_events_lost_total", stream="connections") == lost["connections"]
 
 
-def test_few_are_kept():
-    with World("a", "b", flows={"keep": 5}) as world:
+def test_few_are_kept_and_what_is_answered():
+    with World("a", "b", flows={"keep": 5}, datapath={"denyWith": "reject"}) as world:
         world.put(namespace("s"))
         follower = Follower(world)
         for _ in range(10):
             ask(world.a, OUTSIDE6)
         seen = [follower.next() for _ in range(20)]
         assert records(world) == seen[-5:]
+        world.put(namespace("s"), deny_all("s", "nothing", {"name": "a"}, types=["Egress"]))
+        port = probe(world, world.a, OUTSIDE4, 4711, expect="ECONNREFUSED")
+        one = follower.next()
+        assert (one["event"], one["verdict"], one["reason"], one["source"]["port"]) == ("Refused", "Rejected", "Isolated", port)
+        assert records(world, verdict="rejected") == [one]
         follower.close()

@@ -78,7 +78,7 @@ static const struct {
 	/* mistakes */
 	{"a: 1\nb: 2\na: 3", "! line 3: the key \"a\" is there twice"},
 	{"a: [1", "! line 2: did not find expected ',' or ']' while parsing a flow sequence"},
-	{"a:\n\t- 1", "! line 2: found character that cannot start any token while scanning for the next token"},
+	{"a:\n\t- 1", "! line 2: a word cannot begin like that (a tab indents nothing: use spaces)"},
 	{"? [a]\n: 1", "! line 1: a key must be a plain word or a string"},
 	{"\"a\\0b\": 1", "! line 1: a key contains a zero byte"},
 };

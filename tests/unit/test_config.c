@@ -285,8 +285,7 @@ static const struct {
 	{"node:\n  name: \"a\\0b\"\n", "penstock.yaml:2: node.name: contains a zero byte"},
 	/* YAML itself */
 	{"log:\n  level: [info\n", "penstock.yaml:3: did not find expected ',' or ']' while parsing a flow sequence"},
-	{"log:\n\tlevel: info\n",
-		"penstock.yaml:2: found character that cannot start any token while scanning for the next token"},
+	{"log:\n\tlevel: info\n", "penstock.yaml:2: a word cannot begin like that (a tab indents nothing: use spaces)"},
 	{"a: *b\n", "penstock.yaml:1: found undefined alias"},
 	{"log:\n  level: \xff\n", "penstock.yaml:2: invalid leading UTF-8 octet"},
 	/* values */

@@ -144,17 +144,17 @@ static void closed_ports_of_one_address(void **state)
 		"port 101");
 }
 
-static void made_up_sources_blame_nobody(void **state)
+static void made_up_sources_blame_who_sends_them(void **state)
 {
 	char source[32];
 	for (int at = 0; at < 101; at++) {
 		snprintf(source, sizeof(source), "10.0.1.%d", 1 + at);
-		struct flow flow = refused(source, at % 2 ? "shop/victim" : NULL, "10.0.0.9", (uint16_t)(1 + at));
+		struct flow flow = refused(source, "shop/forger", "10.0.0.9", (uint16_t)(1 + at));
 		flow.event.reason = PS_REASON_SPOOFED;
 		flow.event.ifindex = 17;
 		tell(flow);
 	}
-	assert_only("PortScan", NULL, "Somebody behind interface 17 sends with addresses that are not its own");
+	assert_only("PortScan", "shop/forger", "shop/forger behind interface 17 sends with addresses that are not its own");
 }
 
 /* Strangers by the hundred thousand, who all ask for one port, push neither a pod nor each other's scanner out
@@ -274,7 +274,7 @@ int main(void)
 		TEST(told_again_when_it_had_ended),
 		TEST(what_is_no_scan),
 		TEST(closed_ports_of_one_address),
-		TEST(made_up_sources_blame_nobody),
+		TEST(made_up_sources_blame_who_sends_them),
 		TEST(a_flood_of_sources_hides_nobody),
 		TEST(a_flood_of_sources_and_targets_is_one_alert),
 		TEST(a_flood_of_scanners_is_few_alerts),
