@@ -125,10 +125,10 @@ def scraped(lab):
 
 OBSERVING = REFERENCE.with_name("observing.md")
 # By words of the question in the documents: what each answer is here. Without one: there is none.
-ANSWERS = {"enforced": lambda value: value == 0, "refused": lambda value: value >= 0, "rules": lambda value: value >= 0,
+ANSWERS = {"enforced": lambda value: value == 0, "refused": lambda value: value >= 0, "decide most": lambda value: value >= 0,
            "goes to proxies": lambda value: value > 0, "handshakes": lambda value: 0 < value < 5, "missing": lambda value: value == 0,
            "write take": lambda value: value >= 0 or value != value, "silent": lambda value: 0 <= value < 300,
-           "proxies are down": None, "nearly full": None, "change what is ours": None}
+           "decided nothing": None, "proxies are down": None, "nearly full": None, "change what is ours": None}
 
 
 def questions():
