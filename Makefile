@@ -37,15 +37,15 @@ PURE := $(BASE) $(call room,agent/model) $(call room,agent/compile)
 STATE := $(call room,agent/state)
 # What unit tests can link: no file here may need libbpf.
 OBSERVE := $(call room,agent/observe)
-SERVER := $(call room,api/server) $(B)/api/openapi.o
+SERVER := $(call room,api/server) $(B)/api/openapi.o $(B)/api/ui.o
 INTAKE := $(call room,agent/intake)
 AGENT := $(call room,agent) $(INTAKE) $(call room,agent/datapath) $(OBSERVE) $(STATE) $(PURE) $(SERVER)
-CONFIG := $(B)/agent/config.o $(B)/agent/config_value.o
+CONFIG := $(B)/agent/config.o $(B)/agent/config_tcp.o $(B)/agent/config_value.o
 CLIENT := $(call room,api/client)
 CLI := $(call room,api/cli) $(CLIENT) $(BASE)
 RELAY := $(call room,agent/relay) $(BASE)
 
-AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -ljansson -lyaml -lsqlite3 -lmnl -lnftables -lpthread
+AGENT_LIBS := -lbpf -lelf -lz -lmicrohttpd -lgnutls -ljansson -lyaml -lsqlite3 -lmnl -lnftables -lpthread
 CLI_LIBS := -lcurl -ljansson -lyaml -lz -lpthread
 TEST_LIBS := -lcmocka -ljansson -lyaml -lsqlite3 -lcurl -lz -lpthread
 
@@ -55,8 +55,8 @@ TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
 # Kept between runs, so that a second `make test` links nothing.
 .SECONDARY:
-.PHONY: all demo test lint fmt bench install uninstall clean help tools unit unit-programs golden-update metrics-reference \
-	compile_commands.json force
+.PHONY: all demo test test-image image chart-readme lint fmt bench man install uninstall clean help tools unit unit-programs \
+	golden-update metrics-reference compile_commands.json force
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
 
@@ -114,6 +114,14 @@ $(B)/api/openapi.c: api/openapi.yaml api/openapi_embed.py $(wildcard api/example
 $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
+# The page's files are embedded as they are.
+UI := $(wildcard api/ui/*)
+$(B)/api/ui.c: $(UI) api/ui_embed.py | $(B)/.setup-build
+	@mkdir -p $(@D)
+	$(Q)$(PYTHON) api/ui_embed.py $(UI) > $@
+$(B)/api/ui.o: $(B)/api/ui.c $(B)/.flags
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
 # ---- tests ----
 
 # A unit test links the pure rooms, the state, the configuration, the client and what is pure of the listeners; never
@@ -121,7 +129,11 @@ $(B)/api/openapi.o: $(B)/api/openapi.c $(B)/.flags
 $(B)/unit/discover: $(B)/agent/datapath/discover.o
 $(B)/unit/intake: $(INTAKE)
 $(B)/unit/relay_sniff: $(B)/agent/relay/sniff.o
-$(B)/unit/relay_flow: $(B)/agent/relay/flow.o $(B)/agent/relay/address.o
+# The relay's flows are not the agent's.
+$(B)/unit/relay_flow: $(B)/tests/unit/test_relay_flow.o $(B)/agent/relay/flow.o $(B)/agent/relay/address.o $(BASE)
+	@mkdir -p $(@D)
+	$(say) LINK $@
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS)
 $(B)/unit/%: $(B)/tests/unit/test_%.o $(PURE) $(STATE) $(OBSERVE) $(CONFIG) $(CLIENT) $(B)/agent/datapath/conditions.o
 	@mkdir -p $(@D)
 	$(say) LINK $@
@@ -133,7 +145,7 @@ $(B)/tools/%: $(B)/tests/tools/%.o $(PURE)
 $(B)/tools/metrics_reference: $(STATE) $(OBSERVE) $(B)/agent/datapath/conditions.o
 # The HTTP server alone, without a data path.
 $(B)/tools/server: $(SERVER) $(STATE) $(INTAKE)
-$(B)/tools/server: TEST_LIBS += -lmicrohttpd
+$(B)/tools/server: TEST_LIBS += -lmicrohttpd -lgnutls
 # The datapath room with a compiler of its own.
 $(B)/tools/datapath: $(B)/tests/datapath/driver.o $(call room,agent/datapath) $(BASE) $(B)/agent/compile/tables.o \
 	$(B)/agent/model/chosen.o
@@ -150,6 +162,15 @@ test: ## everything; T=name for one test, DEBUG=1 for a shell in its namespace
 	@$(MAKE) $(SUB) $(B)/.setup-test
 	@tests/run '$(T)'
 
+image: ## the container image, with docker, buildah or podman; IMAGE=NAME:TAG
+	@deploy/image.sh '$(VERSION)' '$(COMMIT)'
+
+test-image: ## builds the image from Debian's archive alone, and runs it; needs buildah and mmdebstrap, some minutes
+	@tests/image/run.sh '$(VERSION)' '$(COMMIT)'
+
+chart-readme: ## renew the table of values in helm/penstock/README.md
+	@tests/chart/values.py --write
+
 metrics-reference: $(B)/tools/metrics_reference ## renew api/metrics.md
 	@$< > api/metrics.md
 
@@ -162,7 +183,7 @@ demo: ## the main job, on real packets, in namespaces; GATEWAY=haproxy for anoth
 	@$(MAKE) $(SUB) all
 	@deploy/demo/demo.sh
 
-bench: ## figures beside the incumbents', as a table and build/bench.json
+bench: ## figures beside the incumbents', as a table, build/bench.json and build/bench-*.svg
 	@$(MAKE) $(SUB) $(B)/.setup-bench
 	@$(MAKE) $(SUB) all $(B)/tests/bench/generator.bpf.o $(B)/tools/tcp_load $(B)/tools/udp_sink
 	@PENSTOCK_BUILD=$(B) $(PYTHON) tests/bench/run.py
@@ -175,12 +196,39 @@ fmt: ## format the C sources
 	@$(MAKE) $(SUB) $(B)/.setup-test
 	@$(GIT) ls-files -z -co --exclude-standard -- '*.c' '*.h' | xargs -0 clang-format -i
 
-install: all ## the three programs, below DESTDIR and PREFIX (/usr/local)
+# Manual pages, from --help and from the reference of the configuration.
+MAN := $(B)/man/penstock.1 $(B)/man/penstock-relay.1 $(B)/man/penstockd.8 $(B)/man/penstock.yaml.5
+$(B)/man/penstock.1: $(B)/penstock
+	@mkdir -p $(@D)
+	$(Q)$< __man > $@
+$(B)/man/penstock-relay.1: $(B)/penstock-relay deploy/man/man.py
+	@mkdir -p $(@D)
+	$(Q)$< --help | $(PYTHON) deploy/man/man.py penstock-relay $(VERSION) > $@
+$(B)/man/penstockd.8: $(B)/penstockd deploy/man/man.py
+	@mkdir -p $(@D)
+	$(Q)$< --help | $(PYTHON) deploy/man/man.py penstockd $(VERSION) > $@
+$(B)/man/penstock.yaml.5: api/configuration.md deploy/man/man.py
+	@mkdir -p $(@D)
+	$(Q)$(PYTHON) deploy/man/man.py penstock.yaml $(VERSION) < $< > $@
+man: $(MAN)
+SHARE = $(DESTDIR)$(PREFIX)/share
+COMPLETIONS := bash-completion/completions/penstock zsh/site-functions/_penstock fish/vendor_completions.d/penstock.fish
+
+UNIT_FILE = $(DESTDIR)$(PREFIX)/lib/systemd/system/penstockd.service
+
+install: all man ## the three programs, manual pages, shell completion and the systemd unit, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
 	install -D -m 755 $(B)/penstock $(DESTDIR)$(PREFIX)/bin/penstock
 	install -D -m 755 $(B)/penstock-relay $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+	install -D -m 644 deploy/systemd/penstockd.service $(UNIT_FILE)
+	sed -i 's|/usr/local/sbin|$(PREFIX)/sbin|' $(UNIT_FILE)
+	for page in $(MAN); do install -D -m 644 $$page $(SHARE)/man/man$${page##*.}/$${page##*/} || exit 1; done
+	for file in $(COMPLETIONS); do mkdir -p $(SHARE)/$${file%/*} && shell=$${file%%[-/]*} && \
+		$(B)/penstock completion $$shell > $(SHARE)/$$file || exit 1; done
 uninstall: ## removes what install put there; the data path of a running node goes with `penstockd --uninstall`
-	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay
+	rm -f $(DESTDIR)$(PREFIX)/sbin/penstockd $(DESTDIR)$(PREFIX)/bin/penstock $(DESTDIR)$(PREFIX)/sbin/penstock-relay $(UNIT_FILE)
+	for page in $(MAN); do rm -f $(SHARE)/man/man$${page##*.}/$${page##*/}; done
+	for file in $(COMPLETIONS); do rm -f $(SHARE)/$$file; done
 
 compile_commands.json: $(B)/bpf/penstock.skel.h ## for clangd
 	@$(PYTHON) tests/lint/compile_commands.py '$(CC) $(ALL_CFLAGS)' > $@

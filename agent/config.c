@@ -14,6 +14,7 @@
 #include <yaml.h>
 #include "agent/base/buffer.h"
 #include "agent/base/mem.h"
+#include "agent/config_tcp.h"
 #include "agent/config_value.h"
 
 enum type {
@@ -54,6 +55,7 @@ static const char *const formats[] = {"text", "json", NULL};                  /*
 		.size = sizeof(((struct config *)NULL)->field), __VA_ARGS__                                  \
 	}
 #define TABLE_MAX (1u << 26) /* entries of a kernel map */
+#define RATE_MAX 1000000000  /* a second */
 #define MAIN_RULE 32766      /* the priority of the rule that leads to the main table */
 
 /* contract.md section 1, in its order. */
@@ -80,11 +82,17 @@ static const struct key keys[] = {
 	KEY("datapath.unclaimed", TYPE_CHOICE, datapath.unclaimed_deny, "allow", .choices = unclaimeds),
 	KEY("datapath.adoptListeners", TYPE_BOOL, datapath.adopt_listeners, "true"),
 	KEY("datapath.connectionsMax", TYPE_NUMBER, datapath.connections_max, "524288", .low = 1, .high = TABLE_MAX),
+	KEY("datapath.auditPeriod", TYPE_DURATION, datapath.audit_period_ms, "30s", .low = 100),
 	KEY("datapath.managementPorts", TYPE_PORTS, datapath.management_ports, "22 2379 2380 6443 10250"),
 	KEY("names.resolvers", TYPE_ADDRESSES, names.resolvers, ""),
 	KEY("names.holdMax", TYPE_DURATION, names.hold_max_ms, "100ms"),
 	KEY("names.addressesMax", TYPE_NUMBER, names.addresses_max, "65536", .low = 1, .high = TABLE_MAX),
 	KEY("flows.keep", TYPE_NUMBER, flows.keep, "65536", .low = 0, .high = TABLE_MAX),
+	KEY("alerts.portScan", TYPE_NUMBER, alerts.port_scan, "100", .low = 0, .high = SCAN_THRESHOLD_MAX),
+	KEY("alerts.synFlood", TYPE_NUMBER, alerts.syn_flood, "1000", .low = 0, .high = RATE_MAX),
+	KEY("alerts.denySpike", TYPE_NUMBER, alerts.deny_spike, "100", .low = 0, .high = RATE_MAX),
+	KEY("alerts.denyFactor", TYPE_NUMBER, alerts.deny_factor, "10", .low = 1, .high = 1000),
+	KEY("alerts.tableNearlyFull", TYPE_NUMBER, alerts.table_full, "80", .low = 0, .high = 100),
 	KEY("log.level", TYPE_CHOICE, log.level, "info", .choices = levels),
 	KEY("log.format", TYPE_CHOICE, log.format, "text", .choices = formats),
 };
@@ -136,6 +144,19 @@ static int set_number(const struct key *key, uint32_t *field, const char *text, 
 	return 0;
 }
 
+static int set_duration(const struct key *key, uint32_t *field, const char *text, char why[WHY_MAX])
+{
+	uint32_t ms;
+	if (value_duration(text, &ms, why) < 0)
+		return -EINVAL;
+	if (ms < key->low) {
+		snprintf(why, WHY_MAX, "%.60s is shorter than %ums", text, (unsigned int)key->low);
+		return -EINVAL;
+	}
+	*field = ms;
+	return 0;
+}
+
 static int set_scalar(const struct key *key, struct config *config, const char *text, char why[WHY_MAX])
 {
 	void *field = (char *)config + key->offset;
@@ -172,7 +193,7 @@ static int set_scalar(const struct key *key, struct config *config, const char *
 	case TYPE_SIZE:
 		return value_size(text, field, why);
 	case TYPE_DURATION:
-		return value_duration(text, field, why);
+		return set_duration(key, field, text, why);
 	default:
 		return -EINVAL; /* lists come to add_element */
 	}
@@ -283,12 +304,9 @@ static int scalar_text(const struct reading *reading, const yaml_node_t *node, c
 	return 0;
 }
 
-/* What the contract knows and this build does not do: refused, never ignored. */
-static int check_build(const struct reading *reading, const yaml_node_t *node, const struct key *key)
+static int check_value(const struct reading *reading, const yaml_node_t *node, const struct key *key)
 {
 	const struct config *config = reading->config;
-	if (strcmp(key->path, "api.tcp.listen") == 0 && *config->api.tcp_listen)
-		return refuse(reading, node, key->path, "the TCP listener is not in this build");
 	/* The kernel's own tables: default, main, local. */
 	uint32_t table = config->datapath.route_table;
 	if (strcmp(key->path, "datapath.routeTable") == 0 && table >= 253 && table <= 255)
@@ -300,12 +318,13 @@ static int read_value(const struct reading *reading, const struct key *key, cons
 {
 	char why[WHY_MAX];
 	const char *text;
+	reading->config->lines[key - keys] = (unsigned)node->start_mark.line + 1;
 	if (!type_is_list(key->type)) {
 		if (scalar_text(reading, node, key->path, &text) < 0)
 			return -EINVAL;
 		if (set_scalar(key, reading->config, text, why) < 0)
 			return refuse(reading, node, key->path, "%s", why);
-		return check_build(reading, node, key);
+		return check_value(reading, node, key);
 	}
 	if (node->type != YAML_SEQUENCE_NODE)
 		return refuse(reading, node, key->path, "is %s, a list is expected", node_type(node));
@@ -396,6 +415,9 @@ static int refuse_syntax(const char *file, FILE *stream, const yaml_parser_t *pa
 		return error_system(e, errno, "%s", file);
 	if (parser->error == YAML_READER_ERROR)
 		line = line_at(stream, parser->problem_offset);
+	if (strstr(parser->problem, "cannot start any token")) /* mostly it is a tab */
+		return error_set(e, ERROR_SYNTAX, EINVAL, NULL,
+			"%s:%zu: a word cannot begin like that (a tab indents nothing: use spaces)", file, line + 1);
 	return error_set(e, ERROR_SYNTAX, EINVAL, NULL, "%s:%zu: %s%s%s", file, line + 1, parser->problem,
 		parser->context ? " " : "", parser->context ? parser->context : "");
 }
@@ -452,8 +474,12 @@ static void resolve_node_name(struct config *config)
 int config_load(const char *file, bool must_exist, struct config **ret, struct error *e)
 {
 	struct config *config = mem_alloc(sizeof *config);
+	config->file = str_dup(file);
+	config->lines = mem_array(KEYS, sizeof *config->lines);
 	set_defaults(config);
 	int result = read_file(file, must_exist, config, e);
+	if (result == 0 && (result = config_tcp_check(config, e)) < 0)
+		config_blame(config, e);
 	if (result < 0) {
 		config_free(config);
 		return result;
@@ -461,6 +487,21 @@ int config_load(const char *file, bool must_exist, struct config **ret, struct e
 	resolve_node_name(config);
 	*ret = config;
 	return 0;
+}
+
+void config_blame(const struct config *config, struct error *e)
+{
+	bool section;
+	const struct key *key = *e->path ? key_find(e->path, &section) : NULL;
+	if (!key)
+		return;
+	unsigned line = config->lines[key - keys];
+	auto_free char *what = str_dup(e->detail);
+	if (line)
+		snprintf(e->detail, sizeof e->detail, "%s:%u: %s: %s", config->file, line, key->path, what);
+	else
+		snprintf(e->detail, sizeof e->detail, "%s: %s: %s", config->file, key->path, what);
+	*e->path = 0;
 }
 
 void config_free(struct config *config)
@@ -474,6 +515,8 @@ void config_free(struct config *config)
 		else if (type_is_list(keys[at].type))
 			list_free(*(char ***)field);
 	}
+	free(config->file);
+	free(config->lines);
 	free(config);
 }
 
@@ -519,9 +562,14 @@ static void print_value(struct buffer *out, const struct key *key, const struct 
 			buffer_printf(out, "%llu", (unsigned long long)bytes);
 		break;
 	}
-	case TYPE_DURATION:
-		buffer_printf(out, "%ums", *(const uint32_t *)field);
+	case TYPE_DURATION: {
+		uint32_t duration = *(const uint32_t *)field;
+		if (duration && duration % 1000 == 0)
+			buffer_printf(out, "%us", duration / 1000);
+		else
+			buffer_printf(out, "%ums", duration);
 		break;
+	}
 	case TYPE_PATTERNS:
 	case TYPE_ADDRESSES:
 	case TYPE_PORTS:

@@ -9,8 +9,11 @@
 #include <stdint.h>
 #include "agent/base/error.h"
 #include "agent/base/log.h"
+#include "agent/observe/alerts.h"
 
 struct config {
+	char *file;
+	unsigned *lines; /* where each key stands, by its place in the table; 0: it does not */
 	struct {
 		char *name; /* resolved: never empty */
 	} node;
@@ -39,6 +42,7 @@ struct config {
 		bool unclaimed_deny;
 		bool adopt_listeners;
 		uint32_t connections_max;
+		uint32_t audit_period_ms;
 		uint16_t *management_ports;
 		size_t management_ports_count;
 	} datapath;
@@ -50,6 +54,7 @@ struct config {
 	struct {
 		uint32_t keep;
 	} flows;
+	struct alert_thresholds alerts;
 	struct {
 		enum log_level level;
 		enum log_format format;
@@ -61,6 +66,8 @@ struct config {
 int config_load(const char *file, bool must_exist, struct config **ret, struct error *e);
 /* As YAML that config_load reads back to the same values. The caller frees. */
 char *config_print(const struct config *config);
+/* An error whose path is a key: the path becomes part of the sentence, "file:line: path: what". */
+void config_blame(const struct config *config, struct error *e);
 void config_free(struct config *config);
 
 #endif

@@ -14,8 +14,8 @@
 
 /* While the start has not succeeded it is tried again this often. */
 #define RETRY_MS 1000
-/* What netlink does not tell (an entry deleted by hand, a neighbour to be asked again) is looked at this often. */
-#define LOOK_MS 30000
+/* Between two pieces of an audit: whoever waits gets in. */
+#define PIECE_MS 5
 #define EXPIRE_MS 2000
 #define CALLS_TOGETHER 64
 
@@ -71,13 +71,30 @@ static void interfaces_look(struct loop *loop, bool all)
 	reconcile_settle(loop->reconciler);
 }
 
-static int timer_new(long ms)
+static void timer_set(int fd, uint32_t ms, bool again)
 {
-	struct itimerspec every = {.it_interval = {.tv_sec = ms / 1000}, .it_value = {.tv_sec = ms / 1000}};
+	struct itimerspec when = {.it_value = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}};
+	if (again)
+		when.it_interval = when.it_value;
+	timerfd_settime(fd, 0, &when, NULL);
+}
+
+static int timer_new(uint32_t ms)
+{
 	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (fd >= 0)
-		timerfd_settime(fd, 0, &every, NULL);
+		timer_set(fd, ms, true);
 	return fd;
+}
+
+/* What netlink does not tell (a detached link, an entry written by hand, a neighbour to be asked again): everything is
+ * looked at, then the maps, a piece at a time. */
+static void audit(struct loop *loop, int timer, bool *under_way)
+{
+	if (!*under_way)
+		interfaces_look(loop, true);
+	*under_way = reconcile_audit(loop->reconciler);
+	timer_set(timer, *under_way ? PIECE_MS : loop->audit_period_ms, false);
 }
 
 static bool timer_read(int fd)
@@ -110,7 +127,7 @@ int loop_run(struct loop *loop, struct error *e)
 	if (signals < 0)
 		return error_system(e, errno, "signalfd");
 
-	auto_close int timer = timer_new(LOOK_MS);
+	auto_close int timer = timer_new(loop->audit_period_ms);
 	if (timer < 0)
 		return error_system(e, errno, "timerfd_create");
 
@@ -128,6 +145,7 @@ int loop_run(struct loop *loop, struct error *e)
 		[LISTENERS] = {.fd = datapath_listeners_fd(loop->datapath), .events = POLLIN},
 	};
 	int64_t start_due = now_ms() + RETRY_MS;
+	bool auditing = false;
 	for (;;) {
 		/* Unread news would end every wait at once. */
 		fds[NETLINK].fd = reconcile_listens(loop->reconciler) ? datapath_netlink_fd(loop->datapath) : -1;
@@ -143,7 +161,7 @@ int loop_run(struct loop *loop, struct error *e)
 		if (fds[EXPIRY].revents && timer_read(expiry))
 			datapath_expire(loop->datapath);
 		if (fds[TIMER].revents && timer_read(timer))
-			interfaces_look(loop, true);
+			audit(loop, timer, &auditing);
 		if (fds[NETLINK].revents)
 			interfaces_look(loop, false);
 		if (fds[CALLS].revents)

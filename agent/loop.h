@@ -9,6 +9,7 @@ struct loop {
 	struct reconciler *reconciler;
 	struct server *server;
 	struct datapath *datapath;
+	uint32_t audit_period_ms;
 	/* SIGHUP: read the configuration again. */
 	void (*reload)(void *context);
 	void *context;

@@ -8,12 +8,14 @@
 #include "agent/config.h"
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
+#include "agent/feeds.h"
 #include "agent/loop.h"
 #include "agent/observe/explain.h"
 #include "agent/reconcile.h"
 
 #define DEFAULT_CONFIG "/etc/penstock/penstock.yaml"
 
+#define TRY "Try: penstockd --help\n"
 static const char usage[] =
 	"Usage: penstockd [--config FILE] [--check | --uninstall | --version]\n"
 	"\n"
@@ -25,7 +27,8 @@ static const char usage[] =
 	"remains, and exit\n"
 	"  --version       print the version, and exit\n"
 	"\n"
-	"SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n";
+	"SIGTERM and SIGINT stop the process and leave the data path enforcing. SIGHUP reads the configuration again.\n"
+	"It stays in the foreground and logs to standard error: under systemd, journalctl -u penstockd.\n";
 
 enum job { JOB_RUN, JOB_CHECK, JOB_UNINSTALL };
 
@@ -37,10 +40,37 @@ struct agent {
 	struct store *store;
 	struct board *board;
 	struct metrics *metrics;
+	struct feeds *feeds;
 	struct reconciler *reconciler;
 	struct server *server;
 	char *damaged;
 };
+
+static struct server_tcp tcp_options(const struct config *c)
+{
+	return (struct server_tcp){
+		.listen = c->api.tcp_listen,
+		.certificate = c->api.tls_certificate,
+		.key = c->api.tls_key,
+		.client_ca = c->api.tls_client_ca,
+		.token_file = c->api.token_file,
+	};
+}
+
+/* The configuration and the files that it names; an error names the configuration's line. */
+static int config_read(const struct agent *agent, bool warn, struct config **ret, struct error *e)
+{
+	int result = config_load(agent->config_file, agent->config_given, ret, e);
+	if (result < 0)
+		return result;
+	struct server_tcp tcp = tcp_options(*ret);
+	if ((result = server_tcp_check(&tcp, warn, e)) < 0) {
+		config_blame(*ret, e);
+		config_free(*ret);
+		*ret = NULL;
+	}
+	return result;
+}
 
 static struct datapath_options datapath_options(const struct config *c)
 {
@@ -106,6 +136,7 @@ static void agent_reload(void *context)
 	struct agent *agent = context;
 	struct config *fresh;
 	struct error e = {0};
+	server_reload(agent->server);
 	if (config_load(agent->config_file, agent->config_given, &fresh, &e) < 0) {
 		log_error("config", "SIGHUP: %s; the running configuration stays", e.detail);
 		return;
@@ -114,6 +145,7 @@ static void agent_reload(void *context)
 	fresh->log.level = agent->config->log.level;
 	fresh->log.format = agent->config->log.format;
 	engine_reload(agent, fresh);
+	datapath_look(agent->datapath);
 	auto_free char *before = config_print(agent->config), *after = config_print(fresh);
 	log_info("config", "SIGHUP: read %s%s", agent->config_file,
 		strcmp(before, after) ? "; what changed besides log and engine needs a restart" : "");
@@ -155,6 +187,16 @@ static bool source_map_fill(void *context, size_t *at, struct map_fill *ret)
 	return datapath_fill_next(((struct agent *)context)->datapath, at, ret);
 }
 
+static bool source_drop(void *context, size_t *at, struct kernel_drop *ret)
+{
+	return datapath_drop_next(((struct agent *)context)->datapath, at, ret);
+}
+
+static uint64_t source_drift(void *context, enum drift what)
+{
+	return datapath_repairs(((struct agent *)context)->datapath, what);
+}
+
 static void source_api(void *context, void (*each_count)(void *, const struct api_count *),
 	void (*each_latency)(void *, const struct api_latency *), void *argument)
 {
@@ -162,6 +204,34 @@ static void source_api(void *context, void (*each_count)(void *, const struct ap
 	struct server *server = __atomic_load_n(&((struct agent *)context)->server, __ATOMIC_ACQUIRE);
 	if (server)
 		server_counts(server, each_count, each_latency, argument);
+}
+
+static const double *source_handshakes(void *context, struct handshakes *ret)
+{
+	return feeds_handshakes(((struct agent *)context)->feeds, ret);
+}
+
+static uint64_t source_alerts(void *context, unsigned int kind)
+{
+	return feeds_alerts(((struct agent *)context)->feeds, kind);
+}
+
+static uint64_t source_missed(void *context)
+{
+	return flows_missed(feeds_flows(((struct agent *)context)->feeds));
+}
+
+/* ---- what is seen ---- */
+
+static void agent_feed_list(void *context, enum feed feed, const struct feed_filter *filter, struct buffer *out)
+{
+	feeds_list(((struct agent *)context)->feeds, feed, filter, out);
+}
+
+static void agent_feed_follow(
+	void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most, struct buffer *out)
+{
+	feeds_follow(((struct agent *)context)->feeds, feed, filter, after, most, out);
 }
 
 /* ---- explaining ---- */
@@ -197,8 +267,21 @@ static int agent_open(struct agent *agent, struct error *e)
 		log_error("state", "%s", agent->damaged);
 	agent->board = board_new();
 	agent->metrics = metrics_new();
+	agent->feeds = feeds_new(c, agent->datapath, agent->metrics);
 	struct metrics_source source = {
-		agent, source_counts, source_rule_hits, source_map_fill, source_api, source_proxy_connections, source_proxy_up};
+		.context = agent,
+		.counts = source_counts,
+		.rule_hits = source_rule_hits,
+		.map_fill = source_map_fill,
+		.drop = source_drop,
+		.api = source_api,
+		.proxy_connections = source_proxy_connections,
+		.proxy_up = source_proxy_up,
+		.drift = source_drift,
+		.handshakes = source_handshakes,
+		.alerts = source_alerts,
+		.missed = source_missed,
+	};
 	metrics_source(agent->metrics, &source);
 
 	struct reconcile_rooms rooms = {
@@ -207,6 +290,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.store = agent->store,
 		.board = agent->board,
 		.metrics = agent->metrics,
+		.flows = feeds_flows(agent->feeds),
 		.damaged = agent->damaged,
 	};
 	result = reconcile_new(&rooms, &agent->reconciler, e);
@@ -218,23 +302,32 @@ static int agent_open(struct agent *agent, struct error *e)
 		.unix_path = c->api.unix_path,
 		.unix_group = c->api.unix_group,
 		.metrics_listen = c->metrics.listen,
+		.tcp = tcp_options(c),
 		.body_max = c->api.body_max,
 		.board = agent->board,
 		.metrics = agent_metrics,
 		.explain = agent_explain,
+		.feed_list = agent_feed_list,
+		.feed_follow = agent_feed_follow,
 		.context = agent,
 	};
 	struct server *started = NULL;
 	result = server_start(&server, &started, e);
+	if (result < 0)
+		config_blame(c, e);
 	__atomic_store_n(&agent->server, started, __ATOMIC_RELEASE);
+	if (result == 0)
+		result = feeds_start(agent->feeds, started, e);
 	return result;
 }
 
 static void agent_close(struct agent *agent)
 {
+	feeds_stop(agent->feeds);
 	if (agent->server)
 		server_stop(agent->server);
 	reconcile_free(agent->reconciler);
+	feeds_free(agent->feeds);
 	if (agent->metrics)
 		metrics_free(agent->metrics);
 	if (agent->board)
@@ -251,7 +344,8 @@ static int job_run(struct agent *agent, struct error *e)
 	loop_signals_block();
 	int result = agent_open(agent, e);
 	if (result == 0) {
-		struct loop loop = {agent->reconciler, agent->server, agent->datapath, agent_reload, agent};
+		struct loop loop = {agent->reconciler, agent->server, agent->datapath, agent->config->datapath.audit_period_ms,
+			agent_reload, agent};
 		log_info("main", "penstockd " PENSTOCK_VERSION " on node %s, API at %s", agent->config->node.name,
 			agent->config->api.unix_path);
 		reconcile_settle(agent->reconciler);
@@ -291,12 +385,12 @@ static int flags_read(int argc, char **argv, struct agent *agent, enum job *job)
 			fputs(usage, stdout);
 			exit(0);
 		default:
-			fputs(usage, stderr);
+			fputs(TRY, stderr);
 			return -EINVAL;
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "penstockd: unexpected argument \"%s\"\n%s", argv[optind], usage);
+		fprintf(stderr, "penstockd: unexpected argument \"%s\"\n" TRY, argv[optind]);
 		return -EINVAL;
 	}
 	return 0;
@@ -309,13 +403,14 @@ int main(int argc, char **argv)
 	struct error e = {0};
 	if (flags_read(argc, argv, &agent, &job) < 0)
 		return 2;
-	if (config_load(agent.config_file, agent.config_given, &agent.config, &e) < 0) {
+	int result = job == JOB_UNINSTALL ? config_load(agent.config_file, agent.config_given, &agent.config, &e)
+									  : config_read(&agent, job == JOB_CHECK, &agent.config, &e);
+	if (result < 0) {
 		fprintf(stderr, "penstockd: %s\n", e.detail);
 		return 2;
 	}
 	log_configure(agent.config->log.level, agent.config->log.format);
 
-	int result;
 	if (job == JOB_CHECK)
 		result = job_check(agent.config, &e);
 	else if (job == JOB_UNINSTALL)

@@ -69,6 +69,22 @@ static void failure_note(struct reconciler *r, const char *doing, const struct e
 	status_publish(r);
 }
 
+static void interfaces_publish(struct reconciler *r)
+{
+	auto_free struct flow_interface *list = NULL;
+	struct interface_status interface;
+	size_t count = 0, room = 0;
+	for (size_t at = 0; r->compiler && datapath_interface_next(r->rooms.datapath, &at, &interface);) {
+		const struct endpoint *endpoint =
+			interface.endpoint ? compiler_endpoint_find(r->compiler, interface.endpoint) : NULL;
+		if (!endpoint)
+			continue;
+		list = list_room(list, count, &room, sizeof(*list));
+		list[count++] = (struct flow_interface){interface.ifindex, endpoint->namespace, endpoint->name};
+	}
+	flows_interfaces(r->rooms.flows, list, count);
+}
+
 static void facts_publish(struct reconciler *r)
 {
 	struct metrics_facts facts = {.snapshot = r->current,
@@ -77,7 +93,18 @@ static void facts_publish(struct reconciler *r)
 		.live = r->started,
 		.engine = datapath_engine_active(r->rooms.datapath)};
 	metrics_publish(r->rooms.metrics, &facts);
+	interfaces_publish(r);
 	status_publish(r);
+}
+
+static int revision_flip(struct reconciler *r, uint64_t revision, struct error *e)
+{
+	uint32_t generation;
+	int result = datapath_flip(r->rooms.datapath, revision, e);
+	datapath_generation(r->rooms.datapath, &generation, &revision);
+	if (result == 0)
+		flows_flipped(r->rooms.flows, generation, revision);
+	return result;
 }
 
 /* ---- compiling ---- */
@@ -204,7 +231,7 @@ static int candidate_apply(
 		proxies_watch(r, candidate->snapshot);
 	began = seconds_now();
 	if (result == 0)
-		result = stage_done(r, APPLY_FLIP, began, datapath_flip(r->rooms.datapath, candidate->snapshot->revision, e));
+		result = stage_done(r, APPLY_FLIP, began, revision_flip(r, candidate->snapshot->revision, e));
 	return result;
 }
 
@@ -311,6 +338,8 @@ static void write_read(struct reconciler *r, struct write *w, const struct snaps
 		intake_read(w->call, base, r->rooms.config->api.body_max, time(NULL), &w->candidate, &w->reply.errors));
 	if (result == 0 && w->call->dry_run && candidate_try(r, &w->candidate, &w->reply.warnings, &e) < 0)
 		errors_add_error(&w->reply.errors, &e);
+	if (result == 0 && w->call->diff) /* while the base is there for sure */
+		w->reply.changes = candidate_changes(&w->candidate);
 	w->counts = result == 0 && !w->call->dry_run;
 }
 
@@ -383,6 +412,7 @@ static void write_reset(struct write *w)
 	candidate_clear(&w->candidate);
 	errors_clear(&w->reply.errors);
 	errors_clear(&w->reply.warnings);
+	free(w->reply.changes);
 	*w = (struct write){.call = w->call};
 }
 
@@ -442,7 +472,7 @@ int reconcile_start(struct reconciler *r)
 	if (result == 0)
 		proxies_watch(r, r->current);
 	if (result == 0)
-		result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
+		result = revision_flip(r, r->current->revision, &e);
 	stage_done(r, APPLY_START, began, result);
 	if (result < 0) {
 		snprintf(r->why_not_ready, sizeof(r->why_not_ready), "the persisted state is not enforced: %.200s", e.detail);
@@ -478,7 +508,7 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 	if (result == 0 && changed) {
 		result = datapath_stage(r->rooms.datapath, compiler_tables(r->compiler), &e);
 		if (result == 0)
-			result = datapath_flip(r->rooms.datapath, r->current->revision, &e);
+			result = revision_flip(r, r->current->revision, &e);
 	}
 	stage_done(r, APPLY_INTERFACES, began, result);
 	if (result < 0) {
@@ -490,6 +520,28 @@ void reconcile_interfaces(struct reconciler *r, bool all)
 		facts_publish(r);
 	else if (all || hooks)
 		status_publish(r); /* how full the connection tables are, and what interfaces are called by now */
+}
+
+bool reconcile_audit(struct reconciler *r)
+{
+	struct tables *tables = compiler_tables(r->compiler);
+	struct error e = {0};
+	bool repair = false;
+	if (!r->started)
+		return false;
+	bool more = datapath_audit(r->rooms.datapath, tables, &repair);
+	if (!repair)
+		return more;
+	int result = datapath_stage(r->rooms.datapath, tables, &e);
+	if (result == 0)
+		result = revision_flip(r, r->current->revision, &e);
+	if (result == 0)
+		result = datapath_settle(r->rooms.datapath, tables, &e);
+	if (result < 0) {
+		failure_note(r, "audit", &e);
+		datapath_resync(r->rooms.datapath);
+	}
+	return more && result == 0;
 }
 
 void reconcile_listeners(struct reconciler *r)

@@ -8,6 +8,7 @@
 
 #include "agent/config.h"
 #include "agent/datapath/datapath.h"
+#include "agent/observe/flows.h"
 #include "agent/observe/metrics.h"
 #include "agent/state/board.h"
 #include "agent/state/store.h"
@@ -21,6 +22,7 @@ struct reconcile_rooms { /* borrowed */
 	struct store *store;
 	struct board *board;
 	struct metrics *metrics;
+	struct flows *flows; /* told of each flip */
 	const char *damaged; /* the state database was set aside: why; NULL otherwise */
 };
 int reconcile_new(const struct reconcile_rooms *rooms, struct reconciler **ret, struct error *e);
@@ -36,6 +38,8 @@ bool reconcile_listens(const struct reconciler *r);
 void reconcile_calls(struct reconciler *r, struct call **calls, size_t count);
 /* Netlink has news; all: look at everything, and mend what somebody else took away. */
 void reconcile_interfaces(struct reconciler *r, bool all);
+/* A piece of the audit of the maps, which mends what it finds. True: there is more of this round. */
+bool reconcile_audit(struct reconciler *r);
 /* Who listens for a proxy has changed. */
 void reconcile_listeners(struct reconciler *r);
 /* Another engine from now on, for what begins (ENGINE_COUNT: auto). One that cannot be had: nothing changes. */

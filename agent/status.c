@@ -7,6 +7,7 @@
 #include <sys/utsname.h>
 #include "agent/base/buffer.h"
 #include "agent/base/mem.h"
+#include "agent/checks.h"
 
 static void member_string(struct buffer *b, const char *name, const char *value)
 {
@@ -277,6 +278,10 @@ char *status_render(const struct status_facts *facts)
 	render_workloads(&b, facts);
 	render_cgroups(&b, facts);
 	render_quarantined(&b, facts->snapshot);
+	auto_free char *configuration = config_print(facts->config);
+	member_string(&b, "configuration", configuration);
+	buffer_puts(&b, ",\"checks\":");
+	checks_render(&b, facts);
 	buffer_puts(&b, ",\"lastError\":");
 	if (facts->last_error && facts->last_error[0]) {
 		buffer_printf(&b, "{\"time\":\"%s\"", facts->last_error_time);

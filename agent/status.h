@@ -9,7 +9,7 @@
 
 struct status_facts {
 	const struct config *config;
-	const struct datapath *datapath;
+	struct datapath *datapath;
 	const struct compiler *compiler; /* NULL: not compiled yet */
 	const struct snapshot *snapshot;
 	bool ready;

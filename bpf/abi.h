@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 /* Raised when a pinned map can no longer be read by this build; a mismatch is refused at start, never reset. */
-#define PS_ABI_VERSION 2
+#define PS_ABI_VERSION 3
 
 #define PS_STATIC_ASSERT(condition, text) _Static_assert(condition, text)
 
@@ -47,6 +47,11 @@
 	X(UNCLAIMED, "Unclaimed", "no object claims the interface yet")                                \
 	X(ESTABLISHED, "Established", "a packet of a connection that was judged before, in this revision")
 
+#define PS_EVENTS(X)    \
+	X(OPENED, "Opened") \
+	X(CLOSED, "Closed") \
+	X(REFUSED, "Refused")
+
 #define PS_ACTIONS(X) \
 	X(ALLOW, "Allow") \
 	X(DENY, "Deny")   \
@@ -69,6 +74,12 @@ enum ps_reason {
 	PS_REASONS(X)
 #undef X
 		PS_REASON_COUNT
+};
+enum ps_event_code {
+#define X(name, text) PS_EVENT_##name,
+	PS_EVENTS(X)
+#undef X
+		PS_EVENT_COUNT
 };
 enum ps_action {
 #define X(name, text) PS_ACTION_##name,
@@ -363,6 +374,9 @@ enum ps_conn_state {
 #define PS_CONN_BEHIND 8u
 #define PS_CONN_OWN 16u    /* with both: a socket has it already, and needs no hand-over */
 #define PS_CONN_MASKED 32u /* with both: this node rewrites its source as well */
+#define PS_CONN_TOLD 64u   /* its event Opened was sent, or needs none */
+#define PS_CONN_QUIET \
+	128u /* the far half of a connection that has an entry with the addresses that its client knows: no events */
 /* judged[]: generation in the upper half, PS_JUDGED_* below: one aligned word, so that revision and verdict never part.
  */
 #define PS_JUDGED_ALLOW 1u
@@ -389,6 +403,8 @@ struct ps_conn {
 		__u8 origin[16];  /* PS_CONN_REWRITTEN: the originator's before this node rewrote it */
 		__u8 backend[16]; /* PS_CONN_TRANSLATED */
 	};
+	__u32 round_trip;  /* µs, smoothed, of the end that is on this machine; 0: not known */
+	__u32 retransmits; /* segments that ends on this machine sent again */
 };
 /* Established: with the timer that ends it. User space sees the timer as two opaque words. */
 struct ps_conn_live {
@@ -487,6 +503,93 @@ struct ps_leg {
 };
 #define PS_LEGS_MAX 65536
 
+/* ---- events: written by programs, read by the agent ---- */
+
+/*
+ * What ps_event, a ring buffer, carries: a connection was opened (TCP: the handshake is complete; else: its first
+ * packet passed), was closed, or a packet was refused. Closed without Opened: the other end refused the attempt.
+ * Addresses are those of the workload's side: of a connection to a Service, the Service's.
+ */
+struct ps_event {
+	__u64 time;       /* ns, CLOCK_MONOTONIC */
+	__u64 opened;     /* the same, of the connection's first packet; 0: there is no connection */
+	__u64 packets[2]; /* from the originator, from the responder */
+	__u64 bytes[2];   /* layer 3 */
+	__u8 addr[2][16]; /* originator, responder; of a refusal without a connection sender, receiver. IPv4 in the first
+						 four bytes, the rest zero */
+	__u8 backend[16]; /* PS_EVENT_BACKEND */
+	__u16 port[2];    /* ICMP echo: the identifier */
+	__u16 backend_port;
+	__u8 protocol;
+	__u8 family;          /* 4 or 6; 0: could not be read */
+	__u32 rule;           /* that decided; PS_RULE_NONE */
+	__u32 intercept_rule; /* of an InterceptPolicy, with NO_LISTENER or INTERCEPTED: that one */
+	__u32 generation;     /* under which it was decided; side generation & 1 held its revision */
+	__u32 ifindex;        /* where it was seen */
+	__u32 handshake;      /* ns; 0: not seen */
+	__u32 round_trip;     /* µs; 0: not known */
+	__u32 retransmits;
+	__u32 process; /* of this node, that opened it: tgid of the initial pid namespace; 0: not known */
+	char command[16];
+	__u8 event;     /* ps_event_code */
+	__u8 verdict;   /* ps_verdict_code */
+	__u8 reason;    /* ps_reason */
+	__u8 direction; /* ps_direction of the decision */
+	__u8 proxy;     /* its number at that time; PS_PROXY_NONE */
+	__u8 flags;     /* PS_EVENT_* */
+	__u8 pad[2];
+};
+#define PS_EVENT_BACKEND 1u /* of a Service: where it is sent */
+#define PS_EVENT_LEG 2u     /* a proxy of this node opened it for a client */
+#define PS_EVENT_NODE 4u    /* a socket of this node opened it */
+/* Bytes of the ring. Above half of them refusals are lost first, so that no flood of them hides connections. */
+#define PS_EVENT_RING (4u << 20)
+
+/* LRU, by cookie of a TCP socket of this node: the process that connected it. */
+struct ps_process {
+	__u32 process; /* tgid of the initial pid namespace */
+	char command[16];
+};
+#define PS_PROCESSES_MAX 16384
+
+/* What an event or a list says of an entry: the one answer, for both sides of the kernel. Sets all but the addresses,
+ * time, event, generation's revision and process. */
+static inline void conn_tell(const struct ps_conn *conn, struct ps_event *event)
+{
+	__u64 egress = conn->judged[PS_EGRESS], ingress = conn->judged[PS_INGRESS];
+	int direction = PS_EGRESS;
+
+	if (!(egress & PS_JUDGED_ALLOW) || egress & PS_JUDGED_NOT_LOCAL)
+		direction = PS_INGRESS;
+	else if (conn->rule[PS_EGRESS] == PS_RULE_NONE && ingress & PS_JUDGED_ALLOW && conn->rule[PS_INGRESS])
+		direction = PS_INGRESS; /* the one that a rule decided */
+	event->direction = (__u8)direction;
+	event->opened = conn->opened;
+	event->packets[0] = conn->packets[0];
+	event->packets[1] = conn->packets[1];
+	event->bytes[0] = conn->bytes[0];
+	event->bytes[1] = conn->bytes[1];
+	event->handshake = conn->handshake;
+	event->round_trip = conn->round_trip;
+	event->retransmits = conn->retransmits;
+	event->generation = (__u32)((direction == PS_EGRESS ? egress : ingress) >> 32);
+	event->flags = (conn->flags & PS_CONN_NODE ? PS_EVENT_NODE : 0) | (conn->flags & PS_CONN_LEG ? PS_EVENT_LEG : 0);
+	event->rule = direction == PS_EGRESS ? conn->rule[PS_EGRESS] : conn->rule[PS_INGRESS];
+	event->reason = direction == PS_EGRESS ? conn->reason[PS_EGRESS] : conn->reason[PS_INGRESS];
+	event->verdict = PS_VERDICT_FORWARDED;
+	if (!egress && !ingress) { /* a leg that leaves this node: nobody was asked */
+		event->direction = PS_EGRESS;
+		event->reason = PS_REASON_NODE;
+	}
+	if (conn->flags & PS_CONN_INTERCEPTED) {
+		event->verdict = PS_VERDICT_INTERCEPTED;
+		event->reason = PS_REASON_INTERCEPT;
+		event->intercept_rule = conn->intercept_rule;
+		event->proxy = conn->proxy;
+		event->flags &= (__u8)~PS_EVENT_LEG;
+	}
+}
+
 /* ---- counters ---- */
 
 /* Per-CPU array by PS_COUNT_INDEX. */
@@ -499,15 +602,25 @@ struct ps_count {
 
 /* Per-CPU array by this: what the data path counts besides verdicts. */
 enum ps_stat {
-	PS_STAT_OPENED,      /* entries promoted to established */
-	PS_STAT_CLOSED,      /* established entries ended */
-	PS_STAT_TABLE_FULL,  /* promotions refused: established table full */
-	PS_STAT_ASSIGN_FAIL, /* bpf_sk_assign refused a socket */
-	PS_STAT_LEG_CLIENT,  /* onward connections that a proxy began from the client's address */
-	PS_STAT_LEG_NODE,    /* from the node's own: the source is not kept */
+	PS_STAT_OPENED,       /* entries promoted to established */
+	PS_STAT_CLOSED,       /* established entries ended */
+	PS_STAT_TABLE_FULL,   /* promotions refused: established table full */
+	PS_STAT_ASSIGN_FAIL,  /* bpf_sk_assign refused a socket */
+	PS_STAT_LEG_CLIENT,   /* onward connections that a proxy began from the client's address */
+	PS_STAT_LEG_NODE,     /* from the node's own: the source is not kept */
+	PS_STAT_BEGUN,        /* TCP entries that a SYN made: what is not OPENED of them is half open, or nobody answered */
+	PS_STAT_EVENTS,       /* events sent */
+	PS_STAT_LOST,         /* events of connections that were lost: the ring was full */
+	PS_STAT_LOST_REFUSED, /* the same of refusals */
+	PS_STAT_ANSWERED,     /* of PS_STAT_BEGUN: handshakes completed, or refused by either end */
 	PS_STAT_COUNT
 };
 #define PS_STAT_MAX 64 /* what the map has room for */
+
+/* Per-CPU array by the kernel's enum skb_drop_reason: packets of this network namespace that the kernel dropped. The
+ * names are in the kernel's BTF. Subsystems' own reasons (above 0xffff) count as PS_DROP_OTHER. */
+#define PS_DROPS_MAX 256
+#define PS_DROP_OTHER (PS_DROPS_MAX - 1)
 
 PS_STATIC_ASSERT(PS_REASON_COUNT <= 32, "PS_COUNT_INDEX has room for 32 reasons");
 PS_STATIC_ASSERT(sizeof(struct ps_key_addr4) == 8, "ps_key_addr4");
@@ -535,8 +648,8 @@ PS_STATIC_ASSERT(sizeof(struct ps_host_socket) == 8, "ps_host_socket");
 PS_STATIC_ASSERT(sizeof(struct ps_bridge) == 12, "ps_bridge");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn4) == 16, "ps_key_conn4");
 PS_STATIC_ASSERT(sizeof(struct ps_key_conn6) == 40, "ps_key_conn6");
-PS_STATIC_ASSERT(sizeof(struct ps_conn) == 112, "ps_conn");
-PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 128, "ps_conn_live");
+PS_STATIC_ASSERT(sizeof(struct ps_conn) == 120, "ps_conn");
+PS_STATIC_ASSERT(sizeof(struct ps_conn_live) == 136, "ps_conn_live");
 PS_STATIC_ASSERT(sizeof(struct ps_key_fragment) == 40, "ps_key_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_fragment) == 8, "ps_fragment");
 PS_STATIC_ASSERT(sizeof(struct ps_count) == 16, "ps_count");
@@ -545,6 +658,8 @@ PS_STATIC_ASSERT(sizeof(struct ps_held) == 48, "ps_held");
 PS_STATIC_ASSERT(sizeof(struct ps_key_held) == 8, "ps_key_held");
 PS_STATIC_ASSERT(sizeof(struct ps_key_asker) == 20, "ps_key_asker");
 PS_STATIC_ASSERT(sizeof(struct ps_leg) == 24, "ps_leg");
+PS_STATIC_ASSERT(sizeof(struct ps_event) == 160, "ps_event");
+PS_STATIC_ASSERT(sizeof(struct ps_process) == 20, "ps_process");
 PS_STATIC_ASSERT(PS_STAT_COUNT <= PS_STAT_MAX, "ps_stat");
 
 #endif

@@ -16,12 +16,14 @@ static __always_inline void account_packet(__u32 direction, __u32 verdict, __u32
 	}
 }
 
+/* Programs on sockets count as well, and packets' programs interrupt them: a plain increment would lose one now and
+ * then. */
 static __always_inline void account_stat(__u32 stat)
 {
 	__u64 *count = bpf_map_lookup_elem(&ps_stat, &stat);
 
 	if (count)
-		(*count)++;
+		__sync_fetch_and_add(count, 1);
 }
 
 static __always_inline void account_proxy(__u32 proxy)

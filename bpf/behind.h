@@ -96,10 +96,11 @@ static __always_inline struct ps_conn *behind_entry(struct work *w, struct aside
 	if (conn && !conn_reply(conn, p->high) && conn->state != PS_CONN_CLOSING)
 		return conn;
 	if (live)
-		conn_delete(p);
+		conn_delete(p, w->now);
 	__builtin_memset(&aside->fresh, 0, sizeof(aside->fresh));
 	aside->fresh.opened = aside->fresh.seen = w->now;
 	aside->fresh.flags = p->high ? PS_CONN_ORIGIN_HIGH : 0;
+	aside->fresh.service = p->protocol == IPPROTO_TCP ? 0 : PS_CONN_TOLD;
 	conn_insert(p, &aside->fresh, BPF_ANY);
 	return p->v4 ? bpf_map_lookup_elem(&ps_new4, &p->key4) : bpf_map_lookup_elem(&ps_new6, &p->key6);
 }
@@ -132,7 +133,8 @@ static __always_inline void behind_note(struct work *w, struct ps_conn *conn, st
 
 	conn_judged(conn, w);
 	conn_translated(conn, w);
-	conn->service = PS_CONN_TRANSLATED | PS_CONN_BEHIND | (own ? PS_CONN_OWN : 0) | (rewritten ? PS_CONN_MASKED : 0);
+	conn->service = PS_CONN_TRANSLATED | PS_CONN_BEHIND | (own ? PS_CONN_OWN : 0) | (rewritten ? PS_CONN_MASKED : 0) |
+					(conn->service & (PS_CONN_TOLD | PS_CONN_QUIET));
 	conn->proxy = w->proxy;
 	conn->intercept_rule = w->intercept_rule;
 	conn->flags |= PS_CONN_INTERCEPTED;
@@ -140,6 +142,7 @@ static __always_inline void behind_note(struct work *w, struct ps_conn *conn, st
 		return;
 	/* Without an interface: no packet takes the short way past a proxy by it. */
 	w->service = PS_CONN_BEHIND;
+	w->known |= WORK_QUIET;
 	w->backend_port = aside->entered.source_port;
 	w->ifindex = 0;
 	conn_create(false, false, PS_CONN_INTERCEPTED);
@@ -271,6 +274,9 @@ PS_APART int behind_enter(struct __sk_buff *skb, bool l3)
 	__builtin_memcpy(w->packet.destination.word, conn->backend, sizeof(conn->backend));
 	w->packet.destination_port = conn->backend_port;
 	if (steer(skb, w, conn->proxy) == STEER_NOBODY) {
+		w->proxy = conn->proxy;
+		w->intercept_rule = conn->intercept_rule;
+		work_drop(w, PS_REASON_NO_LISTENER);
 		account_packet(PS_INGRESS, PS_VERDICT_DROPPED, PS_REASON_NO_LISTENER, w->packet.bytes);
 		return PS_DROP;
 	}

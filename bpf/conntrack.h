@@ -14,6 +14,7 @@
 
 #include <linux/errno.h>
 #include "bpf/account.h"
+#include "bpf/event.h"
 #include "bpf/maps.h"
 #include "bpf/packet.h"
 #include "bpf/verifier.h"
@@ -113,34 +114,62 @@ static __always_inline __u64 conn_timeout(__u8 protocol, __u8 state)
 
 /* The timer is not touched by packets: it looks how long the connection has been idle, and ends or waits for the rest.
  */
-static __always_inline int conn_expire(void *map, void *key, struct ps_conn_live *live, __u8 protocol)
+static __always_inline bool conn_expires(struct ps_conn_live *live, __u8 protocol, __u64 now)
 {
-	__s64 idle = bpf_ktime_get_ns() - live->conn.seen;
+	__s64 idle = now - live->conn.seen;
 	__s64 timeout = conn_timeout(protocol, live->conn.state);
 
 	if (idle < timeout) {
 		bpf_timer_start(&live->timer, timeout - idle, 0);
-		return 0;
+		return false;
 	}
+	return true;
+}
+
+static int conn_expire4(void *map, struct ps_key_conn4 *key, struct ps_conn_live *live)
+{
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!conn_expires(live, key->protocol, now))
+		return 0;
+	event_gone4(key, &live->conn, now);
 	if (!bpf_map_delete_elem(map, key))
 		account_stat(PS_STAT_CLOSED);
 	return 0;
 }
 
-static int conn_expire4(void *map, struct ps_key_conn4 *key, struct ps_conn_live *live)
-{
-	return conn_expire(map, key, live, key->protocol);
-}
-
 static int conn_expire6(void *map, struct ps_key_conn6 *key, struct ps_conn_live *live)
 {
-	return conn_expire(map, key, live, key->protocol);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!conn_expires(live, key->protocol, now))
+		return 0;
+	event_gone6(key, &live->conn, now);
+	if (!bpf_map_delete_elem(map, key))
+		account_stat(PS_STAT_CLOSED);
+	return 0;
 }
 
-static __always_inline void conn_delete(struct packet *p)
+/* Another connection takes the place of an established one. */
+static __noinline void conn_delete(const struct packet *p, __u64 now)
 {
-	if (!(p->v4 ? bpf_map_delete_elem(&ps_conn4, &p->key4) : bpf_map_delete_elem(&ps_conn6, &p->key6)))
+	const struct ps_conn_live *live;
+	long error;
+
+	if (p->v4) {
+		live = bpf_map_lookup_elem(&ps_conn4, &p->key4);
+		if (live)
+			event_gone4(&p->key4, &live->conn, now);
+		error = bpf_map_delete_elem(&ps_conn4, &p->key4);
+	} else {
+		live = bpf_map_lookup_elem(&ps_conn6, &p->key6);
+		if (live)
+			event_gone6(&p->key6, &live->conn, now);
+		error = bpf_map_delete_elem(&ps_conn6, &p->key6);
+	}
+	if (!error)
 		account_stat(PS_STAT_CLOSED);
+	PS_RETURN_ZERO;
 }
 
 /* ---- promotion ---- */
@@ -151,13 +180,14 @@ static __always_inline void conn_delete(struct packet *p)
  * this moment (6.18 takes it without waiting for a lock, and in a burst fails often): such an entry is the agent's to
  * end.
  */
-static __noinline bool conn_promote(const struct packet *p, const struct ps_conn *conn)
+static __noinline bool conn_promote(struct packet *p, const struct ps_conn *conn)
 {
 	struct ps_conn_live fresh = {}, *live;
 	__u64 timeout = conn_timeout(p->protocol, PS_CONN_ESTABLISHED);
 	long error;
 
 	fresh.conn = *conn;
+	fresh.conn.service |= PS_CONN_TOLD;
 	if (p->v4)
 		error = bpf_map_update_elem(&ps_conn4, &p->key4, &fresh, BPF_NOEXIST);
 	else
@@ -168,6 +198,10 @@ static __noinline bool conn_promote(const struct packet *p, const struct ps_conn
 	}
 	if (!error) {
 		account_stat(PS_STAT_OPENED);
+		if (!(conn->service & PS_CONN_TOLD))
+			p->told |= PACKET_OPENED;
+		if (p->protocol == IPPROTO_TCP)
+			account_stat(PS_STAT_ANSWERED);
 		if (have_timer && p->v4) {
 			live = bpf_map_lookup_elem(&ps_conn4, &p->key4);
 			if (live) {
@@ -211,29 +245,32 @@ static __always_inline void conn_count(struct ps_conn *conn, bool reply, bool fr
 	}
 }
 
-static __always_inline void conn_closing(struct ps_conn *conn, struct ps_conn_live *live)
+static __always_inline void conn_closing(struct packet *p, struct ps_conn *conn, struct ps_conn_live *live)
 {
 	if (conn->state == PS_CONN_CLOSING)
 		return;
 	conn->state = PS_CONN_CLOSING;
+	p->told |= PACKET_CLOSED;
+	if (!live)
+		account_stat(PS_STAT_ANSWERED);
 	if (live && have_timer)
 		bpf_timer_start(&live->timer, PS_CONN_IDLE_CLOSING * SECOND, 0);
 }
 
 /* Moves the state on; idempotent, because both hooks see the packet. False: established, but the table is full. */
 static __always_inline bool conn_advance(
-	const struct packet *p, struct ps_conn *conn, struct ps_conn_live *live, bool reply, __u64 now)
+	struct packet *p, struct ps_conn *conn, struct ps_conn_live *live, bool reply, __u64 now)
 {
 	__u64 handshake;
 
 	if (p->traits & PACKET_LATER)
 		return true;
 	if (p->traits & PACKET_RST) {
-		conn_closing(conn, live);
+		conn_closing(p, conn, live);
 	} else if (p->traits & PACKET_FIN) {
 		conn->flags |= reply ? PS_CONN_FIN_REPLY : PS_CONN_FIN_ORIGIN;
 		if (conn->flags & PS_CONN_FIN_REPLY && conn->flags & PS_CONN_FIN_ORIGIN)
-			conn_closing(conn, live);
+			conn_closing(p, conn, live);
 	}
 	if (live)
 		return true;
@@ -242,10 +279,12 @@ static __always_inline bool conn_advance(
 	} else if (!reply && conn->state == PS_CONN_REPLIED) {
 		handshake = now - conn->opened;
 		conn->state = PS_CONN_ESTABLISHED;
-		if (!(conn->flags & PS_CONN_MIDSTREAM))
+		if (p->protocol == IPPROTO_TCP && !(conn->flags & PS_CONN_MIDSTREAM) && !conn->handshake)
 			conn->handshake = handshake > 0xffffffff ? 0xffffffff : handshake;
 		if (!conn_promote(p, conn)) {
 			conn->state = PS_CONN_REPLIED;
+			if (!(conn->service & PS_CONN_TOLD))
+				p->told |= PACKET_OPENED;
 			return false;
 		}
 	}

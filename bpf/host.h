@@ -19,6 +19,7 @@
 
 #include "bpf/network.h"
 #include "bpf/sockets.h"
+#include "bpf/tell.h"
 
 #define HOST_LEVELS 16 /* a cgroup deeper than this is what its ancestor at this depth is */
 #define PS_SOL_SOCKET 1
@@ -403,8 +404,8 @@ PS_APART int host_out(struct __sk_buff *skb)
 	if (!cgroup || !host_wanted(w, cgroup))
 		return PS_PASS;
 	if (live)
-		conn_delete(&w->packet);
-	w->known |= WORK_NODE;
+		conn_delete(&w->packet, w->now);
+	w->known |= WORK_NODE | WORK_QUIET; /* until a proxy has it */
 	conn_create(true, false, PS_CONN_INTERCEPTED);
 	if (w->packet.traits & PACKET_FIRST)
 		fragment_remember(&w->packet, true);
@@ -474,6 +475,11 @@ static __always_inline int host_begins(struct __sk_buff *skb, struct work *w, st
 	account_rule(w->intercept_rule);
 	if (steered != STEER_NOBODY) {
 		conn->seen = w->now;
+		conn->service &= ~(PS_CONN_QUIET | PS_CONN_TOLD);
+		if (w->packet.protocol == IPPROTO_TCP)
+			account_stat(PS_STAT_BEGUN);
+		else
+			w->packet.told |= PACKET_OPENED;
 		account_proxy(conn->proxy);
 		work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 		host_account(w);
@@ -555,6 +561,7 @@ PS_APART int host_in(struct __sk_buff *skb)
 {
 	bool rerouted = mark_is(skb, mark_intercept | mark_answer);
 	struct work *w;
+	int action;
 
 	/* To this node itself, or a refusal. */
 	if (mark_is(skb, mark_answer)) {
@@ -566,7 +573,9 @@ PS_APART int host_in(struct __sk_buff *skb)
 	w = host_begin(skb);
 	if (!w)
 		return PS_PASS;
-	return rerouted ? host_arrives(skb, w) : host_answered(w);
+	action = rerouted ? host_arrives(skb, w) : host_answered(w);
+	work_tell(skb, true);
+	return action;
 }
 
 #endif

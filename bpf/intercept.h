@@ -56,6 +56,8 @@ static __always_inline int known_steer(
 	mark_set(skb);
 	return work_pass(w, PS_VERDICT_INTERCEPTED, PS_REASON_INTERCEPT);
 nobody:
+	w->proxy = conn->proxy;
+	w->intercept_rule = conn->intercept_rule;
 	proxy = proxy_find(conn->proxy, w->side);
 	if (!proxy || !(proxy->flags & PS_PROXY_BYPASS) || (conn->state != PS_CONN_NEW && !datagram))
 		return work_drop(w, PS_REASON_NO_LISTENER);
@@ -160,7 +162,7 @@ static __noinline bool new_rests(struct __sk_buff *skb, struct work *w, bool liv
 	if (!(w->packet.traits & PACKET_STARTS) || !steer_resting(skb, w))
 		return false;
 	if (live)
-		conn_delete(&w->packet);
+		conn_delete(&w->packet, w->now);
 	w->packet.traits |= PACKET_RST;
 	w->proxy = PS_PROXY_NONE;
 	w->intercept_rule = PS_RULE_NONE;

@@ -104,6 +104,8 @@ static __always_inline int judgment_pass(struct work *w, __u32 own)
 static __always_inline int judgment_drop(struct work *w, int denied)
 {
 	judgment_count(w, denied);
+	w->told_direction = denied == PS_EGRESS ? PS_EGRESS : PS_INGRESS;
+	w->told_rule = denied == PS_EGRESS ? w->verdict[PS_EGRESS].rule : w->verdict[PS_INGRESS].rule;
 	return work_drop(w, denied == PS_EGRESS ? w->verdict[PS_EGRESS].reason : w->verdict[PS_INGRESS].reason);
 }
 
@@ -135,7 +137,9 @@ static __noinline void conn_judged(struct ps_conn *conn, const struct work *w)
 	if (w->judged & 1 << PS_EGRESS) {
 		conn->rule[PS_EGRESS] = w->verdict[PS_EGRESS].rule;
 		conn->reason[PS_EGRESS] = w->verdict[PS_EGRESS].reason;
-		conn->service = w->service | (conn->service & (PS_CONN_BEHIND | PS_CONN_OWN | PS_CONN_MASKED));
+		conn->service =
+			w->service |
+			(conn->service & (PS_CONN_BEHIND | PS_CONN_OWN | PS_CONN_MASKED | PS_CONN_TOLD | PS_CONN_QUIET));
 		if (w->verdict[PS_EGRESS].intercept_rule != PS_RULE_NONE)
 			conn->service |= PS_CONN_ASKED;
 		PS_WRITE_ONCE(conn->judged[PS_EGRESS], judged_word(w->generation, w->bits[PS_EGRESS]));
@@ -247,8 +251,8 @@ static __noinline void asker_note(const struct packet *p)
 
 PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 {
-	const struct work *w = work_get(from);
-	const struct packet *p;
+	struct work *w = work_get(from);
+	struct packet *p;
 	struct ps_conn conn = {};
 
 	if (!w)
@@ -278,6 +282,17 @@ PS_APART int conn_create(bool from, bool reverse, __u32 flags)
 	if (w->service & PS_CONN_BEHIND)
 		conn.backend_port = w->backend_port;
 	conn_remember(&conn, w);
+	if (w->known & WORK_QUIET)
+		conn.service |= PS_CONN_QUIET | PS_CONN_TOLD;
+	else if (p->protocol != IPPROTO_TCP) {
+		/* What the last hook has to judge is told there. */
+		if (!from || !w->destination.local || w->code != PS_VERDICT_FORWARDED) {
+			conn.service |= PS_CONN_TOLD;
+			p->told |= PACKET_OPENED;
+		}
+	} else if (p->traits & PACKET_STARTS) {
+		account_stat(PS_STAT_BEGUN);
+	}
 	if (from == reverse)
 		conn.ifindex[1] = w->ifindex;
 	else
@@ -344,6 +359,15 @@ static __always_inline bool conn_retried(const struct work *w, const struct ps_c
 	return !word_current(PS_READ_ONCE(conn->judged[direction & 1]), w->generation);
 }
 
+/* What the entry says of the direction that denies. */
+static __noinline void known_refuse(struct work *w, const struct ps_conn *conn, int denied)
+{
+	w->reason = conn->reason[denied & 1];
+	w->told_direction = denied & 1;
+	w->told_rule = conn->rule[denied & 1];
+	PS_RETURN_ZERO;
+}
+
 /*
  * The direction that denies, or NOT_DENIED; judges what this revision has not judged. What an entry says of this
  * workload as "not local" was said elsewhere, and does not count here. A packet on its way to a proxy meets no last
@@ -361,20 +385,20 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	int denied = NOT_DENIED;
 
 	w->judged = 0;
+	w->reply = reply;
 	if (!ask_own && mine & PS_JUDGED_DENY)
 		denied = own;
 	else if (both && !ask_other && other & PS_JUDGED_DENY)
 		denied = !own;
 	if (denied != NOT_DENIED) {
-		w->reason = conn->reason[denied & 1];
-		account_rule(conn->rule[denied & 1]);
+		known_refuse(w, conn, denied);
+		account_rule(w->told_rule);
 		return denied;
 	}
 	if (!ask_own && !ask_other) {
 		w->reason = PS_REASON_ESTABLISHED;
 		return NOT_DENIED;
 	}
-	w->reply = reply;
 	w->entered = 0;
 	if (!from && !reply && conn->flags & PS_CONN_LEG && !skb->ingress_ifindex)
 		w->known |= WORK_LEG;
@@ -424,7 +448,7 @@ static __noinline int known_judge(struct __sk_buff *skb, struct work *w, struct 
 	if (denied == NOT_DENIED)
 		judgment_pass(w, own);
 	else
-		w->reason = denied == PS_EGRESS ? w->verdict[PS_EGRESS].reason : w->verdict[PS_INGRESS].reason;
+		known_refuse(w, conn, denied);
 	return denied;
 }
 

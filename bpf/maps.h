@@ -34,6 +34,7 @@ const volatile __u32 nfct_reply_offset = 0;       /* of its reply tuple; 0: tupl
 const volatile __u64 netns_cookie = 0;            /* of the agent's network namespace, for programs on sockets */
 const volatile __u8 have_option_thread = 1;       /* Linux 6.10: getsockopt programs may ask which thread it is */
 const volatile __u8 have_task = 1;                /* programs on addresses may look at the task that calls */
+const volatile __u8 have_drop_socket = 0;         /* Linux 6.11: kfree_skb tells whose a dropped packet was to be */
 
 /* ---- policy tables: PS_TABLES of abi.h, both sides in one map ----
  *
@@ -229,6 +230,22 @@ struct {
 	__type(value, struct ps_fragment);
 } ps_fragment SEC(".maps");
 
+/* ---- events ---- */
+
+/* Written by programs, read by the agent. Full: the event is lost, and counted (PS_STAT_LOST, PS_STAT_LOST_REFUSED). */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, PS_EVENT_RING);
+} ps_event SEC(".maps");
+
+/* Written and read by programs. Full: the least recently used goes, and its connection's process is not known. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PS_PROCESSES_MAX);
+	__type(key, __u64);
+	__type(value, struct ps_process);
+} ps_process SEC(".maps");
+
 /* ---- counters: written by programs, summed over CPUs by the agent; cannot run full ---- */
 
 struct {
@@ -244,6 +261,13 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } ps_stat SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PS_DROPS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} ps_drop SEC(".maps");
 
 /* By proxy number: connections handed to it. */
 struct {

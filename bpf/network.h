@@ -21,6 +21,7 @@
 #include "bpf/intercept.h"
 #include "bpf/judgment.h"
 #include "bpf/reject.h"
+#include "bpf/tell.h"
 #include "bpf/translated.h"
 #include "bpf/usual.h"
 
@@ -144,7 +145,7 @@ static __always_inline int network_new(struct __sk_buff *skb, struct work *w, st
 		return PS_PASS;
 	}
 	if (live)
-		conn_delete(&w->packet);
+		conn_delete(&w->packet, w->now);
 	conn_create(true, false, PS_CONN_INTERCEPTED);
 	return PS_PASS;
 }
@@ -252,6 +253,7 @@ PS_APART int network_in(struct __sk_buff *skb)
 	action = network_transport(skb, w);
 	if (action == PS_PASS && w->packet.traits & PACKET_FIRST)
 		fragment_remember(&w->packet, true);
+	work_tell(skb, true);
 	return action;
 }
 
@@ -286,7 +288,7 @@ static __always_inline int network_opens(
 	if (live && live->conn.state != PS_CONN_CLOSING)
 		return PS_DROP;
 	if (live)
-		conn_delete(&w->packet);
+		conn_delete(&w->packet, w->now);
 	conn_create(false, false, 0);
 	return PS_PASS;
 }
@@ -348,14 +350,32 @@ static __always_inline int network_forwards(struct __sk_buff *skb)
 	if (deny_with_reject && work_parse(skb, l3, false) == PACKET_JUDGED)
 		action = reject_packet(skb, false, true);
 	account_packet(PS_EGRESS, w->code, w->reason, w->packet.bytes);
+	work_tell(skb, false);
 	return action;
+}
+
+static __always_inline int network_connection(struct __sk_buff *skb, struct work *w)
+{
+	struct ps_conn_live *live;
+	struct ps_conn *conn;
+
+	if (w->packet.protocol == IPPROTO_UDP)
+		return network_datagram(skb, w);
+	if (w->packet.protocol != IPPROTO_TCP)
+		return PS_PASS;
+	packet_key(&w->packet);
+	conn = conn_find(&w->packet, &live, w->now);
+	if (w->packet.traits & PACKET_STARTS)
+		return network_opens(skb, w, conn, live);
+	if (conn && conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED))
+		conn_advance(&w->packet, conn, live, conn_reply(conn, w->packet.high), w->now);
+	return PS_PASS;
 }
 
 PS_APART int network_out(struct __sk_buff *skb)
 {
-	struct ps_conn_live *live;
-	struct ps_conn *conn;
 	struct work *w;
+	int action;
 	bool l3;
 
 	if (skb->ingress_ifindex)
@@ -370,17 +390,9 @@ PS_APART int network_out(struct __sk_buff *skb)
 	w = network_begin(skb, false);
 	if (!w || work_parse(skb, l3, false) != PACKET_JUDGED)
 		return PS_PASS;
-	if (w->packet.protocol == IPPROTO_UDP)
-		return network_datagram(skb, w);
-	if (w->packet.protocol != IPPROTO_TCP)
-		return PS_PASS;
-	packet_key(&w->packet);
-	conn = conn_find(&w->packet, &live, w->now);
-	if (w->packet.traits & PACKET_STARTS)
-		return network_opens(skb, w, conn, live);
-	if (conn && conn->flags & (PS_CONN_LEG | PS_CONN_INTERCEPTED))
-		conn_advance(&w->packet, conn, live, conn_reply(conn, w->packet.high), w->now);
-	return PS_PASS;
+	action = network_connection(skb, w);
+	work_tell(skb, false);
+	return action;
 }
 
 #endif

@@ -40,6 +40,8 @@ enum packet_kind {
 #define PACKET_ANSWER 128u /* ICMP reply: never begins anything */
 #define PACKET_ALONE 256u  /* whatever entry has its addresses and ports is about something else */
 #define PACKET_SYN 512u    /* TCP SYN, with or without ACK */
+#define PACKET_OPENED 1u
+#define PACKET_CLOSED 2u
 
 struct address {
 	union {
@@ -68,6 +70,7 @@ struct packet {
 	__u8 v4;
 	__u8 high; /* the source is the key's second address */
 	__u8 hops; /* hop limit, TTL */
+	__u8 told; /* PACKET_OPENED, PACKET_CLOSED: what it did to its connection */
 };
 
 #define VLAN_TAGS_MAX 2

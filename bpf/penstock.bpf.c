@@ -3,6 +3,8 @@
 #include "bpf/host.h"
 #include "bpf/network.h"
 #include "bpf/sockets.h"
+#include "bpf/tell.h"
+#include "bpf/trace.h"
 #include "bpf/usual.h"
 #include "bpf/workload.h"
 
@@ -26,7 +28,10 @@ int from_workload(struct __sk_buff *skb)
 	if (usual_packet(skb, FROM_WORKLOAD))
 		return mark_is_set(skb) ? steer_out(skb) : PS_PASS;
 	action = from_workload_unusual(skb);
-	return action == PS_UNCLAIMED ? network_in(skb) : action;
+	if (action == PS_UNCLAIMED)
+		return network_in(skb);
+	work_tell(skb, true);
+	return action;
 }
 
 /* Egress of a workload's interface, host side: what the workload receives. The last hook. */
@@ -38,7 +43,10 @@ int to_workload(struct __sk_buff *skb)
 	if (usual_packet(skb, TO_WORKLOAD))
 		return PS_PASS;
 	action = to_workload_unusual(skb);
-	return action == PS_UNCLAIMED ? network_out(skb) : action;
+	if (action == PS_UNCLAIMED)
+		return network_out(skb);
+	work_tell(skb, false);
+	return action;
 }
 
 /* Ingress of an interface that no workload is behind. */
@@ -153,6 +161,27 @@ int socket_fork(__u64 *ctx)
 {
 	process_forks((const struct task_struct *)ctx[1]);
 	return host_forks((const struct task_struct *)ctx[1]);
+}
+
+/* ---- on every socket and packet: what the kernel tells ---- */
+
+SEC("tp_btf/inet_sock_set_state")
+int trace_inet_sock_set_state(__u64 *ctx)
+{
+	return trace_state((struct sock___ends *)ctx[0], (int)ctx[1], (int)ctx[2]);
+}
+
+SEC("tp_btf/tcp_retransmit_skb")
+int trace_tcp_retransmit_skb(__u64 *ctx)
+{
+	return trace_retransmit((const struct sock___ends *)ctx[0]);
+}
+
+SEC("tp_btf/kfree_skb")
+int trace_kfree_skb(__u64 *ctx)
+{
+	return trace_drop((const struct sk_buff___dropped *)ctx[0], (__u32)ctx[2],
+		have_drop_socket ? (struct sock___ends *)ctx[3] : NULL);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -84,9 +84,9 @@ static __always_inline bool socket_v4(__u32 family, const __u32 *peer)
 	return family == PS_AF_INET || (!peer[0] && !peer[1] && peer[2] == bpf_htonl(0x0000ffff));
 }
 
-static __always_inline const struct ps_conn *held_conn(const struct ps_held *held)
+static __always_inline struct ps_conn *held_conn(const struct ps_held *held)
 {
-	const struct ps_conn_live *live;
+	struct ps_conn_live *live;
 
 	if (held->family == 4) {
 		live = bpf_map_lookup_elem(&ps_conn4, &held->key4);

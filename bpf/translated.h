@@ -41,6 +41,7 @@ static __noinline void translated_learn(struct __sk_buff *skb, struct work *w)
 		PS_RETURN_ZERO;
 	if (!(conn->service & PS_CONN_PENDING))
 		w->known |= WORK_COUNTED;
+	w->known |= WORK_QUIET;
 	if (w->packet.traits & PACKET_STARTS && conn->service & PS_CONN_BEHIND && !behind_wanted(skb, w))
 		behind_forget(conn);
 	conn_translated(conn, w);

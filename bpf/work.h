@@ -42,6 +42,7 @@ struct opinions {
 #define WORK_TRANSLATED 128u /* its destination is the backend that a Service's address was translated to */
 #define WORK_COUNTED 256u    /* the first hook has counted the rule that decided egress */
 #define WORK_SERVICE 512u    /* its destination is a Service's address, and nobody has said which backend is meant */
+#define WORK_QUIET 1024u     /* its connection has another entry, which is the one that is told of */
 #define WORK_TAKEN 64u       /* a proxy's socket sent it, and takes the answer whatever its address */
 
 /* One packet at one hook. Directions index `verdict` and `bits`; parties are the packet's, not the connection's. */
@@ -66,7 +67,9 @@ struct work {
 	__u16 backend_port;
 	__u8 code; /* ps_verdict_code and ps_reason of the packet, for the counters */
 	__u8 reason;
-	__u8 proxy; /* and intercept_rule: who takes the connection, and why */
+	__u8 proxy;          /* and intercept_rule: who takes the connection, and why */
+	__u8 told_direction; /* of the refusal, and its rule, if a rule decided */
+	__u32 told_rule;
 };
 
 /*
@@ -123,6 +126,13 @@ static __always_inline struct work *work_get(bool from)
 	__u32 hook = from ? 0 : 1;
 
 	return bpf_map_lookup_elem(&scratch, &hook);
+}
+
+/* Before anything is known of a packet: there is nothing to tell of the one before it. */
+static __always_inline void work_silent(struct work *w)
+{
+	w->packet.told = 0;
+	w->code = PS_VERDICT_FORWARDED;
 }
 
 PS_APART int work_parse(struct __sk_buff *skb, bool l3, bool from)

@@ -69,6 +69,10 @@ static __always_inline int work_known(
 	} else if (translated_late()) {
 		translated_learn(skb, w);
 	}
+	if (!from && !reply && w->packet.protocol != IPPROTO_TCP && !(conn->service & PS_CONN_TOLD)) {
+		conn->service |= PS_CONN_TOLD;
+		w->packet.told |= PACKET_OPENED;
+	}
 	conn_count(conn, reply, from, w->packet.bytes, w->now);
 	if (!conn_advance(&w->packet, conn, live, reply, w->now) && w->code == PS_VERDICT_FORWARDED)
 		w->reason = PS_REASON_TABLE_FULL;
@@ -104,6 +108,8 @@ static __always_inline int work_new(
 		struct ps_verdict verdict = denied == PS_EGRESS ? w->verdict[PS_EGRESS] : w->verdict[PS_INGRESS];
 
 		if (work_judge(skb, from, true) != NOT_DENIED) {
+			w->told_direction = denied == PS_EGRESS ? PS_EGRESS : PS_INGRESS;
+			w->told_rule = verdict.rule;
 			account_rule(verdict.rule);
 			return work_drop(w, verdict.reason);
 		}
@@ -145,7 +151,7 @@ static __always_inline int work_new(
 		return PS_PASS;
 	}
 	if (live)
-		conn_delete(&w->packet);
+		conn_delete(&w->packet, w->now);
 	conn_create(from, reverse, w->code == PS_VERDICT_INTERCEPTED ? PS_CONN_INTERCEPTED : 0);
 	return PS_PASS;
 }
@@ -285,6 +291,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, bool from)
 
 	if (!w)
 		return PS_DROP; /* cannot be */
+	work_silent(w);
 	if (deny_with_reject && reject_passes(skb, flags & PS_IFACE_L3, from, &action))
 		return action;
 	if (from && mark_is_set(skb)) {

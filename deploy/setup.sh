@@ -3,12 +3,14 @@
 # Installs what is missing, and only that: setup.sh build | demo | demo-haproxy | test | bench
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # not there after a plain `su`
-build=(gcc make clang bpftool libbpf-dev libelf-dev zlib1g-dev libmicrohttpd-dev libjansson-dev libyaml-dev libsqlite3-dev
+build=(gcc make clang bpftool libbpf-dev libelf-dev zlib1g-dev libmicrohttpd-dev libgnutls28-dev libjansson-dev libyaml-dev libsqlite3-dev
 	libmnl-dev libnftables-dev libcurl4-openssl-dev linux-libc-dev libc6-dev python3 python3-yaml)
 demo=("${build[@]}" iproute2 curl openssl util-linux procps)
 tests=("${demo[@]}" git libcmocka-dev python3-pytest python3-scapy python3-jsonschema nftables iptables iputils-ping prometheus
 	clang-format cppcheck shellcheck haproxy nginx libnginx-mod-stream socat squid mitmproxy trafficserver ethtool
-	ngtcp2-client ngtcp2-server)
+	ngtcp2-client ngtcp2-server chromium-headless-shell fonts-dejavu-core groff-base
+	golang-go golang-github-masterminds-sprig-dev golang-gopkg-yaml.v2-dev)
+command -v kubectl >/dev/null || tests+=(kubernetes-client)
 daemons=(prometheus haproxy nginx squid trafficserver ngtcp2-server) # Debian starts them; here the programs alone are wanted
 bench=("${tests[@]}")
 case "${1:-}" in

@@ -55,15 +55,11 @@ static void render(struct buffer *line, enum log_level level, const char *room, 
 	}
 }
 
-void log_write(enum log_level level, const char *room, const char *format, ...)
+__attribute__((format(printf, 3, 0))) static void tell(
+	enum log_level level, const char *room, const char *format, va_list arguments)
 {
-	if ((int)level < threshold)
-		return;
 	char *message;
-	va_list arguments;
-	va_start(arguments, format);
 	int length = vasprintf(&message, format, arguments);
-	va_end(arguments);
 	if (length < 0)
 		return;
 	struct buffer line = {0};
@@ -73,4 +69,22 @@ void log_write(enum log_level level, const char *room, const char *format, ...)
 	(void)written;
 	buffer_free(&line);
 	free(message);
+}
+
+void log_write(enum log_level level, const char *room, const char *format, ...)
+{
+	va_list arguments;
+	if ((int)level < threshold)
+		return;
+	va_start(arguments, format);
+	tell(level, room, format, arguments);
+	va_end(arguments);
+}
+
+void log_always(const char *room, const char *format, ...)
+{
+	va_list arguments;
+	va_start(arguments, format);
+	tell(LOG_LEVEL_INFO, room, format, arguments);
+	va_end(arguments);
 }

@@ -53,7 +53,7 @@ static const char *tcx_pin(char name[32], uint32_t ifindex, enum direction direc
 }
 
 /* bpf_link_info of 6.6 and later: the interface that the link is attached to, 0 once it is gone. */
-static int tcx_ifindex(int fd, uint32_t *ret)
+static int tcx_info(int fd, uint32_t *ifindex, uint32_t *program)
 {
 	struct {
 		uint32_t type, id, prog_id, pad;
@@ -62,17 +62,20 @@ static int tcx_ifindex(int fd, uint32_t *ret)
 	} info = {0};
 	uint32_t length = sizeof(info);
 	int result = bpf_obj_get_info_by_fd(fd, &info, &length);
-	if (result == 0)
-		*ret = info.ifindex;
+	if (result == 0) {
+		*ifindex = info.ifindex;
+		*program = info.prog_id;
+	}
 	return result;
 }
 
-bool tcx_attached(const struct pins *pins, uint32_t ifindex, enum direction direction)
+bool tcx_attached(const struct pins *pins, int program, uint32_t ifindex, enum direction direction)
 {
 	char path[PIN_PATH_MAX], name[32];
 	auto_close int fd = bpf_obj_get(pins_path(pins, path, "links", tcx_pin(name, ifindex, direction)));
-	uint32_t attached = 0;
-	return fd >= 0 && tcx_ifindex(fd, &attached) == 0 && attached == ifindex;
+	uint32_t attached = 0, runs = 0;
+	return fd >= 0 && tcx_info(fd, &attached, &runs) == 0 && attached == ifindex &&
+		   (program < 0 || runs == program_number(program));
 }
 
 /* The new program inside the existing link: no packet passes unseen. Returns 1, or 0 when there is no link or it has
@@ -84,8 +87,8 @@ static int tcx_update(const struct pins *pins, int program, uint32_t ifindex, en
 	auto_close int fd = bpf_obj_get(path);
 	if (fd == -ENOENT)
 		return 0;
-	uint32_t attached = 0;
-	int result = fd < 0 ? fd : tcx_ifindex(fd, &attached);
+	uint32_t attached = 0, runs;
+	int result = fd < 0 ? fd : tcx_info(fd, &attached, &runs);
 	if (result < 0)
 		return error_system(e, -result, "the pinned link %s cannot be read", path);
 	if (attached != ifindex) { /* the interface is gone, or has moved to another namespace under another number */
@@ -155,23 +158,29 @@ void hook_detach(const struct pins *pins, uint32_t ifindex)
 	clsact_release(pins, ifindex);
 }
 
-static bool direction_attached(const struct pins *pins, enum hook_type hook, uint32_t ifindex, enum direction direction)
+/* program -1: any. */
+static bool direction_attached(
+	const struct pins *pins, enum hook_type hook, int program, uint32_t ifindex, enum direction direction)
 {
-	return hook == HOOK_TCX ? tcx_attached(pins, ifindex, direction) : clsact_attached(pins, ifindex, direction);
+	return hook == HOOK_TCX ? tcx_attached(pins, program, ifindex, direction)
+							: clsact_attached(pins, ifindex, direction);
 }
 
-bool hook_attached(const struct pins *pins, enum hook_type hook, enum hook_role role, uint32_t ifindex)
+bool hook_attached(
+	const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role, uint32_t ifindex)
 {
-	for (enum direction direction = 0; direction < DIRECTIONS; direction++)
-		if (role_programs[role][direction] != PROGRAM_NONE && !direction_attached(pins, hook, ifindex, direction))
+	for (enum direction direction = 0; direction < DIRECTIONS; direction++) {
+		enum hook_program program = role_programs[role][direction];
+		if (program != PROGRAM_NONE && !direction_attached(pins, hook, loaded->program[program], ifindex, direction))
 			return false;
+	}
 	return true;
 }
 
 bool hook_enters(const struct pins *pins, uint32_t ifindex)
 {
-	return direction_attached(pins, HOOK_TCX, ifindex, EGRESS) ||
-		   direction_attached(pins, HOOK_CLSACT, ifindex, EGRESS);
+	return direction_attached(pins, HOOK_TCX, -1, ifindex, EGRESS) ||
+		   direction_attached(pins, HOOK_CLSACT, -1, ifindex, EGRESS);
 }
 
 /* ---- taking over what an earlier agent left ---- */

@@ -11,11 +11,13 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
+#include "agent/datapath/doctor.h"
 #include "agent/datapath/listeners.h"
 #include "agent/datapath/private.h"
 
 struct report {
 	void (*line)(void *, const char *);
+	void (*each)(void *, const char *what, bool yes, bool needed, const char *without); /* instead */
 	void *context;
 	const char *missing; /* the first needed thing that is not there */
 };
@@ -23,6 +25,10 @@ struct report {
 static void report(struct report *r, const char *what, bool yes, bool needed, const char *without)
 {
 	char text[256];
+	if (r->each) {
+		r->each(r->context, what, yes, needed, without);
+		return;
+	}
 	snprintf(text, sizeof(text), "%s: %s%s%s", what, yes ? "yes" : "no", yes ? "" : ", ", yes ? "" : without);
 	r->line(r->context, text);
 	if (!yes && needed && !r->missing)
@@ -60,7 +66,10 @@ static void cgroup2(struct report *r)
 		return;
 	}
 	snprintf(text, sizeof(text), "cgroup v2: %s", place);
-	r->line(r->context, text);
+	if (r->each)
+		r->each(r->context, "cgroup v2", true, false, "");
+	else
+		r->line(r->context, text);
 }
 
 static void hand_over_by_table(struct report *r)
@@ -77,14 +86,57 @@ static void hand_over_by_table(struct report *r)
 	report(r, "table inet penstock of nftables", nftables_there(), false, "it comes with the first proxy");
 }
 
-static void programs_on_sockets(struct report *r)
+static void programs_on_sockets(struct report *r, const struct sockets_support *support)
 {
-	struct sockets_support support;
-	sockets_probe(&support);
-	report(r, "programs on sockets (SO_ORIGINAL_DST, whose an onward connection is)", !support.missing[0], false,
-		support.missing);
-	report(r, "reads and forks of processes (6.3)", support.traces, false,
+	report(r, "programs on sockets (SO_ORIGINAL_DST, whose an onward connection is)", !support->missing[0], false,
+		support->missing);
+	report(r, "reads and forks of processes (6.3)", support->traces, false,
 		"a proxy's threads that serve several clients at once are not told apart");
+}
+
+static void programs_on_tracepoints(struct report *r)
+{
+	struct traces_support support;
+	traces_probe(&support);
+	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++)
+		report(r, trace_facts[hook], support.known[hook], false, "they are not known");
+	traces_forget(&support);
+}
+
+static void programs_on_packets(struct report *r)
+{
+	report(r, "tc programs", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SCHED_CLS, NULL) == 1, true,
+		"nothing can be enforced");
+	report(r, "hash, LPM trie, LRU hash and per-CPU maps",
+		libbpf_probe_bpf_map_type(BPF_MAP_TYPE_HASH, NULL) == 1 &&
+			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_LPM_TRIE, NULL) == 1 &&
+			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_LRU_HASH, NULL) == 1 &&
+			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_PERCPU_HASH, NULL) == 1,
+		true, "nothing can be enforced");
+	report(r, "TCX (6.6)", tcx(), false, "clsact filters instead");
+	report(r, "bpf_timer (5.15)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init), false,
+		"connections expire only while the agent runs");
+	report(r, "bpf_sk_assign (5.7)", datapath_assigns(), false, "no interception by engine ebpf");
+	report(r, "bpf_skc_lookup_tcp (5.2)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_skc_lookup_tcp), false,
+		"no interception by engine ebpf");
+	report(r, "ring buffer (5.8)", libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) == 1, false, "no flow events");
+	report(r, "XDP", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) == 1, false, "no NodeFilters");
+}
+
+void check_kernel(const struct sockets_support *support,
+	void (*each)(void *context, const char *what, bool yes, bool needed, const char *without), void *context)
+{
+	struct report r = {.each = each, .context = context};
+	char text[1024];
+	report(&r, "BTF", access("/sys/kernel/btf/vmlinux", R_OK) == 0, true, "nothing can be enforced");
+	programs_on_packets(&r);
+	programs_on_sockets(&r, support);
+	bool adopts = process_adopts(text);
+	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
+	report(&r, "nftables", nftables_known(), false,
+		"no interception by engine tproxy, nor of addresses that kube-proxy translates");
+	report(&r, "IPv6", access("/proc/net/if_inet6", F_OK) == 0, false, "IPv4 only");
+	cgroup2(&r);
 }
 
 int datapath_check(
@@ -104,24 +156,11 @@ int datapath_check(
 	if (placed < 0)
 		return error_set(e, ERROR_SYSTEM, ENOTSUP, NULL, "%s", place.detail);
 
-	report(&r, "tc programs", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SCHED_CLS, NULL) == 1, true,
-		"nothing can be enforced");
-	report(&r, "hash, LPM trie, LRU hash and per-CPU maps",
-		libbpf_probe_bpf_map_type(BPF_MAP_TYPE_HASH, NULL) == 1 &&
-			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_LPM_TRIE, NULL) == 1 &&
-			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_LRU_HASH, NULL) == 1 &&
-			libbpf_probe_bpf_map_type(BPF_MAP_TYPE_PERCPU_HASH, NULL) == 1,
-		true, "nothing can be enforced");
-	report(&r, "TCX (6.6)", tcx(), false, "clsact filters instead");
-	report(&r, "bpf_timer (5.15)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init), false,
-		"connections expire only while the agent runs");
-	report(&r, "bpf_sk_assign (5.7)", datapath_assigns(), false, "no interception by engine ebpf");
-	report(&r, "bpf_skc_lookup_tcp (5.2)", helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_skc_lookup_tcp), false,
-		"no interception by engine ebpf");
-	report(
-		&r, "ring buffer (5.8)", libbpf_probe_bpf_map_type(BPF_MAP_TYPE_RINGBUF, NULL) == 1, false, "no flow events");
-	report(&r, "XDP", libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) == 1, false, "no NodeFilters");
-	programs_on_sockets(&r);
+	struct sockets_support support;
+	sockets_probe(&support);
+	programs_on_packets(&r);
+	programs_on_sockets(&r, &support);
+	programs_on_tracepoints(&r);
 	bool adopts = process_adopts(text);
 	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
 	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,

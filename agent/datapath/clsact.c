@@ -34,13 +34,6 @@ static const char *qdisc_pin(char name[32], uint32_t ifindex)
 	return name;
 }
 
-static uint32_t program_id(int fd)
-{
-	struct bpf_prog_info info = {0};
-	uint32_t length = sizeof(info);
-	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
-}
-
 /* The id of the program that our filter runs; 0 when there is no such filter. */
 static uint32_t filter_program(uint32_t ifindex, enum direction direction)
 {
@@ -55,7 +48,7 @@ bool clsact_attached(const struct pins *pins, uint32_t ifindex, enum direction d
 	auto_close int fd = bpf_obj_get(pins_path(pins, path, "links", filter_pin(name, ifindex, direction)));
 	if (fd < 0)
 		return false;
-	uint32_t id = program_id(fd);
+	uint32_t id = program_number(fd);
 	return id && id == filter_program(ifindex, direction);
 }
 
@@ -78,7 +71,7 @@ int clsact_attach(const struct pins *pins, int program, uint32_t ifindex, enum d
 	pins_path(pins, path, "links", filter_pin(name, ifindex, direction));
 	bool ours = clsact_attached(pins, ifindex, direction);
 	uint32_t there = filter_program(ifindex, direction);
-	if (ours && there == program_id(program))
+	if (ours && there == program_number(program))
 		return 0;
 	if (there && !ours && clsact_sweep(ifindex, false) <= 0)
 		return error_set(e, ERROR_SYSTEM, EEXIST, NULL, "interface %u has a foreign filter at priority %d, handle %#x",

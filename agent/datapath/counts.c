@@ -45,6 +45,7 @@ int datapath_read_counts(const struct datapath *datapath, struct datapath_counts
 		if (result < 0)
 			return result;
 	}
+	ret->stats[PS_STAT_LOST] += events_lost(datapath);
 	return 0;
 }
 
@@ -105,6 +106,7 @@ int datapath_rules(struct datapath *datapath, const struct rulebook *book, struc
 			uncounted += result < 0;
 		}
 	}
+	atomic_store(&datapath->fill_rules, datapath->rules.count);
 	if (uncounted)
 		log_warn(ROOM, "map ps_rule_hits is full: hits of %zu rules are not counted", uncounted);
 	return 0;
@@ -121,6 +123,7 @@ void rules_leave(struct datapath *d)
 		map_delete(&d->rules, &rule);
 	}
 	map_clear(&d->rules_gone);
+	atomic_store(&d->fill_rules, d->rules.count);
 }
 
 /* ---- fill ---- */
@@ -190,13 +193,25 @@ bool datapath_fill_next(const struct datapath *datapath, size_t *at, struct map_
 		PS_TABLES(X)
 #undef X
 	};
-	if (*at > TABLE_COUNT + 1)
-		return false;
+	const struct loaded *loaded = &datapath->loaded;
 	size_t i = (*at)++;
-	if (i < TABLE_COUNT)
+	switch (i) {
+	case TABLE_COUNT:
+		*ret = (struct map_fill){"ps_conn4", connections_count(datapath, false), loaded->connections};
+		return true;
+	case TABLE_COUNT + 1:
+		*ret = (struct map_fill){"ps_conn6", connections_count(datapath, true), loaded->connections};
+		return true;
+	case TABLE_COUNT + 2:
+		*ret = (struct map_fill){"ps_rule_hits", atomic_load(&datapath->fill_rules), loaded->rules};
+		return true;
+	case TABLE_COUNT + 3:
+		*ret = (struct map_fill){"ps_iface", atomic_load(&datapath->fill_interfaces), PS_IFACES_MAX};
+		return true;
+	default:
+		if (i >= TABLE_COUNT)
+			return false;
 		*ret = (struct map_fill){names[i], atomic_load(&datapath->fill[i]), table_infos[i].entries};
-	else
-		*ret = (struct map_fill){i == TABLE_COUNT ? "ps_conn4" : "ps_conn6",
-			connections_count(datapath, i > TABLE_COUNT), datapath->loaded.connections};
-	return true;
+		return true;
+	}
 }

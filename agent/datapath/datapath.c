@@ -5,6 +5,7 @@
 #include <string.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
+#include "agent/datapath/doctor.h"
 #include "agent/datapath/private.h"
 
 static void copy_options(struct datapath *d, const struct datapath_options *options)
@@ -45,6 +46,8 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 		result = rules_take_over(d, e);
 	connections_take_over(d);
 	if (result == 0)
+		result = events_open(d, e);
+	if (result == 0)
 		result = monitor_open(&d->monitor, e);
 	if (result == 0)
 		result = watch_open(d, e);
@@ -56,12 +59,14 @@ static int open_steps(struct datapath *d, const struct datapath_options *options
 	d->steering = routes_count() > 0 || interfaces_steered(d);
 	if (result == 0 && d->steering) {
 		nftables_take_over(d);
-		result = routes_set(&d->options, d->nftables.want.host, e);
+		result = routes_set(&d->options, d->nftables.want.host, NULL, e);
 	}
 	if (result == 0)
 		result = engine_open(d, flags & PS_CONTROL_TPROXY, e);
 	if (result == 0)
 		result = listeners_open(d, e);
+	if (result == 0)
+		result = doctor_open(d, e);
 	return result;
 }
 
@@ -83,6 +88,7 @@ int datapath_open(const struct datapath_options *options, struct datapath **ret,
 		return result;
 	}
 	sockets_take_over(d);
+	traces_open(d);
 	log_info(ROOM, "%s, hook %s, generation %u, revision %lu live", d->pins.directory, hook_names[d->hook],
 		d->generation, (unsigned long)d->live_revision);
 	*ret = d;
@@ -93,7 +99,9 @@ void datapath_close(struct datapath *datapath)
 {
 	if (!datapath)
 		return;
+	doctor_close(datapath);
 	listeners_close(datapath);
+	events_close(datapath);
 	interfaces_clear(datapath);
 	hosts_clear(datapath);
 	watch_close(datapath);

@@ -57,6 +57,13 @@ int datapath_rules(struct datapath *datapath, const struct rulebook *book, struc
 /* Ends established connections that have been idle for too long and have no timer; a piece of the tables a call. */
 void datapath_expire(struct datapath *datapath);
 
+/*
+ * A piece of the audit: whether the kernel's maps hold what they should. What differs in a table becomes pending, and
+ * *repair says that the caller is to stage, flip and settle; single rows are put back by itself. True: there is more of
+ * this round.
+ */
+bool datapath_audit(struct datapath *datapath, struct tables *tables, bool *repair);
+
 /* ---- interfaces ---- */
 
 /* Readable when netlink has news. */
@@ -187,6 +194,46 @@ struct explain_answer {
 int datapath_explain(
 	const struct datapath *datapath, const struct explain_query *query, struct explain_answer *ret, struct error *e);
 
+/* ---- what the kernel tells (events.c) ---- */
+
+/* Waits up to `wait` ms and gives each event of the ring; how many, or a negative errno. One thread only, its own. */
+int datapath_events(
+	struct datapath *datapath, int wait, void (*each)(void *context, const struct ps_event *event), void *context);
+/* Ends a wait of datapath_events that is under way, or the next. Any thread. */
+void datapath_events_wake(struct datapath *datapath);
+/* Each entry of connection tracking as an event (conn_tell), until `each` says false; embryonic ones that passed, too.
+ * Its time is now; its code PS_EVENT_OPENED, or PS_EVENT_COUNT while a handshake of TCP is not complete. Any thread;
+ * the tables go on changing meanwhile. */
+void datapath_connections(
+	struct datapath *datapath, bool (*each)(void *context, const struct ps_event *event), void *context);
+/* The live generation and its revision, which datapath_flip changes. Any thread. */
+void datapath_generation(const struct datapath *datapath, uint32_t *generation, uint64_t *revision);
+/* Packets that the kernel dropped in this network namespace, by reason: walk all that are not 0. False: the end, or the
+ * kernel does not tell. */
+struct kernel_drop {
+	const char *reason; /* "TCP_CSUM": the kernel's name without SKB_DROP_REASON_ */
+	uint64_t packets;
+};
+bool datapath_drop_next(const struct datapath *datapath, size_t *at, struct kernel_drop *ret);
+
+/* What the agent put back because somebody else had changed or removed it: enum, label, what it means. */
+#define DRIFTS(X)                                                                    \
+	X(LINK, "link", "an interface or a cgroup had lost our program")                 \
+	X(MAP, "map", "entries of a map were others than the compiled tables")           \
+	X(NFTABLES, "nftables", "our table of nftables was changed, flushed or deleted") \
+	X(RULE, "rule", "a rule of routing was deleted, or was another")                 \
+	X(ROUTE, "route", "the route to the proxies was deleted, or was another")        \
+	X(PIN, "pin", "the pin of a map or program was removed")
+
+enum drift {
+#define X(name, label, help) DRIFT_##name,
+	DRIFTS(X)
+#undef X
+		DRIFT_COUNT
+};
+/* How often since the start of this process. Any thread. */
+uint64_t datapath_repairs(const struct datapath *datapath, enum drift what);
+
 struct datapath_counts {
 	struct ps_count counts[PS_COUNT_MAX]; /* by PS_COUNT_INDEX */
 	uint64_t stats[PS_STAT_COUNT];
@@ -202,6 +249,20 @@ struct map_fill {
 	uint64_t entries, capacity;
 };
 bool datapath_fill_next(const struct datapath *datapath, size_t *at, struct map_fill *ret);
+
+/* ---- what hinders on this node (doctor.c) ---- */
+
+enum finding_level { FINDING_OK, FINDING_WARNING, FINDING_BAD };
+struct finding {
+	enum finding_level level;
+	char name[32];  /* what it is about: kernel, settings, rules, marks … */
+	char what[320]; /* one sentence, as are the next */
+	char mend[320]; /* how; "" when nothing is to be mended */
+};
+/* What a thread found that looks every few seconds; news come by datapath_listeners_fd. A copy, the caller frees; how
+ * many. Applying thread. */
+size_t datapath_findings(struct datapath *datapath, struct finding **ret);
+void datapath_look(struct datapath *datapath); /* that thread does, now */
 
 /* ---- uninstall ---- */
 

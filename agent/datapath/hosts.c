@@ -207,6 +207,24 @@ int hosts_write_side(struct datapath *d, unsigned int side, struct error *e)
 	return result;
 }
 
+static bool has_row(const void *row)
+{
+	return ((const struct host_row *)row)->there;
+}
+
+uint64_t hosts_rows(struct datapath *d)
+{
+	int fd = d->loaded.other[OTHER_CGROUP];
+	size_t at = 0;
+	const void *key;
+	void *value;
+	uint64_t count = 0;
+	while (map_next(&d->hosts.rows, &at, &key, &value))
+		if (has_row(value))
+			count += audit_row(fd, key, &((struct host_row *)value)->kernel, sizeof(struct ps_cgroup));
+	return count + audit_strangers(fd, sizeof(struct ps_cgroup), &d->hosts.rows, has_row);
+}
+
 bool datapath_cgroup_there(const struct datapath *datapath, const struct endpoint *endpoint)
 {
 	return cgroup_find(datapath, endpoint->cgroup) != 0;

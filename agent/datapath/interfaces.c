@@ -152,6 +152,8 @@ static int programs_settle(struct datapath *d, const struct net_link *link, stru
 	attachment->attached = true;
 	attachment->role = role;
 	d->hooks_changed = true;
+	drift_note(d, DRIFT_LINK, attachment->lost);
+	attachment->lost = false;
 	return 0;
 }
 
@@ -251,9 +253,11 @@ static void drop_gone(struct datapath *d, uint32_t ifindex, bool verify)
 	if (!link || attachment->born != link->born) {
 		log_info(ROOM, "interface %u is gone", ifindex);
 		drop(d, ifindex);
-	} else if (verify && attachment->attached && !hook_attached(&d->pins, d->hook, attachment->role, ifindex)) {
+	} else if (verify && attachment->attached &&
+			   !hook_attached(&d->pins, &d->loaded, d->hook, attachment->role, ifindex)) {
 		log_warn(ROOM, "%s had lost our programs", link->name);
 		attachment->attached = false;
+		attachment->lost = true;
 	}
 }
 
@@ -269,6 +273,17 @@ static void each_touched(struct datapath *d, void (*each)(struct datapath *, uin
 static void settle_touched(struct datapath *d, uint32_t ifindex, bool verify)
 {
 	settle_interface(d, ifindex);
+}
+
+static int routes_look(struct datapath *d, struct error *e)
+{
+	struct routes_made made;
+	int result = routes_set(&d->options, d->nftables.want.host, &made, e);
+	if (made.rules || made.routes)
+		log_warn(ROOM, "what leads to proxies had gone and is back: rules: %u, routes: %u", made.rules, made.routes);
+	drift_note(d, DRIFT_RULE, made.rules);
+	drift_note(d, DRIFT_ROUTE, made.routes);
+	return result;
 }
 
 static int look_around(struct datapath *d, bool all, struct error *e)
@@ -292,6 +307,11 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 			map_put(&d->net.touched, key, NULL);
 	}
 	each_touched(d, drop_gone, whole || d->suspicious);
+	if (whole || d->suspicious)
+		traces_set(d);
+	if (whole || d->unpinned)
+		pins_audit(d);
+	d->unpinned = false;
 	d->suspicious = false;
 	if (!d->looked)
 		claims_take_over(d);
@@ -308,7 +328,7 @@ static int look_around(struct datapath *d, bool all, struct error *e)
 	if (!d->steering || !(whole || d->net.mislaid || map_get(&d->net.touched, &(uint32_t){LOOPBACK_IFINDEX})))
 		return 0;
 	d->net.mislaid = false;
-	return routes_set(&d->options, d->nftables.want.host, e);
+	return routes_look(d, e);
 }
 
 static void tell(struct datapath *d, const struct compiler *compiler, const struct map *moved,
@@ -361,6 +381,7 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 	d->net.changed = false;
 	tell(d, compiler, &moved, bound, context);
 	map_clear(&moved);
+	atomic_store(&d->fill_interfaces, d->attachments.count);
 	hosts_look(d, compiler, all, bound, context);
 	return 0;
 }

@@ -142,6 +142,23 @@ static void rows_expire(struct listeners *ls, int64_t now)
 	}
 }
 
+uint64_t listeners_rows(struct datapath *d)
+{
+	struct listeners *ls = d->listeners;
+	int fd = d->loaded.other[OTHER_LISTENER];
+	const void *key;
+	void *value;
+	size_t at = 0;
+	uint64_t count = 0;
+	if (pthread_mutex_trylock(&ls->look) != 0)
+		return 0;
+	while (map_next(&ls->rows, &at, &key, &value))
+		count += audit_row(fd, key, &((struct row *)value)->value, sizeof(uint32_t));
+	count += audit_strangers(fd, sizeof(uint32_t), &ls->rows, NULL);
+	pthread_mutex_unlock(&ls->look);
+	return count;
+}
+
 static int row_take_over(void *context, const void *key, const void *value)
 {
 	struct row row = {now_ms(), *(const uint32_t *)value};
@@ -714,6 +731,11 @@ void listeners_close(struct datapath *d)
 }
 
 /* ---- for others ---- */
+
+void listeners_news(struct datapath *d)
+{
+	eventfd_write(d->listeners->event, 1);
+}
 
 void listeners_again(struct datapath *d)
 {

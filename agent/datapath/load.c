@@ -27,13 +27,17 @@ static const char *const other_names[OTHER_MAPS] = {[OTHER_CONTROL] = "ps_contro
 	[OTHER_BRIDGE] = "ps_bridge",
 	[OTHER_CONN4] = "ps_conn4",
 	[OTHER_CONN6] = "ps_conn6",
+	[OTHER_NEW4] = "ps_new4",
+	[OTHER_NEW6] = "ps_new6",
+	[OTHER_EVENT] = "ps_event",
 	[OTHER_COUNT_MAP] = "ps_count",
 	[OTHER_STAT] = "ps_stat",
 	[OTHER_RULE_HITS] = "ps_rule_hits",
 	[OTHER_PROXY_COUNT] = "ps_proxy_count",
 	[OTHER_LISTENER] = "ps_listener",
 	[OTHER_CGROUP] = "ps_cgroup",
-	[OTHER_EXEMPT] = "ps_exempt"};
+	[OTHER_EXEMPT] = "ps_exempt",
+	[OTHER_DROP] = "ps_drop"};
 
 /* ---- what libbpf says: at debug, and once more as an error when a load fails (then the verifier's log is in it) ----
  */
@@ -187,6 +191,13 @@ static void set_sockets(struct penstock_bpf *skeleton, struct sockets_support *r
 	sockets_prepare(skeleton->obj, ret);
 }
 
+static void set_traces(struct penstock_bpf *skeleton, struct traces_support *ret)
+{
+	traces_probe(ret);
+	skeleton->rodata->have_drop_socket = ret->drop_receiver;
+	traces_prepare(skeleton->obj, ret);
+}
+
 static int find_descriptors(struct bpf_object *object, const bool *fresh, struct loaded *ret, struct error *e)
 {
 	for (int id = 0; id < TABLE_COUNT; id++) {
@@ -205,8 +216,11 @@ static int find_descriptors(struct bpf_object *object, const bool *fresh, struct
 		ret->other[i] = bpf_map__fd(map);
 		if (i == OTHER_CONN4)
 			ret->connections = bpf_map__max_entries(map);
+		if (i == OTHER_RULE_HITS)
+			ret->rules = bpf_map__max_entries(map);
 	}
 	sockets_find(object, ret->socket);
+	traces_find(object, ret->trace);
 	for (int i = 0; i < PROGRAM_COUNT; i++)
 		ret->program[i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[i]));
 	return 0;
@@ -230,6 +244,7 @@ static int load_pinned(
 	set_constants(skeleton, options);
 	ret->tuples = skeleton->rodata->nfct_reply_offset;
 	set_sockets(skeleton, &ret->sockets);
+	set_traces(skeleton, &ret->traces);
 	int result = reuse_maps(pins, skeleton->obj, options->connections_max, e);
 	if (result < 0)
 		return result;
@@ -246,6 +261,53 @@ static int load_pinned(
 	for (int i = 0; result == 0 && i < PROGRAM_COUNT; i++)
 		result = pins_replace(pins, ret->program[i], "programs", program_names[i], e);
 	return result;
+}
+
+/* ---- pins that somebody removed ---- */
+
+static uint32_t map_id(int fd)
+{
+	struct bpf_map_info info = {0};
+	uint32_t length = sizeof(info);
+	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
+}
+
+uint32_t program_number(int fd)
+{
+	struct bpf_prog_info info = {0};
+	uint32_t length = sizeof(info);
+	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
+}
+
+/* 1 when it was not pinned under this name. */
+static int pin_keep(struct datapath *d, int fd, const char *folder, const char *name, uint32_t (*id)(int fd))
+{
+	char path[PIN_PATH_MAX];
+	struct error e = {0};
+	auto_close int there = bpf_obj_get(pins_path(&d->pins, path, folder, name));
+	if (there >= 0 && id(there) == id(fd))
+		return 0;
+	if (pins_replace(&d->pins, fd, folder, name, &e) < 0) {
+		log_warn(ROOM, "%s", e.detail);
+		return 0;
+	}
+	log_warn(ROOM, "somebody %s the pin %s: it is back", there < 0 ? "removed" : "changed", path);
+	return 1;
+}
+
+void pins_audit(struct datapath *d)
+{
+	struct penstock_bpf *skeleton = d->loaded.skeleton;
+	struct bpf_map *map;
+	uint64_t count = 0;
+	bpf_object__for_each_map(map, skeleton->obj)
+	{
+		if (outlives(map))
+			count += pin_keep(d, bpf_map__fd(map), "maps", bpf_map__name(map), map_id);
+	}
+	for (int i = 0; i < PROGRAM_COUNT; i++)
+		count += pin_keep(d, d->loaded.program[i], "programs", program_names[i], program_number);
+	drift_note(d, DRIFT_PIN, count);
 }
 
 void load_prepare(void)
@@ -274,4 +336,5 @@ void load_close(struct loaded *loaded)
 	if (loaded->skeleton)
 		penstock_bpf__destroy(loaded->skeleton);
 	loaded->skeleton = NULL;
+	traces_forget(&loaded->traces);
 }

@@ -264,9 +264,11 @@ static int table_settle(struct datapath *d, bool look)
 	if (table_empty(&n->want))
 		return 0;
 	bool same = look ? table_same(n) : n->listed && !n->touched;
-	if (look && !same && n->listed)
+	bool drift = look && !same && n->listed;
+	if (drift)
 		log_warn(ROOM, "somebody changed table inet %s of nftables: it is made anew", OUR_TABLE);
 	int result = table_make(d, same, &e);
+	drift_note(d, DRIFT_NFTABLES, drift && result == 0);
 	if (n->want.handover)
 		snprintf(n->why, sizeof(n->why), "%.250s", e.detail);
 	if (result < 0 && !n->failed)
@@ -404,7 +406,7 @@ int nftables_host(struct datapath *d, bool host, struct error *e)
 	n->want.host = host;
 	if (!n->want.nat)
 		nat_settle(d); /* what is translated at output concerns us now */
-	int result = routes_set(&d->options, host, e);
+	int result = routes_set(&d->options, host, NULL, e);
 	if (result == 0 && table_settle(d, false) < 0)
 		result = error_set(e, ERROR_SYSTEM, EIO, NULL, "processes of this node reach no proxy: %s", n->why);
 	return result;

@@ -38,7 +38,7 @@ static int lock_directory(const char *directory, int *ret, struct error *e)
 		return error_system(e, errno, "%s cannot be opened", directory);
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		if (errno == EWOULDBLOCK)
-			return error_set(e, ERROR_BUSY, EBUSY, NULL, "another penstockd uses %s", directory);
+			return error_set(e, ERROR_BUSY, EBUSY, NULL, "another penstockd uses %s: stop it first", directory);
 		return error_system(e, errno, "%s cannot be locked", directory);
 	}
 	*ret = steal_fd(&fd);
@@ -56,7 +56,8 @@ static int lock_namespace(int *ret, struct error *e)
 		return error_system(e, errno, "no socket to lock the network namespace with");
 	if (bind(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + sizeof(name) - 1) < 0) {
 		if (errno == EADDRINUSE)
-			return error_set(e, ERROR_BUSY, EBUSY, NULL, "another penstockd runs in this network namespace");
+			return error_set(
+				e, ERROR_BUSY, EBUSY, NULL, "another penstockd runs in this network namespace: stop it first");
 		return error_system(e, errno, "the network namespace cannot be locked");
 	}
 	*ret = steal_fd(&fd);

@@ -10,6 +10,8 @@
 #include "agent/datapath/datapath.h"
 #include "agent/datapath/discover.h"
 
+struct events;
+struct doctor;
 struct listeners;
 struct mnl_socket;
 
@@ -61,6 +63,9 @@ enum other_map {
 	OTHER_BRIDGE,
 	OTHER_CONN4,
 	OTHER_CONN6,
+	OTHER_NEW4,
+	OTHER_NEW6,
+	OTHER_EVENT,
 	OTHER_COUNT_MAP,
 	OTHER_STAT,
 	OTHER_RULE_HITS,
@@ -68,6 +73,7 @@ enum other_map {
 	OTHER_LISTENER,
 	OTHER_CGROUP,
 	OTHER_EXEMPT,
+	OTHER_DROP,
 	OTHER_MAPS
 };
 /* Programs on sockets (sockets.c). */
@@ -94,6 +100,13 @@ struct sockets_support {
 	bool task;         /* programs on addresses may look at the task */
 	bool traces;       /* reads and forks can be followed */
 	char missing[256]; /* of what is needed; "": nothing */
+};
+/* Programs on the kernel's tracepoints (traces.c). */
+enum trace_hook { TRACE_STATE, TRACE_RETRANSMIT, TRACE_DROP, TRACE_HOOKS };
+struct traces_support {
+	bool known[TRACE_HOOKS];
+	bool drop_receiver;          /* the drop's program may ask whose the packet was to be */
+	char *reasons[PS_DROPS_MAX]; /* names of drops; NULL: none, or no drop */
 };
 /* Programs on packets. */
 enum hook_program {
@@ -123,14 +136,18 @@ struct loaded {
 	bool table_fresh[TABLE_COUNT]; /* made by this process: known to be empty */
 	int other[OTHER_MAPS];
 	uint32_t connections; /* a family: the pinned size has precedence */
+	uint32_t rules;       /* that can be counted */
 	bool tuples;          /* nf_conntrack's are read whole: the last hook sees what a Service's address became */
 	int program[PROGRAM_COUNT];
 	struct sockets_support sockets;
 	int socket[SOCKET_HOOKS]; /* programs; negative: not loaded */
+	struct traces_support traces;
+	int trace[TRACE_HOOKS]; /* programs; negative: not loaded, or not attached */
 };
 void load_prepare(void); /* what libbpf prints goes to the log */
 int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e);
 void load_close(struct loaded *loaded);
+uint32_t program_number(int fd); /* the kernel's id of a program, 0 when it does not tell */
 
 /* ---- hooks (attach.c, clsact.c) ---- */
 
@@ -143,8 +160,9 @@ int hook_attach(const struct pins *pins, const struct loaded *loaded, enum hook_
 	uint32_t ifindex, struct error *e);
 /* Whatever of ours is pinned for this interface; also when the interface is gone. */
 void hook_detach(const struct pins *pins, uint32_t ifindex);
-/* All programs of the role are attached to this very interface by this hook. */
-bool hook_attached(const struct pins *pins, enum hook_type hook, enum hook_role role, uint32_t ifindex);
+/* All programs of the role, and no others, are attached to this very interface by this hook. */
+bool hook_attached(
+	const struct pins *pins, const struct loaded *loaded, enum hook_type hook, enum hook_role role, uint32_t ifindex);
 /* Something of ours is pinned for what enters by this interface, by any hook. */
 bool hook_enters(const struct pins *pins, uint32_t ifindex);
 /* Puts the loaded programs of the interface's role into every link and filter that is pinned; unpins those whose
@@ -154,7 +172,8 @@ int hook_take_over(const struct pins *pins, const struct loaded *loaded, enum ho
 	void *context, struct error *e);
 
 int tcx_attach(const struct pins *pins, int program, uint32_t ifindex, enum direction direction, struct error *e);
-bool tcx_attached(const struct pins *pins, uint32_t ifindex, enum direction direction);
+/* program -1: any. */
+bool tcx_attached(const struct pins *pins, int program, uint32_t ifindex, enum direction direction);
 
 #define CLSACT_PRIORITY 5
 #define CLSACT_HANDLE 0x7641
@@ -188,7 +207,24 @@ void sockets_set(struct datapath *datapath, bool again);
 void sockets_take_over(struct datapath *datapath);
 int sockets_remove(const struct pins *pins, struct error *e);
 
+/* ---- programs on the kernel's tracepoints (traces.c) ---- */
+
+extern const char *const trace_facts[TRACE_HOOKS]; /* what is known by them */
+void traces_probe(struct traces_support *ret);
+void traces_forget(struct traces_support *support);
+/* Before the load: what this kernel has not is left out. */
+void traces_prepare(struct bpf_object *object, const struct traces_support *support);
+void traces_find(struct bpf_object *object, int program[TRACE_HOOKS]);
+/* Says what is missing, and sets the rest. */
+void traces_open(struct datapath *datapath);
+/* They stand from the start until uninstall: what is missing is attached. */
+void traces_set(struct datapath *datapath);
+/* The link of this name is pinned, with this program: 0, 1 when it was not before, or a negative errno. */
+int trace_keep(const struct pins *pins, int program, const char *name, struct error *e);
+
 /* ---- the kernel's maps (write.c) ---- */
+
+#define KEY_MAX 64 /* bytes of any table's key */
 
 /* "it is full" becomes ERROR_NO_SPACE with the map's name. */
 int write_failed(struct error *e, int errnum, const char *map, const char *verb);
@@ -198,10 +234,42 @@ int delete_entries(enum table_id id, int fd, const void *keys, size_t count, str
 /* Every entry of a map; each returns 0 to go on. */
 int read_entries(int fd, size_t key_size, size_t value_size, bool batch,
 	int (*each)(void *context, const void *key, const void *value), void *context);
+/* The same a piece at a time: where it goes on. */
+struct piece {
+	size_t key_size, value_size;
+	bool begun;
+	char at[KEY_MAX]; /* a bucket's number, or the last key */
+};
+/* The next entries, about `most`: 1: there may be more, 0: that was the end. */
+int piece_read(struct piece *piece, int fd, uint32_t most,
+	int (*each)(void *context, const void *key, const void *value), void *context);
+
+/* ---- what somebody else changed (drift.c, audit.c) ---- */
+
+/* It was put back. */
+void drift_note(struct datapath *d, enum drift what, uint64_t count);
+/* What the audit found in tables is put right by now: says and counts it. */
+void audit_settled(struct datapath *d);
+/* Puts the row back if it is another (at most KEY_MAX bytes); how many were. */
+uint64_t audit_row(int fd, const void *key, const void *wanted, size_t size);
+/* The same of all rows that have no sides to be staged; says and counts it. */
+void audit_rows(struct datapath *d);
+uint64_t hosts_rows(struct datapath *d);
+uint64_t control_rows(struct datapath *d);
+uint64_t listeners_rows(struct datapath *d); /* of ps_listener; none while its thread looks */
+/* Each entry whose key is not known, or whose known value is not one (NULL: all are), goes; how many went. */
+uint64_t audit_strangers(int fd, size_t value_size, const struct map *known, bool (*is)(const void *known_value));
+/* Pins of maps and programs that are gone, or somebody else's, are made anew. */
+void pins_audit(struct datapath *d);
 
 /* ---- sides (sync.c, revision.c) ---- */
 
 int side_catch_up(struct datapath *datapath, struct tables *tables, unsigned int side, struct error *e);
+/* Keys as the compiler has them (side 0) and as the kernel has them; key_plain returns the side. */
+void key_for_side(const struct table_info *info, unsigned int side, char *key);
+unsigned int key_plain(const struct table_info *info, const void *key, void *plain);
+/* The kernel's value is the wanted one (NULL: none, which for an array is all zero). */
+bool value_same(const struct table_info *info, const void *wanted, const void *value);
 
 /* ---- netlink (netlink.c, dump.c) ---- */
 
@@ -226,8 +294,11 @@ int monitor_read(struct monitor *monitor, struct net *net, struct error *e);
  * gone.
  */
 #define ROUTES_PROTOCOL 76 /* who made them; not in the kernel's or iproute2's list */
-/* host: also for what this node's processes send. */
-int routes_set(const struct datapath_options *options, bool host, struct error *e);
+struct routes_made {
+	unsigned int rules, routes; /* that were not there */
+};
+/* host: also for what this node's processes send. made: or NULL. */
+int routes_set(const struct datapath_options *options, bool host, struct routes_made *made, struct error *e);
 int routes_remove(struct error *e);
 /* How many of ours there are, -1 on failure. */
 int routes_count(void);
@@ -310,6 +381,7 @@ struct attachment {          /* by ifindex */
 	bool attached;
 	enum hook_role role; /* of the programs that are attached */
 	bool leaving;        /* lost its endpoint: to be looked at again when no program can read that any more */
+	bool lost;           /* somebody detached them; to be counted when they are back */
 	int error;           /* errno of the last attempt to attach */
 };
 enum claim_rank { CLAIM_NONE, CLAIM_HOME, CLAIM_FOUND, CLAIM_NAMED };
@@ -357,6 +429,25 @@ struct sweep_cursor {
 	uint32_t at; /* the kernel's: a bucket */
 	bool under_way;
 };
+enum sweep_map { SWEEP_CONN4, SWEEP_CONN6, SWEEP_NEW4, SWEEP_NEW6, SWEEP_MAPS };
+
+struct audit_found {
+	uint32_t changed, missing, foreign;
+};
+struct audit {
+	bool under_way, repair;
+	int table;           /* enum table_id; TABLE_COUNT: the end */
+	struct piece place;  /* where reading the table goes on */
+	unsigned int side;   /* of an array: that is read now */
+	uint32_t used, left; /* of an array: entries of a side that are looked at; of this side, still to be read */
+	size_t visited;      /* entries */
+	uint32_t generation; /* when the table was begun */
+	size_t matched[2];   /* by side: wanted entries that are there */
+	bool walking;        /* looks for what is missing … */
+	size_t at;           /* … from here on */
+	struct audit_found found[TABLE_COUNT];  /* since the last settle */
+	struct audit_found mended[TABLE_COUNT]; /* in this round, to be told at its end */
+};
 
 struct datapath {
 	struct datapath_options options; /* strings copied */
@@ -377,12 +468,15 @@ struct datapath {
 	bool resync[2];    /* the side may hold anything */
 	bool untouched[2]; /* nothing was written to the side since open */
 	_Atomic uint64_t fill[TABLE_COUNT];
+	_Atomic uint64_t fill_rules, fill_interfaces; /* of ps_rule_hits, ps_iface */
 	struct connection_cache *connections;
-	struct sweep_cursor sweeps[2]; /* IPv4, IPv6 */
-	struct map rules, rules_gone;  /* sets of rule ids that have counters; those to be deleted after the flip */
+	struct sweep_cursor sweeps[SWEEP_MAPS];
+	struct map rules, rules_gone; /* sets of rule ids that have counters; those to be deleted after the flip */
 
 	struct monitor monitor;
-	int watch;       /* inotify on links/; -1: none */
+	int watch;       /* inotify on links/, maps/ and programs/; -1: none */
+	int watch_links; /* which of its watches tells of links/ */
+	bool unpinned;   /* maps or programs may have lost their pins */
 	int news;        /* epoll over both */
 	bool suspicious; /* pins went: what is touched has to be looked at */
 	struct net net;
@@ -396,6 +490,10 @@ struct datapath {
 	uint32_t round;
 
 	struct listeners *listeners;
+	struct doctor *doctor;
+	struct events *events;
+	struct audit audit;
+	_Atomic uint64_t repairs[DRIFT_COUNT];
 };
 
 static inline unsigned int side_live(const struct datapath *d)
@@ -427,6 +525,22 @@ int hosts_stage(struct datapath *d, struct error *e);
 int hosts_write_side(struct datapath *d, unsigned int side, struct error *e);
 void hosts_clear(struct datapath *d);
 
+/* ---- what the kernel tells of connections (events.c) ---- */
+
+/* An embryonic entry that is idle for longer is as good as absent. */
+#define EMBRYONIC_NS 60000000000ull
+int events_open(struct datapath *d, struct error *e);
+void events_close(struct datapath *d);
+/* Given by datapath_events, though no program told it. */
+void event_ended(struct datapath *d, const struct ps_event *event);
+/* Of those, the ones that nobody took in time. */
+uint64_t events_lost(const struct datapath *d);
+/* An entry of connection tracking as an event without a code. */
+void entry_tell(bool ipv6, const void *key, const struct ps_conn *conn, uint64_t now, struct ps_event *ret);
+uint64_t monotonic_now(void); /* ns */
+/* What datapath_generation tells. */
+void generation_set(struct datapath *d, uint32_t generation, uint64_t revision);
+
 /* Until no program that began before is still running. */
 void grace_wait(void);
 /* flags: those of the live control word. */
@@ -445,6 +559,8 @@ int listeners_open(struct datapath *d, struct error *e);
 void listeners_close(struct datapath *d);
 /* Looks now, if it was ever told whom to look for. */
 void listeners_again(struct datapath *d);
+/* Something else that the status tells has changed: its reader is woken. Any thread, while they are open. */
+void listeners_news(struct datapath *d);
 
 /* ---- who is never intercepted (exempt.c) ---- */
 

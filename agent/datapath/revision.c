@@ -32,7 +32,7 @@ static int steering_set(struct datapath *d, const struct tables *tables, struct 
 {
 	if (d->steering || !tables->table[TABLE_proxy].wanted.count)
 		return 0;
-	int result = routes_set(&d->options, d->nftables.want.host, e);
+	int result = routes_set(&d->options, d->nftables.want.host, NULL, e);
 	if (result < 0)
 		return result;
 	d->steering = true;
@@ -102,7 +102,25 @@ int control_write(struct datapath *d, struct error *e)
 	int result = bpf_map_lookup_elem(d->loaded.other[OTHER_CONTROL], &zero, &now);
 	if (result < 0)
 		return error_system(e, -result, "map ps_control cannot be read");
-	return now.generation == 0 || now.flags == control.flags ? 0 : control_put(d, &control, e);
+	bool ours = now.generation == d->generation;
+	if (d->generation == 0 || (ours && now.flags == control.flags))
+		return 0;
+	result = control_put(d, &control, e);
+	if (result == 0 && !ours) {
+		log_warn(ROOM, "somebody wrote generation %u into map ps_control: %u is back", now.generation, d->generation);
+		drift_note(d, DRIFT_MAP, 1);
+	}
+	return result;
+}
+
+uint64_t control_rows(struct datapath *d)
+{
+	struct ps_control control = {.generation = d->generation, .flags = control_flags(d)};
+	struct ps_side held = {.revision = d->live_revision};
+	uint32_t zero = 0, side = side_live(d);
+	return d->generation == 0 ? 0
+							  : audit_row(d->loaded.other[OTHER_SIDE], &side, &held, sizeof(held)) +
+									audit_row(d->loaded.other[OTHER_CONTROL], &zero, &control, sizeof(control));
 }
 
 int revision_read(struct datapath *d, uint32_t *flags, struct error *e)
@@ -147,8 +165,7 @@ int datapath_flip(struct datapath *datapath, uint64_t revision, struct error *e)
 	result = control_put(datapath, &next, e);
 	if (result < 0)
 		return result;
-	datapath->generation = next.generation;
-	datapath->live_revision = revision;
+	generation_set(datapath, next.generation, revision);
 	datapath->staged = false;
 	datapath->grace_due = true;
 	return 0;
@@ -159,5 +176,8 @@ int datapath_settle(struct datapath *datapath, struct tables *tables, struct err
 	grace_settle(datapath);
 	if (datapath->steering)
 		nftables_settle(datapath, tables);
-	return side_catch_up(datapath, tables, !side_live(datapath), e);
+	int result = side_catch_up(datapath, tables, !side_live(datapath), e);
+	if (result == 0)
+		audit_settled(datapath);
+	return result;
 }

@@ -201,17 +201,23 @@ static int remove_others(const struct wanted_rule *keep, int keep_count, uint32_
 	return ours.error ? ours.error : ours.count ? -EBUSY : 0;
 }
 
-int routes_set(const struct datapath_options *options, bool host, struct error *e)
+int routes_set(const struct datapath_options *options, bool host, struct routes_made *made, struct error *e)
 {
 	struct wanted_rule rules[RULES_MAX];
+	struct routes_made nobody = {0};
 	int count = rules_wanted(options, host, rules);
+	made = made ? made : &nobody;
+	*made = (struct routes_made){0};
 	int result = remove_others(rules, count, options->route_table);
 	if (result < 0)
 		return error_system(e, -result, "old rules and routes of ours cannot be removed");
 	for (size_t i = 0; i < sizeof(families); i++) {
 		result = route_add(families[i], options->route_table);
-		for (int rule = 0; (result == 0 || result == -EEXIST) && rule < count; rule++)
+		made->routes += result == 0;
+		for (int rule = 0; (result == 0 || result == -EEXIST) && rule < count; rule++) {
 			result = rule_add(families[i], &rules[rule]);
+			made->rules += result == 0;
+		}
 		if (result == 0 || result == -EEXIST)
 			continue;
 		if (families[i] == AF_INET)

@@ -209,25 +209,15 @@ static int link_read(int fd, uint64_t *cgroup, uint32_t *program)
 	return 0;
 }
 
-static uint32_t program_id(int fd)
-{
-	struct bpf_prog_info info = {0};
-	uint32_t length = sizeof(info);
-	return bpf_obj_get_info_by_fd(fd, &info, &length) < 0 ? 0 : info.id;
-}
-
 static int link_make(const struct datapath *d, enum socket_hook hook, int cgroup, struct error *e)
 {
-	int program = d->loaded.socket[hook];
-	auto_close int fd = hook_traces(hook) ? bpf_raw_tracepoint_open(NULL, program)
-										  : bpf_link_create(program, cgroup, hooks[hook].type, NULL);
+	auto_close int fd = bpf_link_create(d->loaded.socket[hook], cgroup, hooks[hook].type, NULL);
 	if (fd < 0)
 		return error_system(e, -fd, "%s cannot be attached", hooks[hook].program);
 	return pins_replace(&d->pins, fd, "links", hooks[hook].link, e);
 }
 
-/* At a cgroup a pinned link gets our program in one step; a tracing link cannot change, so for a moment there are two.
- */
+/* A pinned link gets our program in one step. */
 static int link_keep(const struct datapath *d, enum socket_hook hook, int cgroup, struct error *e)
 {
 	char path[PIN_PATH_MAX];
@@ -235,13 +225,9 @@ static int link_keep(const struct datapath *d, enum socket_hook hook, int cgroup
 	uint64_t stands_at = 0;
 	uint32_t program = 0;
 	auto_close int fd = bpf_obj_get(pins_path(&d->pins, path, "links", hooks[hook].link));
-	if (fd >= 0 && link_read(fd, &stands_at, &program) == 0) {
-		if (hook_traces(hook) && program == program_id(d->loaded.socket[hook]))
-			return 0;
-		if (!hook_traces(hook) && fstat(cgroup, &there) == 0 && stands_at == there.st_ino &&
-			bpf_link_update(fd, d->loaded.socket[hook], NULL) == 0)
-			return 0;
-	}
+	if (fd >= 0 && link_read(fd, &stands_at, &program) == 0 && fstat(cgroup, &there) == 0 &&
+		stands_at == there.st_ino && bpf_link_update(fd, d->loaded.socket[hook], NULL) == 0)
+		return 0;
 	return link_make(d, hook, cgroup, e);
 }
 
@@ -249,7 +235,7 @@ static int link_keep(const struct datapath *d, enum socket_hook hook, int cgroup
 static void attach_trace(struct datapath *d, enum socket_hook hook)
 {
 	struct error e = {0};
-	if (link_keep(d, hook, -1, &e) == 0)
+	if (trace_keep(&d->pins, d->loaded.socket[hook], hooks[hook].link, &e) >= 0)
 		return;
 	log_warn(ROOM, "threads that serve several clients are not told apart: %s", e.detail);
 	d->loaded.socket[hook] = -1;
@@ -294,13 +280,38 @@ static unsigned int count_programs(const struct datapath *d)
 	return count;
 }
 
+/* How many that once stood do not any more: the pin is gone, or the link detached. */
+static unsigned int count_lost(const struct datapath *d)
+{
+	char path[PIN_PATH_MAX];
+	unsigned int count = 0;
+	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++) {
+		uint64_t stands_at = 0;
+		uint32_t program;
+		if (d->loaded.socket[hook] < 0)
+			continue;
+		auto_close int fd = bpf_obj_get(pins_path(&d->pins, path, "links", hooks[hook].link));
+		count += fd < 0 || link_read(fd, &stands_at, &program) < 0 || (!hook_traces(hook) && !stands_at);
+	}
+	return count;
+}
+
 void sockets_set(struct datapath *d, bool again)
 {
 	struct sockets *s = &d->sockets;
-	if (s->tried && (s->failed ? !again : count_pins(d) >= count_programs(d)))
+	unsigned int lost = 0;
+	if (s->tried && s->failed && !again)
 		return;
+	if (s->tried && !s->failed) {
+		if (again || count_pins(d) < count_programs(d))
+			lost = count_lost(d);
+		if (!lost)
+			return;
+		log_warn(ROOM, "%u programs on sockets were detached: they are attached again", lost);
+	}
 	struct error e = {0};
 	s->failed = attach_all(d, &e) < 0;
+	drift_note(d, DRIFT_LINK, s->failed ? 0 : lost);
 	snprintf(s->why, sizeof(s->why), "%s", s->failed ? e.detail : d->loaded.sockets.missing);
 	if (s->why[0] && !s->tried)
 		log_warn(ROOM, "SO_ORIGINAL_DST and clients of proxies' onward connections: %s", s->why);

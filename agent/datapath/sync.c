@@ -21,7 +21,7 @@ static size_t side_offset(const struct table_info *info)
 }
 
 /* The kernel's key from the compiler's (side 0). */
-static void key_for_side(const struct table_info *info, unsigned int side, char *key)
+void key_for_side(const struct table_info *info, unsigned int side, char *key)
 {
 	uint32_t word;
 	if (info->type == TABLE_ARRAY) {
@@ -32,6 +32,25 @@ static void key_for_side(const struct table_info *info, unsigned int side, char 
 	}
 	word = side;
 	memcpy(key + side_offset(info), &word, sizeof(word));
+}
+
+unsigned int key_plain(const struct table_info *info, const void *key, void *plain)
+{
+	uint32_t word, side;
+	memcpy(plain, key, info->key_size);
+	memcpy(&word, (char *)plain + side_offset(info), sizeof(word));
+	side = info->type == TABLE_ARRAY ? word / (uint32_t)info->entries : word;
+	word = info->type == TABLE_ARRAY ? word % (uint32_t)info->entries : 0;
+	memcpy((char *)plain + side_offset(info), &word, sizeof(word));
+	return side;
+}
+
+bool value_same(const struct table_info *info, const void *wanted, const void *value)
+{
+	static const char zero[sizeof(struct ps_port_block)];
+	if (!wanted && info->type != TABLE_ARRAY)
+		return false;
+	return memcmp(wanted ? wanted : zero, value, info->value_size) == 0;
 }
 
 /* wanted NULL: not there any more. Keys of side 0. */
@@ -99,26 +118,13 @@ static int compare_entry(void *context, const void *key, const void *value)
 {
 	struct comparison *c = context;
 	const struct table_info *info = &table_infos[c->batch->id];
-	char plain[64];
-	memcpy(plain, key, info->key_size);
-	uint32_t word;
-	memcpy(&word, plain + side_offset(info), sizeof(word));
-	if (info->type == TABLE_ARRAY) {
-		if (word / info->entries != c->batch->side)
-			return 0;
-		word -= c->batch->side * info->entries;
-	} else {
-		if (word != c->batch->side)
-			return 0;
-		word = 0;
-	}
-	memcpy(plain + side_offset(info), &word, sizeof(word));
-	static const char zero[sizeof(struct ps_port_block)];
+	char plain[KEY_MAX];
+	if (key_plain(info, key, plain) != c->batch->side)
+		return 0;
 	const void *wanted = map_get(&c->table->wanted, plain);
 	if (wanted)
 		map_put(&c->seen, plain, NULL);
-	if (info->type == TABLE_ARRAY ? memcmp(wanted ? wanted : zero, value, info->value_size) != 0
-								  : !wanted || memcmp(wanted, value, info->value_size) != 0)
+	if (!value_same(info, wanted, value))
 		batch_add(c->batch, plain, wanted);
 	return 0;
 }

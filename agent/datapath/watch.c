@@ -16,11 +16,17 @@
 
 #define EVENTS_SIZE (16u << 10)
 
-static int watch_links(const struct datapath *d)
+static int watch_folder(const struct datapath *d, const char *name)
 {
 	char path[PIN_PATH_MAX];
 	return inotify_add_watch(
-		d->watch, pins_path(&d->pins, path, "links", NULL), IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR);
+		d->watch, pins_path(&d->pins, path, name, NULL), IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR);
+}
+
+static int watch_folders(struct datapath *d)
+{
+	d->watch_links = watch_folder(d, "links");
+	return d->watch_links < 0 || watch_folder(d, "maps") < 0 || watch_folder(d, "programs") < 0 ? -1 : 0;
 }
 
 int news_add(const struct datapath *d, int fd)
@@ -35,7 +41,7 @@ int watch_open(struct datapath *d, struct error *e)
 	if (d->news < 0 || news_add(d, d->monitor.fd) < 0)
 		return error_system(e, errno, "no epoll instance");
 	d->watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-	if (d->watch >= 0 && watch_links(d) >= 0 && news_add(d, d->watch) == 0)
+	if (d->watch >= 0 && watch_folders(d) == 0 && news_add(d, d->watch) == 0)
 		return 0;
 	log_warn(ROOM, "removed pins are noticed late: inotify: %s", strerror(errno));
 	cleanup_close(&d->watch);
@@ -66,6 +72,8 @@ static void note_event(struct datapath *d, const struct inotify_event *event, bo
 	uint32_t ifindex = event->len ? strtoul(event->name, &end, 10) : 0;
 	if (!(event->mask & IN_DELETE))
 		*all = true; /* the folder itself, or more events than there was room for */
+	else if (event->wd != d->watch_links)
+		d->unpinned = true;
 	else if (ifindex && map_get(&d->attachments, &ifindex))
 		map_put(&d->net.touched, &ifindex, NULL);
 	d->suspicious = true;
@@ -87,8 +95,9 @@ void watch_read(struct datapath *d)
 	if (!all)
 		return;
 	touch_all(d);
+	d->unpinned = true;
 	if (pins_restore(&d->pins, &e) < 0)
 		log_warn(ROOM, "%s", e.detail);
-	else if (watch_links(d) < 0)
-		log_warn(ROOM, "%s/links cannot be watched: %s", d->pins.directory, strerror(errno));
+	else if (watch_folders(d) < 0)
+		log_warn(ROOM, "what is in %s cannot be watched: %s", d->pins.directory, strerror(errno));
 }

@@ -155,3 +155,39 @@ int read_entries(int fd, size_t key_size, size_t value_size, bool batch, each_en
 	int result = batch ? read_batches(fd, key_size, value_size, each, context) : -EINVAL;
 	return no_batches(result) ? read_one_by_one(fd, key_size, value_size, each, context) : result;
 }
+
+/* ---- reading a piece of it ---- */
+
+static int piece_one_by_one(struct piece *piece, int fd, uint32_t most, each_entry *each, void *context)
+{
+	char next[KEY_MAX];
+	auto_free char *value = mem_alloc(piece->value_size);
+	for (; most; most--) {
+		int result = bpf_map_get_next_key(fd, piece->begun ? piece->at : NULL, next);
+		if (result < 0)
+			return result == -ENOENT ? 0 : result;
+		memcpy(piece->at, next, piece->key_size);
+		piece->begun = true;
+		if (bpf_map_lookup_elem(fd, next, value) == 0)
+			each(context, next, value);
+	}
+	return 1;
+}
+
+int piece_read(struct piece *piece, int fd, uint32_t most, each_entry *each, void *context)
+{
+	auto_free char *keys = mem_array(most, piece->key_size);
+	auto_free char *values = mem_array(most, piece->value_size);
+	char next[KEY_MAX];
+	uint32_t count = most;
+	int result = bpf_map_lookup_batch(fd, piece->begun ? piece->at : NULL, next, keys, values, &count, NULL);
+	if (no_batches(result))
+		return piece_one_by_one(piece, fd, most, each, context);
+	if (result < 0 && result != -ENOENT)
+		return result;
+	for (uint32_t i = 0; i < count; i++)
+		each(context, keys + i * piece->key_size, values + i * piece->value_size);
+	memcpy(piece->at, next, sizeof(next));
+	piece->begun = true;
+	return result == 0;
+}

@@ -128,6 +128,31 @@ int intake_read(const struct call *call, const struct snapshot *base, uint64_t b
 	return errors->total ? -EINVAL : 0;
 }
 
+static void object_member(struct buffer *out, const char *member, const struct object *object)
+{
+	auto_free char *text = object ? object_encode(object) : NULL;
+	buffer_printf(out, ",\"%s\":%s", member, text ? text : "null");
+}
+
+char *candidate_changes(const struct candidate *candidate)
+{
+	struct buffer out = {0};
+	buffer_puts(&out, "[");
+	for (size_t at = 0; at < candidate->difference_count; at++) {
+		const struct difference *d = &candidate->differences[at];
+		const struct object *object = d->new ? d->new : d->old;
+		buffer_printf(&out, "%s{\"kind\":\"%s\",\"namespace\":", at ? "," : "", kinds[object->kind].kind);
+		buffer_json_string(&out, object->namespace);
+		buffer_puts(&out, ",\"name\":");
+		buffer_json_string(&out, object->name);
+		object_member(&out, "old", d->old);
+		object_member(&out, "new", d->new);
+		buffer_puts(&out, "}");
+	}
+	buffer_puts(&out, "]");
+	return buffer_take(&out);
+}
+
 void candidate_clear(struct candidate *candidate)
 {
 	if (candidate->snapshot)

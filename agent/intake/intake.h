@@ -23,6 +23,9 @@ struct candidate {
 /* 0 and *ret, or -EINVAL with every error of the body in errors. now: seconds since 1970. */
 int intake_read(const struct call *call, const struct snapshot *base, uint64_t body_max, int64_t now,
 	struct candidate *ret, struct errors *errors);
+/* A JSON array of what differs: kind, namespace, name, and the object as GET would show it, old and new; null where
+ * there is none. The caller frees. */
+char *candidate_changes(const struct candidate *candidate);
 void candidate_clear(struct candidate *candidate);
 
 #endif

@@ -26,7 +26,7 @@ uint8_t explain_protocol_number(const char *protocol, uint8_t family)
 	for (size_t i = 0; i < PROTOCOLS; i++)
 		if (strcmp(protocols[i].name, protocol) == 0)
 			return protocols[i].number[family == 6];
-	return 0;
+	return (uint8_t)strtoul(protocol, NULL, 10);
 }
 
 /* ---- reading ---- */
@@ -177,6 +177,17 @@ static uint16_t flow_port_read(const json_t *flow, enum explain_end_name end, st
 	return 0;
 }
 
+/* What has no name is its number in a record. */
+static bool protocol_numbered(const json_t *flow, char ret[4])
+{
+	const char *text = json_string_value(member(flow, "protocol"));
+	size_t digits = text ? strspn(text, "0123456789") : 0;
+	if (!digits || digits > 3 || text[digits] || strtoul(text, NULL, 10) > 255)
+		return false;
+	memcpy(ret, text, digits + 1);
+	return true;
+}
+
 /* As /v1/flows says it, whatever else it says. */
 static void flow_read(const json_t *body, struct explain_request *ret, struct errors *errors)
 {
@@ -195,11 +206,13 @@ static void flow_read(const json_t *body, struct explain_request *ret, struct er
 	}
 	if (!member(flow, "protocol"))
 		errors_add(errors, ERROR_INVALID, "/flow/protocol", "required");
-	size_t protocol = member(flow, "protocol") ? protocol_read(flow, "/flow/protocol", PROTOCOLS, errors) : PROTOCOLS;
+	bool numbered = protocol_numbered(flow, ret->number);
+	size_t protocol =
+		member(flow, "protocol") && !numbered ? protocol_read(flow, "/flow/protocol", PROTOCOLS, errors) : PROTOCOLS;
 	bool ports = protocol < PROTOCOLS && protocols[protocol].ports;
 	flow_port_read(flow, EXPLAIN_SOURCE, errors);
 	uint16_t port = flow_port_read(flow, EXPLAIN_DESTINATION, errors);
-	ret->protocol = protocol < PROTOCOLS ? protocols[protocol].name : NULL;
+	ret->protocol = numbered ? ret->number : protocol < PROTOCOLS ? protocols[protocol].name : NULL;
 	ret->port = ports ? port : 0; /* of an echo it is the identifier */
 	ret->of_past = true;
 	past_read(flow, &ret->past, errors);

@@ -18,7 +18,8 @@ extern const char *const explain_end_names[EXPLAIN_ENDS];
 
 struct explain_request {
 	struct explain_end ends[EXPLAIN_ENDS];
-	const char *protocol; /* "TCP", …; NULL after an error */
+	const char *protocol; /* "TCP", …; of a record also a number; NULL after an error */
+	char number[4];       /* that one: no copies of this struct */
 	uint16_t port;        /* 0: the protocol has none */
 	uint8_t family;       /* 4, 6; 0: not said */
 	bool of_past;         /* it is a flow record: */

@@ -82,17 +82,15 @@ void metric_histogram(struct buffer *out, enum metric metric, const char *label,
 	const double *bounds, size_t bound_count, const uint64_t *buckets, double sum)
 {
 	const char *name = metrics[metric].name;
-	for (size_t i = 0; i <= bound_count; i++) {
-		buffer_printf(out, "%s_bucket{", name);
-		label_add(out, label, value);
-		if (i < bound_count)
-			buffer_printf(out, ",le=\"%g\"} %" PRIu64 "\n", bounds[i], buckets[i]);
-		else
-			buffer_printf(out, ",le=\"+Inf\"} %" PRIu64 "\n", buckets[i]);
-	}
-	buffer_printf(out, "%s_sum{", name);
-	label_add(out, label, value);
-	buffer_printf(out, "} %.15g\n%s_count{", sum, name);
-	label_add(out, label, value);
-	buffer_printf(out, "} %" PRIu64 "\n", buckets[bound_count]);
+	struct buffer labels = {0};
+	if (label)
+		label_add(&labels, label, value);
+	const char *text = labels.data ? labels.data : "", *comma = label ? "," : "";
+	for (size_t i = 0; i < bound_count; i++)
+		buffer_printf(out, "%s_bucket{%s%sle=\"%g\"} %" PRIu64 "\n", name, text, comma, bounds[i], buckets[i]);
+	buffer_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %" PRIu64 "\n", name, text, comma, buckets[bound_count]);
+	const char *open = label ? "{" : "", *close = label ? "}" : "";
+	buffer_printf(out, "%s_sum%s%s%s %.15g\n", name, open, text, close, sum);
+	buffer_printf(out, "%s_count%s%s%s %" PRIu64 "\n", name, open, text, close, buckets[bound_count]);
+	buffer_free(&labels);
 }

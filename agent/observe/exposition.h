@@ -17,7 +17,8 @@ void metric_value(struct buffer *out, enum metric metric, double value, ...) __a
 void metric_count_labelled(struct buffer *out, enum metric metric, const char *labels, uint64_t value);
 /* {a="b",c="d"}, appended. */
 void metric_labels(struct buffer *out, ...) __attribute__((sentinel));
-/* _bucket, _sum and _count of a histogram with one label; buckets are cumulative, one more than bounds. */
+/* _bucket, _sum and _count of a histogram with one label, or none (NULL); buckets are cumulative, one more than bounds.
+ */
 void metric_histogram(struct buffer *out, enum metric metric, const char *label, const char *value,
 	const double *bounds, size_t bound_count, const uint64_t *buckets, double sum);
 

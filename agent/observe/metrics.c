@@ -7,9 +7,11 @@
 #include <string.h>
 #include <sys/utsname.h>
 #include "agent/base/mem.h"
+#include "agent/observe/alerts.h"
 #include "agent/observe/exposition.h"
 #include "agent/observe/process.h"
 #include "agent/observe/rule_list.h"
+#include "agent/observe/watch.h"
 
 #define PROXIES 256
 
@@ -294,8 +296,55 @@ static void render_packets(const struct metrics_source *source, struct buffer *o
 		metric_head(out, METRIC_ONWARD);
 		metric_count(out, METRIC_ONWARD, counts->stats[PS_STAT_LEG_CLIENT], "source", "client", NULL);
 		metric_count(out, METRIC_ONWARD, counts->stats[PS_STAT_LEG_NODE], "source", "node", NULL);
+		metric_head(out, METRIC_EVENTS_LOST);
+		metric_count(out, METRIC_EVENTS_LOST, counts->stats[PS_STAT_LOST], "stream", "connections", NULL);
+		metric_count(out, METRIC_EVENTS_LOST, counts->stats[PS_STAT_LOST_REFUSED], "stream", "refusals", NULL);
+		if (source->missed)
+			metric_count(out, METRIC_EVENTS_LOST, source->missed(source->context), "stream", "followers", NULL);
 	}
 	free(counts);
+}
+
+static void render_handshakes(const struct metrics_source *source, struct buffer *out)
+{
+	struct handshakes handshakes = {0};
+	const double *bounds = source->handshakes ? source->handshakes(source->context, &handshakes) : NULL;
+	metric_head(out, METRIC_HANDSHAKE);
+	if (!bounds)
+		return;
+	for (size_t i = 1; i <= HANDSHAKE_BOUNDS; i++)
+		handshakes.buckets[i] += handshakes.buckets[i - 1];
+	metric_histogram(out, METRIC_HANDSHAKE, NULL, NULL, bounds, HANDSHAKE_BOUNDS, handshakes.buckets, handshakes.sum);
+}
+
+static void render_drops(const struct metrics_source *source, struct buffer *out)
+{
+	struct kernel_drop drop;
+	size_t at = 0;
+	metric_head(out, METRIC_KERNEL_DROPS);
+	while (source->drop && source->drop(source->context, &at, &drop))
+		metric_count(out, METRIC_KERNEL_DROPS, drop.packets, "reason", drop.reason, NULL);
+}
+
+/* What may happen is there from the start, so that its first increase is not lost to rate(). */
+static void render_watched(const struct metrics_source *source, struct buffer *out)
+{
+	static const char *const alerts[] = {
+#define X(name, text, severity, help) text,
+		ALERTS(X)
+#undef X
+	};
+	static const char *const drifts[] = {
+#define X(name, label, help) label,
+		DRIFTS(X)
+#undef X
+	};
+	metric_head(out, METRIC_ALERTS);
+	for (unsigned int kind = 0; source->alerts && kind < ALERT_COUNT; kind++)
+		metric_count(out, METRIC_ALERTS, source->alerts(source->context, kind), "alert", alerts[kind], NULL);
+	metric_head(out, METRIC_DRIFT);
+	for (enum drift what = 0; source->drift && what < DRIFT_COUNT; what++)
+		metric_count(out, METRIC_DRIFT, source->drift(source->context, what), "what", drifts[what], NULL);
 }
 
 /* A name that only rules use is nobody's. */
@@ -404,6 +453,9 @@ void metrics_render(struct metrics *metrics, struct buffer *out)
 	render_build(out);
 	render_objects(facts, out);
 	render_packets(source, out);
+	render_handshakes(source, out);
+	render_drops(source, out);
+	render_watched(source, out);
 	metric_head(out, METRIC_RULE_HITS);
 	rule_list_render(facts->rules, source->rule_hits, source->context, out);
 	render_proxies(metrics, facts, out);

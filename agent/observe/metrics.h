@@ -13,6 +13,8 @@
 #include "agent/state/snapshot.h"
 #include "api/server/server.h"
 
+struct handshakes;
+
 /* Where the kernel's and the server's figures come from: main wires it, tests have their own. A source that is NULL has
  * nothing to say. Called from any thread. */
 struct metrics_source {
@@ -24,6 +26,12 @@ struct metrics_source {
 		void (*each_latency)(void *, const struct api_latency *), void *argument);
 	uint64_t (*proxy_connections)(void *context, uint8_t proxy); /* handed over since the map was made */
 	bool (*proxy_up)(void *context, const char *name, const struct proxy *proxy);
+	bool (*drop)(void *context, size_t *at, struct kernel_drop *ret);
+	uint64_t (*drift)(void *context, enum drift what);
+	/* HANDSHAKE_BOUNDS bounds in seconds (watch.h); NULL: there is nobody who measures. */
+	const double *(*handshakes)(void *context, struct handshakes *ret);
+	uint64_t (*alerts)(void *context, unsigned int kind); /* enum alert_kind */
+	uint64_t (*missed)(void *context);                    /* flows that were overwritten before a follower read them */
 };
 
 /* enum, label */

@@ -10,7 +10,15 @@
 #include "agent/observe/exposition.h"
 
 /* Fields of /proc/self/stat, numbered as in proc(5). */
-enum { STAT_UTIME = 14, STAT_STIME = 15, STAT_START = 22, STAT_VSIZE = 23, STAT_RSS = 24, STAT_FIELDS = 25 };
+enum {
+	STAT_UTIME = 14,
+	STAT_STIME = 15,
+	STAT_THREADS = 20,
+	STAT_START = 22,
+	STAT_VSIZE = 23,
+	STAT_RSS = 24,
+	STAT_FIELDS = 25
+};
 
 static int stat_read(unsigned long long fields[STAT_FIELDS])
 {
@@ -73,8 +81,11 @@ void process_render(struct buffer *out)
 		sample(out, METRIC_PROCESS_CPU, (double)(fields[STAT_UTIME] + fields[STAT_STIME]) / ticks);
 		sample(out, METRIC_PROCESS_RESIDENT, (double)fields[STAT_RSS] * (double)sysconf(_SC_PAGESIZE));
 		sample(out, METRIC_PROCESS_VIRTUAL, (double)fields[STAT_VSIZE]);
+		sample(out, METRIC_PROCESS_THREADS, (double)fields[STAT_THREADS]);
 		sample(out, METRIC_PROCESS_START, boot_time() + (double)fields[STAT_START] / ticks);
 	}
+	getrlimit(RLIMIT_AS, &limit);
+	sample(out, METRIC_PROCESS_VIRTUAL_MAX, limit.rlim_cur == RLIM_INFINITY ? -1 : (double)limit.rlim_cur);
 	getrlimit(RLIMIT_NOFILE, &limit);
 	sample(out, METRIC_PROCESS_OPEN_FDS, fds_count());
 	sample(out, METRIC_PROCESS_MAX_FDS, (double)limit.rlim_cur);

@@ -14,6 +14,7 @@
 #define UDP_TIMEOUT_S 60
 #define THREADS_DEFAULT_MAX 8
 
+#define TRY "Try: penstock-relay --help\n"
 static const char usage[] =
 	"usage: penstock-relay --listen [ADDRESS:]PORT … [--source client|node] [OPTION…]\n"
 	"\n"
@@ -50,7 +51,7 @@ static const char usage[] =
 
 static int refuse(const char *what, const char *value)
 {
-	fprintf(stderr, "penstock-relay: %s%s%s\n\n%s", what, value ? ": " : "", value ? value : "", usage);
+	fprintf(stderr, "penstock-relay: %s%s%s\n" TRY, what, value ? ": " : "", value ? value : "");
 	return 2;
 }
 
@@ -191,7 +192,7 @@ static int parse_one(int option, struct options *options)
 		puts("penstock-relay " PENSTOCK_VERSION " (" PENSTOCK_COMMIT ")");
 		return 0;
 	default: /* getopt has said what is wrong */
-		fprintf(stderr, "\n%s", usage);
+		fputs(TRY, stderr);
 		return 2;
 	}
 }

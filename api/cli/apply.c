@@ -10,7 +10,12 @@ int cli_manifests(struct cli *cli, struct manifests *ret)
 	*ret = (struct manifests){0};
 	for (const char **file = cli->files; *file; file++) {
 		if (manifests_add(ret, *file, &e) < 0) {
-			fprintf(stderr, "penstock: %s\n", e.detail);
+			struct buffer text = {0};
+			buffer_printf(&text, "penstock: %s\n", e.detail);
+			if (ret->wrong_source)
+				place_excerpt(ret->wrong_source->text, ret->wrong_source->length, &ret->wrong, "", &text);
+			fputs(text.data, stderr);
+			buffer_free(&text);
 			manifests_clear(ret);
 			return CODE_USAGE;
 		}
@@ -72,6 +77,17 @@ static void count_kinds(const struct manifests *manifests, struct buffer *out)
 	}
 }
 
+char *cli_apply_body(const struct manifests *manifests)
+{
+	json_t *objects = json_array();
+	for (size_t at = 0; at < manifests->object_count; at++)
+		json_array_append(objects, manifests->objects[at].json);
+	json_t *request = json_pack("{s:o}", "apply", objects);
+	char *body = json_dumps(request, JSON_COMPACT);
+	json_decref(request);
+	return body;
+}
+
 int command_apply(struct cli *cli)
 {
 	struct manifests manifests;
@@ -83,12 +99,7 @@ int command_apply(struct cli *cli)
 	int code = cli_manifests(cli, &manifests);
 	if (code)
 		return code;
-	json_t *objects = json_array();
-	for (size_t at = 0; at < manifests.object_count; at++)
-		json_array_append(objects, manifests.objects[at].json);
-	json_t *request = json_pack("{s:o}", "apply", objects);
-	auto_free char *body = json_dumps(request, JSON_COMPACT);
-	json_decref(request);
+	auto_free char *body = cli_apply_body(&manifests);
 	auto_free char *query = cli_write_query(cli);
 	auto_free char *path = str_format("/v1/state%s", query);
 	code = cli_call(cli, "PATCH", path, body, &manifests, "apply", &answer);

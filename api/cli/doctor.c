@@ -1,29 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The status, read for what hinders. */
+/* The checks of the status, for people. */
 #include <stdio.h>
 #include <string.h>
 #include "agent/base/buffer.h"
-#include "agent/base/mem.h"
 #include "api/cli/cli.h"
+#include "api/cli/style.h"
 
-#define NEARLY_FULL 0.8
-
-struct findings {
-	json_t *list; /* {check, ok, detail} */
-	bool bad;
-};
-
-static void find(struct findings *f, bool ok, const char *check, const char *format, ...)
-	__attribute__((format(printf, 4, 5)));
-static void find(struct findings *f, bool ok, const char *check, const char *format, ...)
-{
-	va_list arguments;
-	va_start(arguments, format);
-	json_array_append_new(
-		f->list, json_pack("{s:s, s:b, s:o}", "check", check, "ok", ok, "detail", json_vsprintf(format, arguments)));
-	va_end(arguments);
-	f->bad |= !ok;
-}
+#define NAME_WIDTH 11
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -31,148 +14,74 @@ static const char *text_of(const json_t *object, const char *key)
 	return text ? text : "";
 }
 
-static bool true_of(const json_t *object, const char *key)
+static const struct mark {
+	const char *level, *sign;
+	enum style style;
+} marks[] = {
+	{"ok", "\xe2\x9c\x94", STYLE_GREEN},
+	{"warning", "!", STYLE_YELLOW},
+	{"bad", "\xe2\x9c\x98", STYLE_RED},
+};
+#define MARKS (sizeof marks / sizeof marks[0])
+
+static size_t mark_of(const json_t *check)
 {
-	return json_is_true(json_object_get(object, key));
+	for (size_t at = 0; at < MARKS; at++)
+		if (strcmp(marks[at].level, text_of(check, "level")) == 0)
+			return at;
+	return MARKS - 1; /* what this program does not know is no good news */
 }
 
-static void check_agent(struct findings *f, const json_t *status)
+static void check_show(const json_t *check, bool colours, struct buffer *out)
 {
-	if (true_of(status, "ready"))
-		find(f, true, "agent", "revision %lld is enforced",
-			(long long)json_integer_value(json_object_get(status, "revision")));
-	else
-		find(f, false, "agent", "not ready: %s", text_of(status, "notReadyBecause"));
-	size_t quarantined = json_array_size(json_object_get(status, "quarantined"));
-	if (quarantined)
-		find(f, false, "objects", "%zu set aside: penstock status names them", quarantined);
+	const struct mark *mark = &marks[mark_of(check)];
+	const char *mend = text_of(check, "mend");
+	buffer_printf(out, "%s%s%s %-*s ", colours ? style_begin(mark->style) : "", mark->sign, colours ? STYLE_END : "",
+		NAME_WIDTH, text_of(check, "name"));
+	text_clean(out, text_of(check, "what"));
+	buffer_puts(out, "\n");
+	if (!*mend)
+		return;
+	buffer_printf(out, "%*s%s", NAME_WIDTH + 3, "", colours ? style_begin(STYLE_DIM) : "");
+	text_clean(out, mend);
+	buffer_printf(out, "%s\n", colours ? STYLE_END : "");
 }
 
-/* The engine is well if every trial of it passed, or none was made. */
-static void check_engine(struct findings *f, const json_t *engine)
+void doctor_print(const json_t *checks, bool colours, struct buffer *out)
 {
-	const char *active = text_of(engine, "active");
-	json_t *trial;
-	size_t index, failed = 0;
-	json_array_foreach(json_object_get(engine, "tried"), index, trial)
+	size_t index, counts[MARKS] = {0};
+	json_t *check;
+	json_array_foreach(checks, index, check)
 	{
-		failed += strcmp(text_of(trial, "engine"), active) == 0 && !true_of(trial, "passed");
+		counts[mark_of(check)]++;
+		check_show(check, colours, out);
 	}
-	find(f, failed == 0, "engine", "%s (%s): %s", active, text_of(engine, "configured"), text_of(engine, "reason"));
-	json_array_foreach(json_object_get(engine, "tried"), index, trial)
-	{
-		if (strcmp(text_of(trial, "engine"), active) == 0 && !true_of(trial, "passed"))
-			find(f, false, "engine", "%s over %s: %s", text_of(trial, "protocol"), text_of(trial, "family"),
-				text_of(trial, "detail"));
-	}
-}
-
-static void check_handing_over(struct findings *f, const json_t *status)
-{
-	const json_t *table = json_object_get(json_object_get(status, "engine"), "table");
-	const json_t *sockets = json_object_get(status, "originalDestination");
-	if (true_of(table, "stands"))
-		find(f, true, "table", "inet penstock of nftables stands");
-	else
-		find(f, false, "table", "inet penstock of nftables: %s", text_of(table, "reason"));
-	if (true_of(sockets, "attached"))
-		find(f, true, "sockets", "programs on sockets are attached: SO_ORIGINAL_DST is answered");
-	else
-		find(f, false, "sockets", "SO_ORIGINAL_DST is not answered: %s", text_of(sockets, "reason"));
-}
-
-static void check_proxies(struct findings *f, const json_t *proxies)
-{
-	json_t *proxy, *listener;
-	size_t index, inner;
-	json_array_foreach(proxies, index, proxy)
-	{
-		const char *name = text_of(proxy, "name");
-		int port = (int)json_integer_value(json_object_get(proxy, "port"));
-		if (true_of(proxy, "up"))
-			find(f, true, "proxy", "%s: port %d is listened on", name, port);
-		else
-			find(f, false, "proxy", "%s: nobody usable listens on port %d for all of its protocols", name, port);
-		json_array_foreach(json_object_get(proxy, "listeners"), inner, listener)
-		{
-			if (strcmp(text_of(listener, "state"), "Ignored") == 0 && !true_of(proxy, "up"))
-				find(f, false, "proxy", "%s: a listener on %s is not used: %s", name, text_of(listener, "address"),
-					text_of(listener, "why"));
-		}
-	}
-}
-
-static void check_hooks(struct findings *f, const json_t *status)
-{
-	json_t *element;
-	size_t index, attached = 0;
-	json_array_foreach(json_object_get(status, "hooks"), index, element)
-	{
-		if (json_object_get(element, "error"))
-			find(f, false, "interfaces", "%s: %s", text_of(element, "interface"), text_of(element, "error"));
-		else
-			attached++;
-	}
-	find(f, true, "interfaces", "programs are attached to %zu", attached);
-	json_array_foreach(json_object_get(status, "workloads"), index, element)
-	{
-		if (strcmp(text_of(element, "state"), "pending") == 0)
-			find(f, false, "workloads", "%s %s/%s has no interface yet", text_of(element, "kind"),
-				text_of(element, "namespace"), text_of(element, "name"));
-	}
-}
-
-static void check_maps(struct findings *f, const json_t *maps)
-{
-	json_t *map;
-	size_t index;
-	bool full = false;
-	json_array_foreach(maps, index, map)
-	{
-		long long entries = json_integer_value(json_object_get(map, "entries"));
-		long long capacity = json_integer_value(json_object_get(map, "capacity"));
-		if ((double)entries < NEARLY_FULL * (double)capacity)
-			continue;
-		full = true;
-		find(f, false, "maps", "%s holds %lld of %lld entries", text_of(map, "map"), entries, capacity);
-	}
-	if (!full)
-		find(f, true, "maps", "none is nearly full");
-}
-
-static void findings_print(const struct findings *f)
-{
-	json_t *one;
-	size_t index;
-	json_array_foreach(f->list, index, one)
-	{
-		printf("%s %-10s %s\n", true_of(one, "ok") ? "\xe2\x9c\x94" : "\xe2\x9c\x98", text_of(one, "check"),
-			text_of(one, "detail"));
-	}
+	buffer_printf(out, "%zu well, %zu to look at, %zu not well\n", counts[0], counts[1], counts[2]);
 }
 
 int command_doctor(struct cli *cli)
 {
-	json_t *status = NULL;
-	struct findings f = {0};
+	json_t *status = NULL, *check;
+	size_t index;
+	bool well = true;
 	if (cli->word_count)
 		return cli_usage(cli, "what is %s?", cli->words[0]);
 	int code = cli_call(cli, "GET", "/v1/status", NULL, NULL, "", &status);
 	if (code)
 		return code;
-	f.list = json_array();
-	check_agent(&f, status);
-	check_hooks(&f, status);
-	check_maps(&f, json_object_get(status, "maps"));
-	check_engine(&f, json_object_get(status, "engine"));
-	if (json_array_size(json_object_get(status, "proxies")))
-		check_handing_over(&f, status);
-	check_proxies(&f, json_object_get(status, "proxies"));
-	if (cli->output == OUTPUT_TABLE)
-		findings_print(&f);
-	else
-		cli_print(f.list, cli->output);
-	json_decref(f.list);
+	const json_t *checks = json_object_get(status, "checks");
+	json_array_foreach(checks, index, check) well &= mark_of(check) != MARKS - 1;
+	if (!json_is_array(checks)) {
+		fputs("penstock: this agent does not say what it has checked\n", stderr);
+		code = CODE_USAGE;
+	} else if (cli->output == OUTPUT_TABLE) {
+		struct buffer out = {0};
+		doctor_print(checks, style_wanted(cli->color), &out);
+		fputs(out.data, stdout);
+		buffer_free(&out);
+	} else {
+		cli_print(checks, cli->output);
+	}
 	json_decref(status);
-	return f.bad ? CODE_REFUSED : CODE_OK;
+	return code ? code : well ? CODE_OK : CODE_REFUSED;
 }

@@ -8,7 +8,39 @@
 #include "agent/base/addr.h"
 #include "agent/base/mem.h"
 #include "api/cli/cli.h"
+#include "api/cli/record.h"
 #include "api/cli/table.h"
+
+/* "10.0.0.1:80", "[::1]:80": the port is asked for by name. */
+static bool has_port(const char *word)
+{
+	const char *port = strrchr(word, ':');
+	struct ip ip;
+	auto_free char *address = port ? mem_dup(word, (size_t)(port - word) + 1) : NULL;
+	if (!port || !port[1] || port[strspn(port + 1, "0123456789") + 1])
+		return false;
+	address[port - word] = 0;
+	size_t length = strlen(address);
+	if (length > 1 && address[0] == '[' && address[length - 1] == ']') {
+		address[length - 1] = 0;
+		return ip_parse(address + 1, &ip) == 0;
+	}
+	return !strchr(address, ':');
+}
+
+/* What the API would refuse in its own words; false after saying it in ours. */
+static bool question_whole(const struct cli *cli)
+{
+	const char *destination = cli->words[1], *protocol = cli->protocol;
+	bool ports = strcmp(protocol, "TCP") == 0 || strcmp(protocol, "UDP") == 0 || strcmp(protocol, "SCTP") == 0;
+	if (!strchr(destination, '/') && has_port(destination))
+		cli_usage(cli, "the port is --port %s, behind the address alone", strrchr(destination, ':') + 1);
+	else if (ports && !cli->port)
+		cli_usage(cli, "%s needs --port N", protocol);
+	else
+		return true;
+	return false;
+}
 
 static json_t *end_make(const struct cli *cli, const char *word)
 {
@@ -42,6 +74,8 @@ static char *question_make(struct cli *cli)
 		cli_usage(cli, "%s is not a port", cli->port);
 		return NULL;
 	}
+	if (!question_whole(cli))
+		return NULL;
 	json_t *question = json_pack("{s:o,s:o,s:s}", "source", end_make(cli, cli->words[0]), "destination",
 		end_make(cli, cli->words[1]), "protocol", cli->protocol);
 	if (cli->port)
@@ -72,7 +106,14 @@ static char *flow_make(struct cli *cli)
 		cli_usage(cli, "%s: line %d: %s", standard ? "standard input" : cli->flow, wrong.line, wrong.text);
 		return NULL;
 	}
-	json_t *question = json_pack("{s:o}", "flow", flow);
+	json_t *items = json_object_get(flow, "items"); /* as `penstock flows -o json` prints it */
+	if (json_is_array(items) && json_array_size(items) != 1) {
+		cli_usage(cli, "one flow record is wanted, not %zu: penstock flows --tail 1 -o json", json_array_size(items));
+		json_decref(flow);
+		return NULL;
+	}
+	json_t *question = json_pack("{s:O}", "flow", items ? json_array_get(items, 0) : flow);
+	json_decref(flow);
 	char *text = json_dumps(question, JSON_COMPACT);
 	json_decref(question);
 	return text;
@@ -84,20 +125,10 @@ static const char *text_of(const json_t *json, const char *member)
 	return text ? text : "";
 }
 
-/* "NetworkPolicy shop/web ingress[0] from-web", or nothing. */
 static void rule_add(struct table *table, const json_t *rule)
 {
 	struct buffer text = {0};
-	if (json_is_object(rule)) {
-		const char *namespace = text_of(rule, "namespace"), *name = text_of(rule, "ruleName");
-		int index = (int)json_integer_value(json_object_get(rule, "index"));
-		buffer_printf(&text, "%s %s%s%s %s", text_of(rule, "kind"), namespace, *namespace ? "/" : "",
-			text_of(rule, "name"), text_of(rule, "direction"));
-		if (index >= 0)
-			buffer_printf(&text, "[%d]%s%s", index, *name ? " " : "", name);
-		else
-			buffer_puts(&text, " isolation");
-	}
+	rule_text(rule, &text);
 	table_take(table, &text);
 }
 

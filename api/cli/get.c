@@ -95,6 +95,18 @@ static void print_all(const struct cli *cli, const json_t *items)
 	json_decref(list);
 }
 
+/* "pods/shop/web", as in the API's paths. */
+static void print_names(const struct resource *resource, const json_t *items)
+{
+	json_t *object;
+	size_t index;
+	json_array_foreach(items, index, object)
+	{
+		printf("%s/%s%s%s\n", resource->plural, manifest_metadata(object, "namespace"), resource->namespaced ? "/" : "",
+			manifest_metadata(object, "name"));
+	}
+}
+
 int command_get(struct cli *cli)
 {
 	int code = CODE_OK, shown = 0;
@@ -103,6 +115,7 @@ int command_get(struct cli *cli)
 	if (cli->selector && cli->word_count > 1)
 		return cli_usage(cli, "either names or a selector");
 	bool several = strchr(cli->words[0], ',') || strcmp(cli->words[0], "all") == 0;
+	bool is_table = cli->output == OUTPUT_TABLE || cli->output == OUTPUT_WIDE;
 	json_t *all = json_array();
 	auto_free char *names = str_dup(cli->words[0]);
 	if (strcmp(names, "all") == 0) {
@@ -117,20 +130,22 @@ int command_get(struct cli *cli)
 		json_t *items = json_array();
 		int one = resource ? get_kind(cli, resource, items) : CODE_USAGE;
 		code = one ? one : code;
-		if (cli->output == OUTPUT_TABLE && json_array_size(items)) {
+		if (is_table && json_array_size(items)) {
 			if (several)
 				printf("%s%s\n", shown++ ? "\n" : "", resource->plural);
-			show_objects(resource, items);
-		} else if (cli->output == OUTPUT_TABLE && !one && !several) {
+			show_objects(resource, items, cli->output == OUTPUT_WIDE);
+		} else if (is_table && !one && !several) {
 			fprintf(stderr, "No %s%s%s.\n", resource->plural, cli->namespace ? " in " : "",
 				cli->namespace ? cli->namespace : "");
 		}
+		if (cli->output == OUTPUT_NAME)
+			print_names(resource, items);
 		json_array_extend(all, items);
 		json_decref(items);
 		if (one == CODE_UNREACHABLE || one == CODE_USAGE)
 			break;
 	}
-	if (cli->output != OUTPUT_TABLE && code != CODE_UNREACHABLE && code != CODE_USAGE)
+	if (!is_table && cli->output != OUTPUT_NAME && code != CODE_UNREACHABLE && code != CODE_USAGE)
 		print_all(cli, all);
 	json_decref(all);
 	return code;

@@ -7,109 +7,46 @@
 #include "agent/base/mem.h"
 #include "api/cli/cli.h"
 
-#define SOCKET_DEFAULT "/run/penstock/penstock.sock"
-#define COMMON "sh" /* options that every command takes */
+/* getopt's value of a long option: this and its place in option_rows. */
+#define LONG 256
 
-#define HELP_COMMON                                                                                     \
-	"  --socket PATH           the agent's socket, default $PENSTOCK_SOCKET, else " SOCKET_DEFAULT "\n" \
-	"  -h, --help              print this text\n"
-#define HELP_WRITE                                                       \
-	"  --owner NAME            write as this owner, default \"local\"\n" \
-	"  --force                 take over objects of other owners\n"      \
-	"  --dry-run               do everything but the change\n"
-
-static const struct command commands[] = {
-	{"apply", "make objects as files say, in one transaction",
-		"usage: penstock apply -f FILE|DIRECTORY|- [-f …] [options]\n\n"
-		"Sends all objects of the files as one transaction: all of them are enforced when it returns, or none.\n"
-		"Reads YAML streams and JSON, single objects and Lists; of a directory *.yaml, *.yml and *.json by name.\n\n"
-		"  -f, --file PATH         file, directory, or - for standard input; may be repeated\n" HELP_WRITE
-		"  --quarantine            set invalid objects aside and apply the others\n" HELP_COMMON,
-		"foFdq", command_apply},
-	{"get", "show objects",
-		"usage: penstock get KIND[,KIND…] [NAME | NAMESPACE/NAME …] [options]\n\n"
-		"Kinds by plural, singular or short name: namespaces (ns), nodes (no), pods (po), services (svc),\n"
-		"endpointslices (eps), workloads (wl), networkpolicies (netpol), clusternetworkpolicies (cnp),\n"
-		"transparentproxies (tproxy), interceptpolicies (icp), nodefilters (nf), cidrsets (cidrs), or all.\n\n"
-		"  -n, --namespace NAME    only of this namespace; for a NAME the default is \"default\"\n"
-		"  -l, --selector LABELS   only with these labels, such as app=web,tier!=db\n"
-		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
-		"nlO", command_get},
-	{"delete", "remove objects",
-		"usage: penstock delete KIND NAME|NAMESPACE/NAME … [options]\n"
-		"       penstock delete -f FILE|DIRECTORY|- [-f …] [options]\n\n"
-		"With -f all objects of the files go in one transaction, and one that is not there is no error.\n\n"
-		"  -f, --file PATH         file, directory, or - for standard input; may be repeated\n"
-		"  -n, --namespace NAME    where NAME is, default \"default\"\n" HELP_WRITE HELP_COMMON,
-		"fnoFd", command_delete},
-	{"explain", "say what would become of a connection, and why",
-		"usage: penstock explain SOURCE DESTINATION [--port N] [options]\n"
-		"       penstock explain --flow FILE|- [options]\n\n"
-		"Asks the kernel's live tables. SOURCE and DESTINATION are NAMESPACE/NAME of a Pod or Workload, a NAME, or an\n"
-		"IP address, also a Service's. With --flow: what was decided then, and what would be today.\n\n"
-		"  --flow FILE         a flow record, as JSON; - is standard input\n"
-		"  --port N                the destination's port; TCP, UDP and SCTP need one\n"
-		"  --protocol NAME         TCP, UDP, SCTP or ICMP, default TCP\n"
-		"  --family NAME           IPv4 or IPv6, default IPv4 when both ends have an address\n"
-		"  -n, --namespace NAME    where a NAME is, default \"default\"\n"
-		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
-		"ptynOw", command_explain},
-	{"status", "show what the agent does and how it is",
-		"usage: penstock status [options]\n\n"
-		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
-		"O", command_status},
-	{"doctor", "say what hinders enforcement or interception",
-		"usage: penstock doctor [options]\n\n"
-		"A line each: \xe2\x9c\x94 it is well, \xe2\x9c\x98 it is not, and why. Exits with 1 if anything is not.\n"
-		"What the agent tried of engines is what it says in its status; SIGHUP makes it try again.\n\n"
-		"  -o, --output FORMAT     table, json or yaml\n" HELP_COMMON,
-		"O", command_doctor},
-	{"version", "print the versions of this program and of the agent",
-		"usage: penstock version [options]\n\n" HELP_COMMON, "", command_version},
-};
-#define COMMANDS (sizeof commands / sizeof commands[0])
-
-static const struct option options[] = {
-	{"file", required_argument, NULL, 'f'},
-	{"filename", required_argument, NULL, 'f'},
-	{"owner", required_argument, NULL, 'o'},
-	{"force", no_argument, NULL, 'F'},
-	{"dry-run", no_argument, NULL, 'd'},
-	{"quarantine", no_argument, NULL, 'q'},
-	{"namespace", required_argument, NULL, 'n'},
-	{"selector", required_argument, NULL, 'l'},
-	{"output", required_argument, NULL, 'O'},
-	{"port", required_argument, NULL, 'p'},
-	{"protocol", required_argument, NULL, 't'},
-	{"family", required_argument, NULL, 'y'},
-	{"flow", required_argument, NULL, 'w'},
-	{"socket", required_argument, NULL, 's'},
-	{"help", no_argument, NULL, 'h'},
-	{"version", no_argument, NULL, 'v'},
-	{0},
-};
-
-static void print_help(FILE *out)
+static void put(FILE *out, struct buffer *text)
 {
-	fputs("usage: penstock COMMAND [options]\n\n", out);
-	for (size_t at = 0; at < COMMANDS; at++)
-		fprintf(out, "  %-9s %s\n", commands[at].name, commands[at].summary);
-	fputs("\n" HELP_COMMON "  --version               print the version of this program\n\n"
-		  "penstock COMMAND --help says more. Exit codes: 0 done, 1 refused by the agent (doctor: something\n"
-		  "is not well), 2 wrong usage or input, 3 the agent cannot be reached.\n",
-		out);
+	fputs(text->data, out);
+	buffer_free(text);
 }
 
-static int set_output(struct cli *cli, const char *text)
+static void help_put(const struct cli *cli, FILE *out)
 {
-	static const char *const names[] = {"table", "json", "yaml"};
-	for (int at = 0; at < 3; at++) {
-		if (strcmp(text, names[at]) == 0) {
-			cli->output = at;
-			return 0;
-		}
+	struct buffer text = {0};
+	if (cli->command)
+		help_command(cli->command, &text);
+	else
+		help_all(&text);
+	put(out, &text);
+}
+
+/* The word's place in "table json yaml"; -1: it is none of them. */
+static int choice_find(const char *choice, const char *word)
+{
+	size_t length = strlen(word);
+	for (int at = 0; *choice; at++) {
+		size_t one = strcspn(choice, " ");
+		if (one == length && strncmp(choice, word, one) == 0)
+			return at;
+		choice += one + strspn(choice + one, " ");
 	}
-	return cli_usage(cli, "the output is table, json or yaml, not %s", text);
+	return -1;
+}
+
+static int set_output(struct cli *cli, const struct option_row *row, const char *text)
+{
+	static const char names[] = "table json yaml wide name";
+	int output = choice_find(names, text);
+	if (output < 0 || choice_find(row->choice, text) < 0)
+		return cli_usage(cli, "the output is one of %s, not %s", row->choice, text);
+	cli->output = output;
+	return -1;
 }
 
 static void add_file(struct cli *cli, const char *file)
@@ -122,11 +59,25 @@ static void add_file(struct cli *cli, const char *file)
 	cli->files[count + 1] = NULL;
 }
 
-/* -1: go on. Otherwise the exit code. */
-static int set_option(struct cli *cli, int option)
+void cli_credential(struct cli *cli, char key, const char *value)
 {
-	switch (option) {
+	struct client_credentials *credentials = &cli->credentials;
+	if (key == 'B')
+		credentials->ca = value;
+	else if (key == 'C')
+		credentials->certificate = value;
+	else if (key == 'K')
+		credentials->key = value;
+	else if (key == 'k')
+		credentials->token_file = value;
+}
+
+/* -1: go on. Otherwise the exit code. */
+static int set_option(struct cli *cli, const struct option_row *row)
+{
+	switch (row->key) {
 	case 'f':
+	case 'g':
 		add_file(cli, optarg);
 		break;
 	case 'o':
@@ -141,18 +92,52 @@ static int set_option(struct cli *cli, int option)
 	case 'q':
 		cli->quarantine = true;
 		break;
+	case 'A':
+		cli->namespace = NULL;
+		break;
 	case 'n':
+	case 'N':
 		cli->namespace = optarg;
 		break;
 	case 'l':
 		cli->selector = optarg;
 		break;
+	case 'W':
+		cli->workload = optarg;
+		break;
+	case 'v':
+		cli->verdict = optarg;
+		break;
+	case 'i':
+		cli->ip = optarg;
+		break;
+	case 'e':
+		cli->follow = true;
+		break;
+	case 'a':
+		cli->tail = optarg;
+		break;
+	case 'I':
+		cli->interval = optarg;
+		break;
+	case '1':
+		cli->once = true;
+		break;
+	case 'c':
+		if (choice_find(row->choice, optarg) < 0)
+			return cli_usage(cli, "--color is auto, always or never, not %s", optarg);
+		cli->color = optarg;
+		break;
 	case 'O':
-		return set_output(cli, optarg) ? CODE_USAGE : -1;
+	case 'G':
+	case 'x':
+		return set_output(cli, row, optarg);
 	case 'p':
+	case 'P':
 		cli->port = optarg;
 		break;
 	case 't':
+	case 'T':
 		cli->protocol = optarg;
 		break;
 	case 'y':
@@ -161,80 +146,180 @@ static int set_option(struct cli *cli, int option)
 	case 'w':
 		cli->flow = optarg;
 		break;
-	case 's':
-		cli->socket = optarg;
+	case 'E':
+		cli->archive = optarg;
 		break;
-	case 'v':
+	case 'S':
+	case 's':
+		cli->server = optarg;
+		break;
+	case 'B':
+	case 'C':
+	case 'K':
+	case 'k':
+		cli_credential(cli, row->key, optarg);
+		break;
+	case 'V':
 		puts("penstock " PENSTOCK_VERSION " (" PENSTOCK_COMMIT ")");
 		return CODE_OK;
 	case 'h':
-		if (cli->command)
-			fputs(cli->command->usage, stdout);
-		else
-			print_help(stdout);
+		help_put(cli, stdout);
 		return CODE_OK;
 	}
 	return -1;
 }
 
-/* -1: go on. The letters are those of getopt's table, where "o" is --owner; the short -o is --output. */
-static int parse(struct cli *cli, int argc, char **argv, const char *letters, const char *shorts)
+/* ---- getopt's tables of what may be given here ---- */
+
+struct accepted {
+	struct option longs[64];
+	char shorts[64];
+};
+
+static void accepted_add(struct accepted *a, const char *keys)
 {
+	size_t count = 0;
+	while (a->longs[count].name)
+		count++;
+	for (; *keys && count + 1 < sizeof a->longs / sizeof a->longs[0]; keys++) {
+		const struct option_row *row = option_by_key(*keys);
+		a->longs[count++] = (struct option){.name = row->name,
+			.has_arg = row->value ? required_argument : no_argument,
+			.val = LONG + (int)(row - option_rows)};
+		if (row->letter)
+			snprintf(a->shorts + strlen(a->shorts), sizeof a->shorts - strlen(a->shorts), "%c%s", row->letter,
+				row->value ? ":" : "");
+	}
+}
+
+static const struct option_row *row_by_letter(const char *keys, int letter)
+{
+	for (; *keys; keys++)
+		if (option_by_key(*keys)->letter == letter)
+			return option_by_key(*keys);
+	return NULL;
+}
+
+static const struct option_row *row_of(int option, const char *keys, const char *common)
+{
+	if (option >= LONG)
+		return &option_rows[option - LONG];
+	const struct option_row *own = row_by_letter(keys, option);
+	return own ? own : row_by_letter(common, option);
+}
+
+/* getopt did not know it: is it another command's? */
+static int refuse_option(const struct cli *cli, const char *given)
+{
+	size_t length = strcspn(given, "=");
+	bool known = false;
+	for (const struct option_row *row = option_rows; row->key; row++) {
+		bool is_long = strncmp(given, "--", 2) == 0 && strlen(row->name) == length - 2 &&
+					   strncmp(given + 2, row->name, length - 2) == 0;
+		if (is_long && given[length] && !row->value)
+			return cli_usage(cli, "%.*s takes no value", (int)length, given);
+		known |= is_long || (given[0] == '-' && row->letter && given[1] == row->letter);
+	}
+	if (!known)
+		return cli_usage(cli, "there is no option %s", given);
+	return cli_usage(cli, "%s takes no option %.*s", cli->command ? cli->command->name : "penstock itself",
+		strncmp(given, "--", 2) == 0 ? (int)length : 2, given);
+}
+
+/* -1: go on. */
+static int parse(struct cli *cli, int argc, char **argv, const char *keys, const char *common, const char *first)
+{
+	struct accepted accepted = {0};
+	snprintf(accepted.shorts, sizeof accepted.shorts, "%s", first);
+	accepted_add(&accepted, keys);
+	accepted_add(&accepted, common);
 	opterr = 0;
 	for (;;) {
-		int index = -1, option = getopt_long(argc, argv, shorts, options, &index);
+		int option = getopt_long(argc, argv, accepted.shorts, accepted.longs, NULL);
 		if (option == -1)
 			return -1;
 		const char *given = argv[optind - 1];
 		if (option == ':')
 			return cli_usage(cli, "%s needs a value", given);
-		if (option == 'o' && index < 0)
-			option = 'O';
-		if (option == '?')
-			return cli_usage(cli, "there is no option %s", given);
-		if (!strchr(letters, option))
-			return cli_usage(cli, "%s takes no option %s%s", cli->command ? cli->command->name : "penstock itself",
-				index < 0 ? "-" : "--", index < 0 ? (char[]){option == 'O' ? 'o' : option, 0} : options[index].name);
-		int code = set_option(cli, option);
+		const struct option_row *row = option == '?' ? NULL : row_of(option, keys, common);
+		int code = row ? set_option(cli, row) : refuse_option(cli, given);
 		if (code >= 0)
 			return code;
 	}
 }
 
-static int run(struct cli *cli, int argc, char **argv)
+static int command_run(struct cli *cli)
 {
-	int code = parse(cli, argc, argv, COMMON "v", "+:h");
-	if (code >= 0)
-		return code;
-	if (optind == argc) {
-		print_help(stderr);
+	struct error e = {0};
+	if (client_new(cli->server, &cli->credentials, &cli->client, &e) < 0) {
+		fprintf(stderr, "penstock: %s\n", e.detail);
 		return CODE_USAGE;
 	}
-	const char *name = argv[optind];
-	for (size_t at = 0; at < COMMANDS; at++)
-		if (strcmp(commands[at].name, name) == 0)
-			cli->command = &commands[at];
-	if (!cli->command)
-		return cli_usage(cli, "there is no command %s", name);
-	auto_free char *letters = str_format(COMMON "%s", cli->command->options);
-	argc -= optind;
-	argv += optind;
-	optind = 0; /* glibc: from the start again */
-	code = parse(cli, argc, argv, letters, ":f:n:l:o:h");
-	if (code >= 0)
-		return code;
-	cli->words = argv + optind;
-	cli->word_count = argc - optind;
-	cli->client = client_new(cli->socket);
-	code = cli->command->run(cli);
+	int code = cli->command->run(cli);
 	client_free(cli->client);
 	return code;
 }
 
+/* "penstock help COMMAND" */
+static int help_run(struct cli *cli, int argc, char **argv)
+{
+	if (argc > 2)
+		return cli_usage(cli, "help is of one command");
+	if (argc == 2 && !(cli->command = command_find(argv[1])))
+		return cli_usage(cli, "there is no command %s", argv[1]);
+	help_put(cli, stdout);
+	return CODE_OK;
+}
+
+static int run(struct cli *cli, int argc, char **argv)
+{
+	int code = parse(cli, argc, argv, "", OPTIONS_ALONE, "+:");
+	if (code >= 0)
+		return code;
+	if (optind == argc) {
+		help_put(cli, stderr);
+		return CODE_USAGE;
+	}
+	argc -= optind;
+	argv += optind;
+	if (strcmp(argv[0], "__complete") == 0)
+		return complete(cli, argv + 1, argc - 1);
+	if (strcmp(argv[0], "__man") == 0) {
+		struct buffer page = {0};
+		man_page(&page);
+		put(stdout, &page);
+		return CODE_OK;
+	}
+	if (strcmp(argv[0], "help") == 0)
+		return help_run(cli, argc, argv);
+	cli->command = command_find(argv[0]);
+	if (!cli->command)
+		return cli_usage(cli, "there is no command %s", argv[0]);
+	optind = 0; /* glibc: from the start again */
+	code = parse(cli, argc, argv, cli->command->options, OPTIONS_COMMON, ":");
+	if (code >= 0)
+		return code;
+	cli->words = argv + optind;
+	cli->word_count = argc - optind;
+	return command_run(cli);
+}
+
+static const char *server_default(void)
+{
+	static const char *const names[] = {"PENSTOCK_SERVER", "PENSTOCK_SOCKET"};
+	for (size_t at = 0; at < sizeof names / sizeof names[0]; at++) {
+		const char *value = getenv(names[at]);
+		if (value && *value)
+			return value;
+	}
+	return SOCKET_DEFAULT;
+}
+
 int main(int argc, char **argv)
 {
-	const char *environment = getenv("PENSTOCK_SOCKET");
-	struct cli cli = {.socket = environment && *environment ? environment : SOCKET_DEFAULT};
+	struct cli cli = {.server = server_default(),
+		.credentials = {
+			getenv("PENSTOCK_CA"), getenv("PENSTOCK_CERT"), getenv("PENSTOCK_KEY"), getenv("PENSTOCK_TOKEN_FILE")}};
 	cli.files = mem_alloc(sizeof *cli.files);
 	int code = run(&cli, argc, argv);
 	free(cli.files);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How answers are told: refusals, warnings, and where in which file they point to. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,6 +22,11 @@ int cli_usage(const struct cli *cli, const char *format, ...)
 int cli_error(const struct error *e)
 {
 	fprintf(stderr, "penstock: %s\n", e->detail);
+	if (e->kind == ERROR_BUSY) /* nobody answered */
+		fputs(strstr(e->detail, strerror(EACCES))
+				  ? "Try: as root, or as a member of the socket's group (api.unixGroup)\n"
+				  : "Try: is penstockd running here? Its log says why not\n",
+			stderr);
 	return e->kind == ERROR_BUSY || e->kind == ERROR_SYSTEM ? CODE_UNREACHABLE : CODE_USAGE;
 }
 
@@ -44,8 +50,9 @@ static const struct manifest_object *find_object(
 	return &manifests->objects[index];
 }
 
-/* One line: where it is, as the user wrote it, and what is wrong. */
-static void tell(const json_t *error, const struct manifests *manifests, const char *array, const char *indent)
+/* Where it is, as the user wrote it, and what is wrong; excerpt: with the line that it is about. */
+static void tell(
+	const json_t *error, const struct manifests *manifests, const char *array, const char *indent, bool excerpt)
 {
 	const char *pointer = text_of(error, "pointer"), *rest = pointer;
 	const struct manifest_object *object = find_object(manifests, array, pointer, &rest);
@@ -56,6 +63,8 @@ static void tell(const json_t *error, const struct manifests *manifests, const c
 		buffer_puts(&line, ": ");
 	}
 	buffer_printf(&line, "%s%s%s\n", rest, *rest ? ": " : "", text_of(error, "detail"));
+	if (object && excerpt)
+		manifest_excerpt(object, rest, indent, &line);
 	fputs(line.data, stderr);
 	buffer_free(&line);
 }
@@ -68,17 +77,26 @@ static int refused(const struct answer *answer, const struct manifests *manifest
 	size_t index;
 	if (!json_is_object(problem)) {
 		fprintf(stderr, "penstock: refused with HTTP status %ld\n", answer->status);
+	} else if (json_array_size(errors) == 1 && !*text_of(json_array_get(errors, 0), "pointer")) {
+		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, text_of(json_array_get(errors, 0), "detail"));
 	} else if (!json_array_size(errors)) {
 		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, *detail ? detail : title);
 	} else {
 		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, title);
-		json_array_foreach(errors, index, error) tell(error, manifests, array, "  ");
+		json_array_foreach(errors, index, error) tell(error, manifests, array, "  ", true);
 		/* detail tells of those that are not listed */
 		if (strstr(detail, "are listed"))
 			fprintf(stderr, "  %s\n", strrchr(detail, '(') ? strrchr(detail, '(') : detail);
 	}
+	if (answer->status == 409 && strstr(answer->body, "force=true"))
+		fputs("Try: --force takes over what is another owner's; --owner NAME writes as that owner\n", stderr);
 	json_decref(problem);
 	return CODE_REFUSED;
+}
+
+int cli_refused(const struct answer *answer)
+{
+	return refused(answer, NULL, "");
 }
 
 int cli_call(struct cli *cli, const char *method, const char *path, const char *body, const struct manifests *manifests,
@@ -110,14 +128,14 @@ void cli_remarks(const json_t *answer, const struct manifests *manifests, const 
 		if (json_is_string(element))
 			fprintf(stderr, "warning: %s\n", json_string_value(element));
 		else
-			tell(element, manifests, array, "warning: ");
+			tell(element, manifests, array, "warning: ", false);
 	}
 	json_array_foreach(json_object_get(answer, "quarantined"), index, element)
 	{
 		const char *namespace = text_of(element, "namespace");
 		fprintf(stderr, "quarantined: %s %s%s%s\n", text_of(element, "kind"), namespace, *namespace ? "/" : "",
 			text_of(element, "name"));
-		json_array_foreach(json_object_get(element, "errors"), at, error) tell(error, manifests, array, "  ");
+		json_array_foreach(json_object_get(element, "errors"), at, error) tell(error, manifests, array, "  ", true);
 	}
 }
 
@@ -127,7 +145,7 @@ void cli_print(const json_t *json, enum output output)
 	if (output == OUTPUT_YAML) {
 		json_to_yaml(json, &text);
 	} else {
-		auto_free char *dump = json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY);
+		auto_free char *dump = json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
 		buffer_printf(&text, "%s\n", dump);
 	}
 	fputs(text.data, stdout);

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/cli/show.h"
 
-#include <ctype.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include "agent/base/mem.h"
 #include "api/cli/table.h"
 #include "api/client/manifest.h"
 
 /* ---- values as text ---- */
 
-/* a=b,c=d of an object; the elements of an array; the JSON of anything else. */
-static void flat(const json_t *json, struct buffer *out)
+void value_text(const json_t *json, struct buffer *out)
 {
 	const char *key, *separator = "";
 	json_t *value;
@@ -23,14 +22,14 @@ static void flat(const json_t *json, struct buffer *out)
 		json_object_foreach((json_t *)json, key, value)
 		{
 			buffer_printf(out, "%s%s=", separator, key);
-			flat(value, out);
+			value_text(value, out);
 			separator = ",";
 		}
 	} else if (json_is_array(json)) {
 		json_array_foreach(json, index, value)
 		{
 			buffer_puts(out, separator);
-			flat(value, out);
+			value_text(value, out);
 			separator = ",";
 		}
 	} else if (json && !json_is_null(json)) {
@@ -59,7 +58,7 @@ static void members(const json_t *array, const char *member, struct buffer *out)
 	json_array_foreach(array, index, element)
 	{
 		buffer_puts(out, index ? "," : "");
-		flat(json_object_get(element, member), out);
+		value_text(json_object_get(element, member), out);
 	}
 }
 
@@ -71,17 +70,17 @@ static void selector(const json_t *json, struct buffer *out)
 		buffer_puts(out, "(all)");
 		return;
 	}
-	flat(json_object_get(json, "matchLabels"), out);
+	value_text(json_object_get(json, "matchLabels"), out);
 	json_array_foreach(json_object_get(json, "matchExpressions"), index, expression)
 	{
 		const json_t *values = json_object_get(expression, "values");
 		buffer_puts(out, out->length ? "," : "");
-		flat(json_object_get(expression, "key"), out);
+		value_text(json_object_get(expression, "key"), out);
 		buffer_puts(out, " ");
-		flat(json_object_get(expression, "operator"), out);
+		value_text(json_object_get(expression, "operator"), out);
 		if (json_array_size(values)) {
 			buffer_puts(out, " (");
-			flat(values, out);
+			value_text(values, out);
 			buffer_puts(out, ")");
 		}
 	}
@@ -91,7 +90,7 @@ static void policy_types(const json_t *object, struct buffer *out)
 {
 	const json_t *types = at_path(object, "spec.policyTypes");
 	if (json_array_size(types))
-		flat(types, out);
+		value_text(types, out);
 	else /* the API's defaulting */
 		buffer_puts(out, json_array_size(at_path(object, "spec.egress")) ? "Ingress,Egress" : "Ingress");
 }
@@ -125,7 +124,7 @@ static void subject(const json_t *object, struct buffer *out)
 	const json_t *s = at_path(object, "spec.subject");
 	const json_t *pods = json_object_get(s, "pods"), *namespaces = json_object_get(s, "namespaces");
 	if (json_object_get(s, "cgroup")) {
-		flat(json_object_get(s, "cgroup"), out);
+		value_text(json_object_get(s, "cgroup"), out);
 	} else if (pods) {
 		struct buffer inner = {0};
 		selector(json_object_get(pods, "podSelector"), &inner);
@@ -145,7 +144,7 @@ static void pod_ips(const json_t *object, struct buffer *out)
 	if (ips)
 		members(ips, "ip", out);
 	else
-		flat(at_path(object, "status.podIP"), out);
+		value_text(at_path(object, "status.podIP"), out);
 }
 
 static void node_ips(const json_t *object, struct buffer *out)
@@ -163,6 +162,101 @@ static void cidr_count(const json_t *object, struct buffer *out)
 	buffer_printf(out, "%zu", json_array_size(at_path(object, "spec.cidrs")));
 }
 
+static void ports(const json_t *list, const char *number, struct buffer *out)
+{
+	json_t *port;
+	size_t index;
+	json_array_foreach(list, index, port)
+	{
+		const char *protocol = json_string_value(json_object_get(port, "protocol"));
+		const json_t *node = json_object_get(port, "nodePort");
+		buffer_puts(out, out->length ? "," : "");
+		value_text(json_object_get(port, number), out);
+		if (node)
+			buffer_printf(out, ":%lld", (long long)json_integer_value(node));
+		buffer_printf(out, "/%s", protocol ? protocol : "TCP");
+	}
+}
+
+static void spec_ports(const json_t *object, struct buffer *out)
+{
+	ports(at_path(object, "spec.ports"), "port", out);
+}
+
+static void slice_ports(const json_t *object, struct buffer *out)
+{
+	ports(json_object_get(object, "ports"), "port", out);
+}
+
+static void pod_ports(const json_t *object, struct buffer *out)
+{
+	static const char *const lists[] = {"spec.containers", "spec.initContainers"};
+	json_t *container;
+	size_t index;
+	for (int at = 0; at < 2; at++)
+		json_array_foreach(at_path(object, lists[at]), index, container)
+			ports(json_object_get(container, "ports"), "containerPort", out);
+}
+
+static void slice_service(const json_t *object, struct buffer *out)
+{
+	value_text(json_object_get(at_path(object, "metadata.labels"), "kubernetes.io/service-name"), out);
+}
+
+static void endpoint_count(const json_t *object, struct buffer *out)
+{
+	json_t *endpoint;
+	size_t index, ready = 0, all = json_array_size(json_object_get(object, "endpoints"));
+	json_array_foreach(json_object_get(object, "endpoints"), index, endpoint) ready +=
+		!json_is_false(at_path(endpoint, "conditions.ready"));
+	buffer_printf(out, "%zu of %zu ready", ready, all);
+}
+
+static void load_balancers(const json_t *object, struct buffer *out)
+{
+	members(at_path(object, "status.loadBalancer.ingress"), "ip", out);
+}
+
+static void mode(const json_t *object, struct buffer *out)
+{
+	value_text(json_object_get(at_path(object, "metadata.annotations"), "penstock.dev/mode"), out);
+}
+
+/* Of a creationTimestamp: the largest unit that there are two of, as kubectl has it. */
+static void age(const json_t *object, struct buffer *out)
+{
+	static const struct unit {
+		long seconds;
+		char name;
+	} units[] = {{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}};
+	const char *created = json_string_value(at_path(object, "metadata.creationTimestamp"));
+	struct tm utc = {0};
+	if (!created || !strptime(created, "%Y-%m-%dT%H:%M:%S", &utc))
+		return;
+	long seconds = (long)(time(NULL) - timegm(&utc));
+	for (size_t at = 0; at < sizeof units / sizeof units[0]; at++) {
+		if (seconds < 2 * units[at].seconds && units[at].seconds > 1)
+			continue;
+		buffer_printf(out, "%ld%c", seconds < 0 ? 0 : seconds / units[at].seconds, units[at].name);
+		return;
+	}
+}
+
+static void proxy_protocols(const json_t *object, struct buffer *out)
+{
+	const json_t *protocols = at_path(object, "spec.protocols");
+	if (json_array_size(protocols))
+		value_text(protocols, out);
+	else /* the API's default */
+		buffer_puts(out, "TCP");
+}
+
+static void proxy_unavailable(const json_t *object, struct buffer *out)
+{
+	const char *action = json_string_value(at_path(object, "spec.onUnavailable"));
+	buffer_puts(out, action ? action : "Deny");
+}
+
 /* ---- columns ---- */
 
 struct column {
@@ -172,194 +266,96 @@ struct column {
 };
 #define COLUMNS_MAX 5
 
+#define LABELS                            \
+	{                                     \
+		"LABELS", "metadata.labels", NULL \
+	}
+#define MODE               \
+	{                      \
+		"MODE", NULL, mode \
+	}
 static const struct column columns[KIND_COUNT][COLUMNS_MAX] = {
-	[KIND_NAMESPACE] = {{"LABELS", "metadata.labels", NULL}},
-	[KIND_NODE] = {{"ADDRESSES", NULL, node_ips}, {"LABELS", "metadata.labels", NULL}},
-	[KIND_POD] = {{"IPS", NULL, pod_ips}, {"NODE", "spec.nodeName", NULL}, {"PHASE", "status.phase", NULL},
-		{"LABELS", "metadata.labels", NULL}},
-	[KIND_SERVICE] = {{"CLUSTER-IPS", "spec.clusterIPs", NULL}},
+	[KIND_NAMESPACE] = {LABELS},
+	[KIND_NODE] = {{"ADDRESSES", NULL, node_ips}, LABELS},
+	[KIND_POD] = {{"IPS", NULL, pod_ips}, {"NODE", "spec.nodeName", NULL}, {"PHASE", "status.phase", NULL}, LABELS},
+	[KIND_SERVICE] = {{"CLUSTER-IPS", "spec.clusterIPs", NULL}, {"PORTS", NULL, spec_ports}},
+	[KIND_ENDPOINT_SLICE] = {{"SERVICE", NULL, slice_service}, {"ENDPOINTS", NULL, endpoint_count}},
 	[KIND_WORKLOAD] = {{"IPS", "spec.ips", NULL}, {"INTERFACE", "spec.interface", NULL}, {"NODE", "spec.node", NULL},
-		{"LABELS", "metadata.labels", NULL}},
+		LABELS},
 	[KIND_NETWORK_POLICY] = {{"POD-SELECTOR", NULL, pod_selector}, {"TYPES", NULL, policy_types},
-		{"RULES", NULL, rule_counts}},
+		{"RULES", NULL, rule_counts}, MODE},
 	[KIND_CLUSTER_NETWORK_POLICY] = {{"TIER", "spec.tier", NULL}, {"PRIORITY", "spec.priority", NULL},
-		{"SUBJECT", NULL, subject}, {"RULES", NULL, rule_counts}},
-	[KIND_TRANSPARENT_PROXY] = {{"PORT", "spec.port", NULL}, {"PROTOCOLS", "spec.protocols", NULL},
-		{"ON-UNAVAILABLE", "spec.onUnavailable", NULL}},
+		{"SUBJECT", NULL, subject}, {"RULES", NULL, rule_counts}, MODE},
+	[KIND_TRANSPARENT_PROXY] = {{"PORT", "spec.port", NULL}, {"PROTOCOLS", NULL, proxy_protocols},
+		{"ON-UNAVAILABLE", NULL, proxy_unavailable}},
 	[KIND_INTERCEPT_POLICY] = {{"PRIORITY", "spec.priority", NULL}, {"SUBJECT", NULL, subject},
-		{"PROXIES", NULL, proxies_of}, {"RULES", NULL, rule_counts}},
+		{"PROXIES", NULL, proxies_of}, {"RULES", NULL, rule_counts}, MODE},
 	[KIND_NODE_FILTER] = {{"PRIORITY", "spec.priority", NULL}, {"INTERFACES", "spec.interfaces", NULL},
-		{"RULES", NULL, rule_counts}},
+		{"RULES", NULL, rule_counts}, MODE},
 	[KIND_CIDR_SET] = {{"CIDRS", NULL, cidr_count}},
 };
 
-static void add_object(struct table *table, const struct resource *resource, const json_t *object)
+/* Besides those, before what every kind has then: */
+static const struct column wide_columns[KIND_COUNT][COLUMNS_MAX] = {
+	[KIND_POD] = {{"PORTS", NULL, pod_ports}},
+	[KIND_SERVICE] = {{"EXTERNAL-IPS", "spec.externalIPs", NULL}, {"LOAD-BALANCER", NULL, load_balancers}, LABELS},
+	[KIND_ENDPOINT_SLICE] = {{"PORTS", NULL, slice_ports}, LABELS},
+	[KIND_WORKLOAD] = {{"PORTS", NULL, spec_ports}, {"ALLOWED-SOURCES", "spec.allowedSources", NULL}},
+	[KIND_NETWORK_POLICY] = {LABELS},
+	[KIND_CLUSTER_NETWORK_POLICY] = {LABELS},
+	[KIND_TRANSPARENT_PROXY] = {{"UID", "spec.process.uid", NULL}, {"CGROUP", "spec.process.cgroup", NULL},
+		{"EXECUTABLE", "spec.process.executable", NULL}, LABELS},
+	[KIND_INTERCEPT_POLICY] = {LABELS},
+	[KIND_NODE_FILTER] = {LABELS},
+	[KIND_CIDR_SET] = {LABELS},
+};
+static const struct column every_column[COLUMNS_MAX] = {{"AGE", NULL, age}};
+
+/* Whatever stands between the name and the owner. */
+static size_t columns_of(const struct resource *resource, bool wide, const struct column *ret[3 * COLUMNS_MAX])
+{
+	const struct column *const lists[] = {columns[resource->id], wide_columns[resource->id], every_column};
+	size_t count = 0;
+	for (int list = 0; list < (wide ? 3 : 1); list++)
+		for (const struct column *c = lists[list]; c < lists[list] + COLUMNS_MAX && c->title; c++)
+			ret[count++] = c;
+	return count;
+}
+
+static void add_object(struct table *table, const struct resource *resource, const json_t *object,
+	const struct column *const *shown, size_t count)
 {
 	const json_t *annotations = at_path(object, "metadata.annotations");
 	if (resource->namespaced)
 		table_cell(table, manifest_metadata(object, "namespace"));
 	table_cell(table, manifest_metadata(object, "name"));
-	for (const struct column *column = columns[resource->id];
-		 column < columns[resource->id] + COLUMNS_MAX && column->title; column++) {
+	for (size_t at = 0; at < count; at++) {
 		struct buffer text = {0};
-		if (column->render)
-			column->render(object, &text);
+		if (shown[at]->render)
+			shown[at]->render(object, &text);
 		else
-			flat(at_path(object, column->path), &text);
+			value_text(at_path(object, shown[at]->path), &text);
 		table_take(table, &text);
 	}
 	table_cell(table, json_string_value(json_object_get(annotations, "penstock.dev/owner")));
 }
 
-void show_objects(const struct resource *resource, const json_t *items)
+void show_objects(const struct resource *resource, const json_t *items, bool wide)
 {
+	const struct column *shown[3 * COLUMNS_MAX];
 	struct table table;
 	struct buffer out = {0};
 	json_t *object;
-	size_t index, count = 0;
-	while (count < COLUMNS_MAX && columns[resource->id][count].title)
-		count++;
+	size_t index, count = columns_of(resource, wide, shown);
 	table_init(&table, count + 2 + resource->namespaced);
 	if (resource->namespaced)
 		table_cell(&table, "NAMESPACE");
 	table_cell(&table, "NAME");
 	for (size_t at = 0; at < count; at++)
-		table_cell(&table, columns[resource->id][at].title);
+		table_cell(&table, shown[at]->title);
 	table_cell(&table, "OWNER");
-	json_array_foreach(items, index, object) add_object(&table, resource, object);
+	json_array_foreach(items, index, object) add_object(&table, resource, object, shown, count);
 	table_render(&table, "", &out);
 	fputs(out.data, stdout);
 	buffer_free(&out);
-}
-
-/* ---- status ---- */
-
-/* "lastError" → "Last error" */
-static void title(const char *name, struct buffer *out)
-{
-	for (size_t at = 0; name[at]; at++) {
-		char c = name[at];
-		if (at && isupper((unsigned char)c))
-			buffer_puts(out, " ");
-		c = at ? tolower((unsigned char)c) : toupper((unsigned char)c);
-		buffer_add(out, &c, 1);
-	}
-}
-
-/* The names of all elements' members: what names a thing first, the rest as it comes. */
-static json_t *member_names(const json_t *array)
-{
-	static const char *const first[] = {"kind", "namespace", "name", "map", "interface", "hook", "engine", "proxy",
-		"protocol", "family", "address", "port", "state", "passed", NULL};
-	json_t *names = json_object(), *element;
-	const char *key;
-	json_t *value;
-	size_t index;
-	for (const char *const *name = first; *name; name++)
-		json_array_foreach(array, index, element) if (json_object_get(element, *name))
-			json_object_set_new(names, *name, json_true());
-	json_array_foreach(array, index, element) json_object_foreach(element, key, value)
-		json_object_set_new(names, key, json_true());
-	return names;
-}
-
-static void show_array(const json_t *array, struct buffer *out)
-{
-	struct table table;
-	json_t *names = member_names(array), *element, *value;
-	const char *key;
-	size_t index;
-	table_init(&table, json_object_size(names));
-	json_object_foreach(names, key, value)
-	{
-		struct buffer upper = {0};
-		title(key, &upper);
-		for (char *at = upper.data; *at; at++)
-			*at = *at == ' ' ? '-' : (char)toupper((unsigned char)*at);
-		table_take(&table, &upper);
-	}
-	json_array_foreach(array, index, element)
-	{
-		json_object_foreach(names, key, value)
-		{
-			struct buffer text = {0};
-			flat(json_object_get(element, key), &text);
-			table_take(&table, &text);
-		}
-	}
-	table_render(&table, "  ", out);
-	json_decref(names);
-}
-
-/* {"UDP": ["IPv4", "IPv6"]} as ["UDP/IPv4", "UDP/IPv6"]. */
-static json_t *pairs_of(const json_t *lists)
-{
-	json_t *all = json_array(), *list, *value;
-	const char *key;
-	size_t at;
-	json_object_foreach((json_t *)lists, key, list)
-	{
-		json_array_foreach(list, at, value)
-		{
-			json_array_append_new(all, json_sprintf("%s/%s", key, json_string_value(value)));
-		}
-	}
-	return all;
-}
-
-/* A copy in which the proxies' listeners, and what was tried of engines, are lists of their own. */
-static json_t *lists_apart(const json_t *status)
-{
-	json_t *copy = json_deep_copy(status), *proxy, *listener, *all = json_array();
-	size_t at, inner;
-	json_array_foreach(json_object_get(copy, "proxies"), at, proxy)
-	{
-		json_array_foreach(json_object_get(proxy, "listeners"), inner, listener)
-		{
-			json_object_set(listener, "proxy", json_object_get(proxy, "name"));
-			json_array_append(all, listener);
-		}
-		json_object_del(proxy, "listeners");
-		if (json_object_get(proxy, "available"))
-			json_object_set_new(proxy, "available", pairs_of(json_object_get(proxy, "available")));
-	}
-	if (json_array_size(all))
-		json_object_set(copy, "listeners", all);
-	json_decref(all);
-	json_t *engine = json_object_get(copy, "engine"), *tried = json_object_get(engine, "tried");
-	if (json_array_size(tried))
-		json_object_set(copy, "enginesTried", tried);
-	json_object_del(engine, "tried");
-	return copy;
-}
-
-void show_status(const json_t *given, struct buffer *out)
-{
-	json_t *status = lists_apart(given);
-	struct table table;
-	const char *key;
-	json_t *value;
-	table_init(&table, 2);
-	json_object_foreach(status, key, value)
-	{
-		struct buffer name = {0}, text = {0};
-		if (json_is_object(json_array_get(value, 0)))
-			continue;
-		title(key, &name);
-		buffer_puts(&name, ":");
-		flat(value, &text);
-		table_take(&table, &name);
-		table_take(&table, &text);
-	}
-	table_render(&table, "", out);
-	json_object_foreach(status, key, value)
-	{
-		if (!json_is_object(json_array_get(value, 0)))
-			continue;
-		buffer_puts(out, "\n");
-		title(key, out);
-		buffer_puts(out, ":\n");
-		show_array(value, out);
-	}
-	json_decref(status);
 }

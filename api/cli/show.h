@@ -4,11 +4,13 @@
 #define PENSTOCK_SHOW_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include "agent/base/buffer.h"
 #include "api/client/resource.h"
 
-void show_objects(const struct resource *resource, const json_t *items);
-/* A status: scalars as "Name: value", arrays of objects as tables. Knows no field, so it shows every one. */
-void show_status(const json_t *status, struct buffer *out);
+/* wide: with more columns. */
+void show_objects(const struct resource *resource, const json_t *items, bool wide);
+/* Appends a=b,c=d of an object; the elements of an array; the JSON of anything else. */
+void value_text(const json_t *json, struct buffer *out);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include "api/cli/cli.h"
-#include "api/cli/show.h"
+#include "api/cli/status_show.h"
+#include "api/cli/style.h"
 
 int command_status(struct cli *cli)
 {
@@ -11,9 +12,9 @@ int command_status(struct cli *cli)
 	int code = cli_call(cli, "GET", "/v1/status", NULL, NULL, "", &status);
 	if (code)
 		return code;
-	if (cli->output == OUTPUT_TABLE) {
+	if (cli->output == OUTPUT_TABLE || cli->output == OUTPUT_WIDE) {
 		struct buffer text = {0};
-		show_status(status, &text);
+		status_show(status, cli->output == OUTPUT_WIDE, style_wanted(cli->color), &text);
 		fputs(text.data, stdout);
 		buffer_free(&text);
 	} else {

@@ -11,7 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "agent/base/mem.h"
-#include "api/client/yaml_json.h"
 
 #define READ_PIECE (1u << 16)
 
@@ -19,7 +18,8 @@
 struct adding {
 	struct manifests *manifests;
 	struct manifest_source *source;
-	int result; /* of the first document that is no object */
+	size_t start; /* of the document, when it is JSON */
+	int result;   /* of the first document that is no object */
 	struct error *error;
 };
 
@@ -42,7 +42,8 @@ static void add_object(struct adding *adding, json_t *json, unsigned document, c
 	struct manifests *m = adding->manifests;
 	m->objects = list_room(m->objects, m->object_count, &m->object_capacity, sizeof *m->objects);
 	struct manifest_object *object = &m->objects[m->object_count++];
-	*object = (struct manifest_object){.json = json_incref(json), .source = adding->source, .document = document};
+	*object = (struct manifest_object){
+		.json = json_incref(json), .source = adding->source, .document = document, .start = adding->start};
 	snprintf(object->inside, sizeof object->inside, "%s", inside);
 }
 
@@ -105,12 +106,36 @@ static bool ends_with(const char *text, const char *end)
 	return length >= end_length && strcmp(text + length - end_length, end) == 0;
 }
 
+static int refuse_text(struct adding *adding, const struct place *place, const char *what)
+{
+	adding->manifests->wrong_source = adding->source;
+	adding->manifests->wrong = *place;
+	return error_set(adding->error, ERROR_SYNTAX, EINVAL, NULL, "%s:%zu:%zu: %s", adding->source->name, place->line,
+		place->column, what);
+}
+
+struct document {
+	json_t *json;
+	size_t start;
+};
+
+/* Where jansson stopped, in a text that begins at `start` of the source. */
+static struct place json_place(const struct manifest_source *source, size_t start, const json_error_t *wrong)
+{
+	struct place place = {wrong->line > 0 ? wrong->line : 1, wrong->column > 0 ? wrong->column : 1, 1};
+	for (size_t at = start; place.line == 1 && at > 0 && source->text[at - 1] != '\n'; at--)
+		place.column++;
+	for (size_t at = 0; at < start; at++)
+		place.line += source->text[at] == '\n';
+	return place;
+}
+
 /* One JSON text after the other. Adds nothing on failure. */
 static int read_json(struct adding *adding)
 {
 	const struct manifest_source *source = adding->source;
 	size_t at = 0, count = 0, capacity = 0;
-	auto_free json_t **documents = NULL;
+	auto_free struct document *documents = NULL;
 	json_error_t wrong;
 	for (;;) {
 		while (at < source->length && isspace((unsigned char)source->text[at]))
@@ -120,28 +145,30 @@ static int read_json(struct adding *adding)
 		json_t *json = json_loadb(source->text + at, source->length - at,
 			JSON_DISABLE_EOF_CHECK | JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &wrong);
 		if (!json) {
-			size_t line = wrong.line;
-			for (size_t before = 0; before < at; before++)
-				line += source->text[before] == '\n';
+			struct place place = json_place(source, at, &wrong);
 			while (count)
-				json_decref(documents[--count]);
-			return error_set(
-				adding->error, ERROR_SYNTAX, EINVAL, NULL, "%s: line %zu: %s", source->name, line, wrong.text);
+				json_decref(documents[--count].json);
+			return refuse_text(adding, &place, wrong.text);
 		}
-		documents = list_room(documents, count, &capacity, sizeof(json_t *));
-		documents[count++] = json;
+		documents = list_room(documents, count, &capacity, sizeof *documents);
+		documents[count++] = (struct document){json, at};
 		at += wrong.position;
 	}
-	for (size_t document = 0; document < count; document++)
-		add_document(adding, documents[document], (unsigned)document + 1, 0);
+	for (size_t document = 0; document < count; document++) {
+		adding->start = documents[document].start;
+		add_document(adding, documents[document].json, (unsigned)document + 1, 0);
+	}
 	return adding->result;
 }
 
 static int read_yaml(struct adding *adding)
 {
 	struct error e;
-	if (yaml_to_json(adding->source->text, adding->source->length, add_document, adding, &e) < 0)
-		return error_set(adding->error, e.kind, EINVAL, NULL, "%s: %s", adding->source->name, e.detail);
+	struct place place;
+	adding->start = 0;
+	if (yaml_to_json(adding->source->text, adding->source->length, add_document, adding, &place, &e) < 0)
+		return refuse_text(adding, &place, e.detail);
+	adding->manifests->wrong_source = NULL; /* a YAML flow mapping that was taken for JSON */
 	return adding->result;
 }
 
@@ -264,12 +291,20 @@ const char *manifest_metadata(const json_t *object, const char *member)
 	return text ? text : "";
 }
 
-/* Many JSON texts in one file are not one YAML stream: their lines are not looked for. */
-static size_t find_line(const struct manifest_object *object, const char *pointer)
+/* A text of JSON is looked through alone: many in one file are not one YAML stream. */
+static struct place find(const struct manifest_object *object, const char *pointer)
 {
 	const struct manifest_source *source = object->source;
 	auto_free char *whole = str_format("%s%s", object->inside, pointer);
-	return yaml_find_line(source->text, source->length, object->document, whole);
+	const char *text = source->text + object->start;
+	bool alone = object->start || *text == '{';
+	struct place place = yaml_find(text, source->length - object->start, alone ? 1 : object->document, whole);
+	bool first = place.line == 1;
+	for (size_t at = 0; place.line && at < object->start; at++)
+		place.line += source->text[at] == '\n';
+	for (size_t at = object->start; first && at > 0 && source->text[at - 1] != '\n'; at--)
+		place.column++;
+	return place;
 }
 
 void manifest_place(const struct manifest_object *object, const char *pointer, struct buffer *out)
@@ -277,12 +312,18 @@ void manifest_place(const struct manifest_object *object, const char *pointer, s
 	const char *kind = json_string_value(json_object_get(object->json, "kind"));
 	const char *namespace = manifest_metadata(object->json, "namespace"),
 			   *name = manifest_metadata(object->json, "name");
-	size_t line = find_line(object, pointer);
+	struct place place = find(object, pointer);
 	buffer_puts(out, object->source->name);
-	if (line)
-		buffer_printf(out, ":%zu", line);
-	if (object->source->documents > 1)
+	if (place.line)
+		buffer_printf(out, ":%zu:%zu", place.line, place.column);
+	else if (object->source->documents > 1)
 		buffer_printf(out, ": document %u", object->document);
 	buffer_printf(
 		out, ": %s %s%s%s", kind ? kind : "object", namespace, *namespace ? "/" : "", *name ? name : "without a name");
+}
+
+void manifest_excerpt(const struct manifest_object *object, const char *pointer, const char *indent, struct buffer *out)
+{
+	struct place place = find(object, pointer);
+	place_excerpt(object->source->text, object->source->length, &place, indent, out);
 }

@@ -18,27 +18,35 @@ struct reader {
 	yaml_event_t event;   /* the current one; owned */
 	struct names anchors; /* of this document: json_t, one reference each */
 	size_t budget;
+	struct place wrong;
 	struct error *error;
-	/* to find a line: the path of the current value, the wanted one, what was found */
+	/* to find a place: the path of the current value, the wanted one, what was found */
 	struct buffer path;
 	const char *wanted;
-	size_t found;
+	struct place found;
 };
 
+static struct place mark_place(const yaml_mark_t *from, const yaml_mark_t *to)
+{
+	bool within = to && to->line == from->line && to->column > from->column;
+	return (struct place){from->line + 1, from->column + 1, within ? to->column - from->column : 1};
+}
+
+static struct place event_place(const struct reader *reader)
+{
+	return mark_place(&reader->event.start_mark, &reader->event.end_mark);
+}
+
 static int __attribute__((format(printf, 3, 4)))
-refuse(const struct reader *reader, size_t line, const char *format, ...)
+refuse(struct reader *reader, struct place place, const char *format, ...)
 {
 	char what[512];
 	va_list arguments;
 	va_start(arguments, format);
 	vsnprintf(what, sizeof what, format, arguments);
 	va_end(arguments);
-	return error_set(reader->error, ERROR_SYNTAX, EINVAL, NULL, "line %zu: %s", line, what);
-}
-
-static size_t event_line(const struct reader *reader)
-{
-	return reader->event.start_mark.line + 1;
+	reader->wrong = place;
+	return error_set(reader->error, ERROR_SYNTAX, EINVAL, NULL, "%s", what);
 }
 
 static int next(struct reader *reader)
@@ -47,14 +55,17 @@ static int next(struct reader *reader)
 	yaml_event_delete(&reader->event);
 	if (yaml_parser_parse(&reader->parser, &reader->event))
 		return 0;
-	size_t line = parser->problem_mark.line + 1;
-	if (parser->error == YAML_READER_ERROR) {
-		/* Before its first token libyaml knows no line, only an offset. */
-		line = parser->mark.line + 1;
-		return refuse(reader, line, "%s (at byte %zu)", parser->problem, parser->problem_offset);
-	}
-	return refuse(
-		reader, line, "%s%s%s", parser->problem, parser->context ? " " : "", parser->context ? parser->context : "");
+	if (parser->error == YAML_READER_ERROR) /* Before its first token libyaml knows no line, only an offset. */
+		return refuse(
+			reader, mark_place(&parser->mark, NULL), "%s (at byte %zu)", parser->problem, parser->problem_offset);
+	if (strstr(parser->problem, "cannot start any token")) /* mostly it is a tab */
+		return refuse(reader, mark_place(&parser->problem_mark, NULL),
+			"a word cannot begin like that (a tab indents nothing: use spaces)");
+	if (strstr(parser->problem, "did not find expected key"))
+		return refuse(reader, mark_place(&parser->problem_mark, NULL),
+			"no key is possible here: is it indented like the others?");
+	return refuse(reader, mark_place(&parser->problem_mark, NULL), "%s%s%s", parser->problem,
+		parser->context ? " " : "", parser->context ? parser->context : "");
 }
 
 /* ---- scalars ---- */
@@ -134,11 +145,11 @@ static int read_scalar(struct reader *reader, json_t **ret)
 	size_t length = reader->event.data.scalar.length;
 	bool typed = tag && strcmp(tag, YAML_STR_TAG) != 0 && strcmp(tag, "!") != 0;
 	if (typed && strncmp(tag, "tag:yaml.org,2002:", 18) != 0)
-		return refuse(reader, event_line(reader), "the tag %s means nothing here", tag);
+		return refuse(reader, event_place(reader), "the tag %s means nothing here", tag);
 	if (reader->event.data.scalar.plain_implicit || typed) {
 		*ret = strlen(text) == length ? resolve(text) : NULL;
 		if (!*ret)
-			return refuse(reader, event_line(reader), "%s cannot be said in JSON", text);
+			return refuse(reader, event_place(reader), "%s cannot be said in JSON", text);
 	} else {
 		*ret = json_stringn(text, length);
 	}
@@ -170,15 +181,15 @@ static int read_alias(struct reader *reader, json_t **ret)
 	const char *name = (const char *)reader->event.data.alias.anchor;
 	const json_t *target = names_get(&reader->anchors, name);
 	if (!target)
-		return refuse(reader, event_line(reader), "there is no anchor &%s before this", name);
+		return refuse(reader, event_place(reader), "there is no anchor &%s before this", name);
 	if (!spend(target, &reader->budget))
-		return refuse(reader, event_line(reader), "the aliases expand to too much");
+		return refuse(reader, event_place(reader), "the aliases expand to too much");
 	*ret = json_deep_copy(target);
 	return 0;
 }
 
 /* Mappings of a merge key stand behind the mapping's own keys, and the first of several before the later. */
-static int merge(const struct reader *reader, size_t line, json_t *into, json_t *from)
+static int merge(struct reader *reader, struct place place, json_t *into, json_t *from)
 {
 	json_t *element;
 	size_t index;
@@ -187,11 +198,11 @@ static int merge(const struct reader *reader, size_t line, json_t *into, json_t 
 		return 0;
 	}
 	if (!json_is_array(from))
-		return refuse(reader, line, "<< merges a mapping or a list of mappings");
+		return refuse(reader, place, "<< merges a mapping or a list of mappings");
 	json_array_foreach(from, index, element)
 	{
 		if (!json_is_object(element))
-			return refuse(reader, line, "<< merges a mapping or a list of mappings");
+			return refuse(reader, place, "<< merges a mapping or a list of mappings");
 		json_object_update_missing(into, element);
 	}
 	return 0;
@@ -215,32 +226,35 @@ static void leave(struct reader *reader, size_t length)
 }
 
 /* Every value around the wanted one is noted; the innermost comes last. */
-static void note(struct reader *reader, size_t line)
+static void note(struct reader *reader, struct place place)
 {
 	size_t length = reader->path.length;
 	if (!reader->wanted || (length && strncmp(reader->path.data, reader->wanted, length) != 0))
 		return;
 	if (!reader->wanted[length] || reader->wanted[length] == '/')
-		reader->found = line;
+		reader->found = place;
 }
 
 static int read_pair(struct reader *reader, unsigned depth, json_t *object, json_t *merged)
 {
-	size_t line = event_line(reader);
+	struct place place = event_place(reader);
 	if (reader->event.type != YAML_SCALAR_EVENT)
-		return refuse(reader, line, "a key must be a plain word or a string");
+		return refuse(reader, place, "a key must be a plain word or a string");
 	bool is_merge =
 		reader->event.data.scalar.plain_implicit && strcmp((char *)reader->event.data.scalar.value, "<<") == 0;
 	auto_free char *key = str_dup((char *)reader->event.data.scalar.value);
 	if (strlen(key) != reader->event.data.scalar.length)
-		return refuse(reader, line, "a key contains a zero byte");
+		return refuse(reader, place, "a key contains a zero byte");
 	if (json_object_get(object, key))
-		return refuse(reader, line, "the key \"%s\" is there twice", key);
+		return refuse(reader, place, "the key \"%s\" is there twice", key);
 	json_t *value = NULL;
 	size_t length = reader->path.length;
 	enter(reader, key);
-	note(reader, line);
+	note(reader, place);
 	int result = next(reader);
+	if (!result && reader->event.type == YAML_SCALAR_EVENT &&
+		reader->event.end_mark.index > reader->event.start_mark.index)
+		note(reader, event_place(reader));
 	if (!result)
 		result = read_value(reader, depth, &value);
 	leave(reader, length);
@@ -250,7 +264,7 @@ static int read_pair(struct reader *reader, unsigned depth, json_t *object, json
 		json_object_set_new_nocheck(object, key, value);
 		return 0;
 	}
-	result = merge(reader, line, merged, value);
+	result = merge(reader, place, merged, value);
 	json_decref(value);
 	return result;
 }
@@ -284,7 +298,7 @@ static int read_sequence(struct reader *reader, unsigned depth, json_t **ret)
 		size_t length = reader->path.length;
 		snprintf(name, sizeof name, "%zu", index);
 		enter(reader, name);
-		note(reader, event_line(reader));
+		note(reader, event_place(reader));
 		result = read_value(reader, depth, &value);
 		leave(reader, length);
 		if (!result) {
@@ -304,10 +318,10 @@ static int read_value(struct reader *reader, unsigned depth, json_t **ret)
 {
 	const yaml_event_t *event = &reader->event;
 	const yaml_char_t *anchor = NULL;
-	size_t line = event_line(reader);
+	struct place place = event_place(reader);
 	int result;
 	if (depth == NESTING_MAX)
-		return refuse(reader, line, "nested deeper than %d", NESTING_MAX);
+		return refuse(reader, place, "nested deeper than %d", NESTING_MAX);
 	if (event->type == YAML_ALIAS_EVENT)
 		return read_alias(reader, ret);
 	if (event->type == YAML_SCALAR_EVENT)
@@ -356,15 +370,15 @@ static int read_stream(
 		reader->budget = ALIASES_MAX;
 		json_t *json = NULL;
 		result = next(reader);
-		size_t line = event_line(reader);
-		note(reader, line);
+		struct place place = event_place(reader);
+		note(reader, place);
 		if (!result)
 			result = read_value(reader, 0, &json);
 		forget_anchors(reader);
 		if (result)
 			return result;
 		if (each)
-			each(context, json, document, line);
+			each(context, json, document, place.line);
 		else
 			json_decref(json);
 		if (document == only)
@@ -385,17 +399,22 @@ static int read_text(struct reader *reader, const char *text, size_t length, uns
 	return result;
 }
 
-int yaml_to_json(
-	const char *text, size_t length, void (*each)(void *, json_t *, unsigned, size_t), void *context, struct error *e)
+int yaml_to_json(const char *text, size_t length, void (*each)(void *, json_t *, unsigned, size_t), void *context,
+	struct place *wrong, struct error *e)
 {
 	struct reader reader = {.error = e};
-	return read_text(&reader, text, length, 0, each, context);
+	int result = read_text(&reader, text, length, 0, each, context);
+	if (result < 0)
+		*wrong = reader.wrong;
+	return result;
 }
 
-size_t yaml_find_line(const char *text, size_t length, unsigned document, const char *pointer)
+/* What was found before a part that cannot be read counts. */
+struct place yaml_find(const char *text, size_t length, unsigned document, const char *pointer)
 {
 	struct reader reader = {.wanted = pointer};
-	return read_text(&reader, text, length, document, NULL, NULL) < 0 ? 0 : reader.found;
+	read_text(&reader, text, length, document, NULL, NULL);
+	return reader.found;
 }
 
 /* ---- JSON to YAML ---- */
@@ -477,7 +496,7 @@ static void emit_value(yaml_emitter_t *emitter, const json_t *json)
 	} else if (json_is_string(json)) {
 		emit_string(emitter, json_string_value(json), json_string_length(json));
 	} else {
-		auto_free char *text = json_dumps(json, JSON_ENCODE_ANY);
+		auto_free char *text = json_dumps(json, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
 		emit_scalar(emitter, text, strlen(text), YAML_PLAIN_SCALAR_STYLE);
 	}
 }

@@ -7,8 +7,11 @@
 #include <zlib.h>
 #include "agent/base/gzip.h"
 #include "agent/base/mem.h"
+#include "api/server/audit.h"
 #include "api/server/follow.h"
+#include "api/server/refusal.h"
 #include "api/server/state.h"
+#include "api/server/ui.h"
 
 #define COMPRESS_FROM 1024
 #define WINDOW (64u << 10) /* a text that ends within it is sent whole, with its length */
@@ -35,6 +38,7 @@ void answer_free(struct answer *answer)
 	source_free(answer->source);
 	stream_free(answer->stream);
 	free(answer->allow);
+	free(answer->why);
 	free(answer);
 }
 
@@ -148,6 +152,7 @@ static struct MHD_Response *text_response(struct request *request, struct answer
 	struct MHD_Response *response;
 	if (compress) {
 		gzip_deflate(text, length, &zipped);
+		buffer_free(&answer->text);
 		length = zipped.length;
 		response = MHD_create_response_from_buffer(length, buffer_take(&zipped), MHD_RESPMEM_MUST_FREE);
 	} else if (answer->fixed) {
@@ -179,10 +184,16 @@ static void headers_add(struct MHD_Response *response, const struct answer *answ
 	}
 	if (answer->etag[0])
 		MHD_add_response_header(response, "ETag", answer->etag);
+	if (answer->location)
+		MHD_add_response_header(response, "Location", answer->location);
 	if (answer->allow)
 		MHD_add_response_header(response, "Allow", answer->allow);
+	if (answer->authenticate)
+		MHD_add_response_header(response, "WWW-Authenticate", answer->authenticate);
 	if (answer->accept_encoding)
 		MHD_add_response_header(response, "Accept-Encoding", answer->accept_encoding);
+	if (answer->close)
+		MHD_add_response_header(response, "Connection", "close");
 	if (answer->retry_after) {
 		snprintf(number, sizeof(number), "%u", answer->retry_after);
 		MHD_add_response_header(response, "Retry-After", number);
@@ -193,6 +204,10 @@ enum MHD_Result answer_queue(struct request *request)
 {
 	struct answer *answer = request->answer;
 	struct MHD_Response *response;
+	size_t length = answer->text.length;
+	/* Written down before anybody learns of it. */
+	if (!request->submitted && !request->listener->public && audit_wants(request))
+		audit_refused(request);
 	if (answer->stream)
 		response = stream_response(request, steal_pointer(&answer->stream));
 	else if (answer->source)
@@ -202,10 +217,12 @@ enum MHD_Result answer_queue(struct request *request)
 	if (!response)
 		return MHD_NO;
 	headers_add(response, answer);
+	if (ui_route(request->route))
+		ui_headers(response);
 	request->queued = true;
 	connection_deadline(&request->server->connections, request->connection, clock_now(),
-		request->followed ? 0 : CONNECTION_GRACE_SECONDS, answer->text.length);
-	enum MHD_Result result = MHD_queue_response(request->http, (unsigned)answer->status, response);
+		request->followed ? 0 : CONNECTION_GRACE_SECONDS, length);
+	enum MHD_Result result = response_queue(request->http, (unsigned)answer->status, response);
 	MHD_destroy_response(response);
 	return result;
 }

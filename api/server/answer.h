@@ -20,11 +20,15 @@ struct answer {
 	struct buffer text;
 	const char *fixed;     /* instead of text: lives for ever */
 	struct source *source; /* instead of text; owned */
-	struct stream *stream; /* instead of text: a status that is followed; owned */
+	struct stream *stream; /* instead of text: a status or feed that is followed; owned */
 	char etag[ETAG_TEXT_MAX];
 	char *allow;
+	char *why;                /* a problem's detail, for the audit; may be NULL */
+	const char *authenticate; /* WWW-Authenticate */
+	const char *location;
 	const char *accept_encoding;
 	unsigned retry_after; /* seconds */
+	bool close;           /* at once: where the next request begins cannot be known */
 };
 
 struct answer *answer_new(int status, const char *content_type);

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include "agent/base/mem.h"
+#include "api/server/auth.h"
 #include "api/server/request.h"
 
 #define SECOND 1000000000ull
@@ -111,6 +112,7 @@ void connection_closed(struct connections *connections, struct connection *conne
 	pthread_mutex_lock(&connections->lock);
 	LIST_REMOVE(connection, link);
 	pthread_mutex_unlock(&connections->lock);
+	caller_free(connection->caller);
 	free(connection);
 }
 

@@ -17,10 +17,12 @@
 #define CONNECTION_RATE 16384        /* bytes a second that a body or an answer must make after … */
 #define CONNECTION_GRACE_SECONDS 30  /* … these seconds */
 
+struct caller;
 struct connection {
 	LIST_ENTRY(connection) link;
 	int fd;
-	uint64_t deadline; /* monotonic nanoseconds; 0 = none */
+	struct caller *caller; /* NULL: the unix socket, and the metrics listener */
+	uint64_t deadline;     /* monotonic nanoseconds; 0 = none */
 };
 LIST_HEAD(connection_list, connection);
 

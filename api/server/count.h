@@ -8,7 +8,8 @@
 
 /* What the server answers; anything else (libmicrohttpd's own refusals have no request) counts as the last. */
 #define COUNT_CODES(X) \
-	X(200) X(304) X(400) X(401) X(403) X(404) X(405) X(409) X(412) X(413) X(415) X(422) X(429) X(500) X(503) X(507)
+	X(200)             \
+	X(304) X(307) X(400) X(401) X(403) X(404) X(405) X(409) X(412) X(413) X(415) X(422) X(429) X(500) X(503) X(507)
 #define COUNT_METHODS(X) X(GET) X(HEAD) X(PUT) X(PATCH) X(POST) X(DELETE) X(OPTIONS) X(OTHER)
 
 enum count_method {

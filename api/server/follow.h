@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* GET /v1/status?follow=true: a line now, and one after each change. */
+/* Answers that go on: a line for each change of the status, or for each record of a feed. */
 #ifndef PENSTOCK_FOLLOW_H
 #define PENSTOCK_FOLLOW_H
 
 #include <microhttpd.h>
+#include "api/server/server.h"
+
+#define STREAM_STATUS FEED_COUNT /* what is followed: a feed, or this */
+#define STREAMS_MAX 256          /* at once; each may hold a chunk that its client does not take */
 
 struct request;
 struct stream;
-struct stream *stream_new(struct request *request);
-void stream_free(struct stream *stream); /* NULL is fine */
+/* Sets the request's answer: a stream, or 429 when there are too many. */
+void stream_answer(struct request *request, int what);
+void stream_free(struct stream *stream); /* one that was not handed on; NULL is fine */
 /* Takes the stream. */
 struct MHD_Response *stream_response(struct request *request, struct stream *stream);
 

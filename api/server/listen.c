@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <grp.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -50,7 +52,7 @@ static int stale_remove(const struct sockaddr_un *address, struct error *e)
 		return error_system(e, errno, "cannot make a socket");
 	/* EAGAIN: somebody listens, and is behind with accepting. */
 	if (!connect(fd, (const struct sockaddr *)address, sizeof(*address)) || errno == EAGAIN)
-		return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s", path);
+		return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s (api.unix)", path);
 	if (errno != ECONNREFUSED && errno != ENOENT)
 		return error_system(e, errno, "cannot tell whether somebody listens on %s", path);
 	if (unlink(path) < 0 && errno != ENOENT)
@@ -105,14 +107,20 @@ static int address_split(const char *address, char host[256], const char **port)
 
 static int listen_at(const struct addrinfo *info, const char *text, int *ret, struct error *e)
 {
-	const int on = 1;
+	const int on = 1, idle = 30, interval = 10; /* seconds */
+	const unsigned patience = 60000;            /* milliseconds */
 	auto_close int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_system(e, errno, "cannot make a socket");
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	/* Connections inherit it: a stream to a client that is gone without a word must end. */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof(patience));
 	if (bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
 		if (errno == EADDRINUSE)
-			return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s", text);
+			return error_set(e, ERROR_BUSY, EADDRINUSE, NULL, "another process listens on %s (metrics.listen)", text);
 		return error_system(e, errno, "cannot listen on %s", text);
 	}
 	*ret = steal_fd(&fd);

@@ -18,8 +18,7 @@ void read_status(struct request *request)
 	if (!status) {
 		problem_answer(request, 503, "the agent has no status yet");
 	} else if (request->parameters.follow && !request->head) {
-		answer_set(request, answer_new(200, "application/x-ndjson"));
-		request->answer->stream = stream_new(request);
+		stream_answer(request, STREAM_STATUS);
 	} else {
 		answer_set(request, answer_new(200, "application/json"));
 		buffer_printf(&request->answer->text, "%s\n", status);

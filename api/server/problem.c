@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "agent/base/mem.h"
 #include "api/server/answer.h"
 #include "api/server/request.h"
 
@@ -34,14 +35,18 @@ static const struct {
 	int status;
 	const char *type, *title;
 } problems[] = {
-	{400, "bad-request", "The request cannot be read"}, {404, "not-found", "There is no such thing"},
+	{400, "bad-request", "The request cannot be read"}, {401, "unauthorized", "It is not known who asks"},
+	{403, "forbidden", "This is not for whoever asks"}, {404, "not-found", "There is no such thing"},
 	{405, "method-not-allowed", "The path does not take this method"},
 	{409, "conflict", "It conflicts with another owner or a newer term"},
 	{412, "precondition-failed", "A condition of the request does not hold"},
 	{413, "too-large", "The body or an object in it is too large"},
+	{414, "too-long", "The path or the query is too long"},
 	{415, "unsupported-media-type", "The body is in a format that is not taken here"},
-	{422, "invalid", "The request is understood, but cannot be enforced"}, {503, "busy", "Not now"},
-	{507, "no-space", "It does not fit"},
+	{422, "invalid", "The request is understood, but cannot be enforced"},
+	{429, "too-many", "There are too many at once"}, {503, "busy", "Not now"}, {507, "no-space", "It does not fit"},
+	{431, "headers-too-large", "The headers are too large"},
+	{505, "http-version", "This version of HTTP is not spoken here"},
 	{500, "internal", "The agent or the system failed"}, /* last: for every other status */
 };
 #define PROBLEM_COUNT (sizeof(problems) / sizeof(problems[0]))
@@ -100,7 +105,8 @@ struct answer *problem_new(int status, const char *detail, const struct errors *
 		status = problem_status(errors);
 	struct answer *answer = answer_new(status, "application/problem+json");
 	problem_render(&answer->text, status, detail, errors);
-	if (status == 503)
+	answer->why = str_dup(detail);
+	if (status == 503 || status == 429)
 		answer->retry_after = RETRY_AFTER_SECONDS;
 	return answer;
 }

@@ -12,8 +12,6 @@
 #include "api/server/answer.h"
 #include "api/server/problem.h"
 
-#define OWNER_MAX 253
-
 static const char *const parameter_names[] = {
 #define X(name, text) text,
 	PARAMETERS(X)
@@ -56,8 +54,7 @@ char *percent_decode(const char *text, size_t length)
 	return is_utf8(decoded, used) ? steal_pointer(&decoded) : NULL;
 }
 
-/* Digits only, no sign, no space; fits 64 bits. */
-static bool number_parse(const char *text, uint64_t *ret)
+bool number_parse(const char *text, uint64_t *ret)
 {
 	uint64_t value = 0;
 	if (!*text)
@@ -116,15 +113,21 @@ static int flag_parse(const char *value, bool *ret)
 	return *ret || !strcmp(value, "false") ? 0 : -EINVAL;
 }
 
-/* Names of owners stand in annotations, logs and labels of metrics: printable ASCII without spaces or quotes. */
+bool owner_valid(const char *name)
+{
+	size_t length = strlen(name);
+	if (!length || length > OWNER_MAX)
+		return false;
+	for (const char *at = name; *at; at++)
+		if (*at <= ' ' || *at >= 0x7f || *at == '"' || *at == '\\')
+			return false;
+	return true;
+}
+
 static int owner_parse(const char *value, char **ret)
 {
-	size_t length = strlen(value);
-	if (!length || length > OWNER_MAX)
+	if (!owner_valid(value))
 		return -EINVAL;
-	for (const char *at = value; *at; at++)
-		if (*at <= ' ' || *at >= 0x7f || *at == '"' || *at == '\\')
-			return -EINVAL;
 	*ret = str_dup(value);
 	return 0;
 }
@@ -137,14 +140,17 @@ static int parameter_set(struct request *request, enum parameter_index index, co
 	int result;
 	switch (index) {
 	case PARAMETER_INDEX_OWNER:
-		wanted = "a name of 1 to 253 printable ASCII characters without spaces, quotes and backslashes";
+		wanted = OWNER_WANTED;
 		result = owner_parse(value, &to->owner);
 		break;
 	case PARAMETER_INDEX_FORCE:
 		result = flag_parse(value, &to->force);
 		break;
 	case PARAMETER_INDEX_DRY_RUN:
-		result = flag_parse(value, &to->dry_run);
+		wanted = "true, false, or diff";
+		to->diff = !strcmp(value, "diff");
+		result = to->diff ? 0 : flag_parse(value, &to->dry_run);
+		to->dry_run |= to->diff;
 		break;
 	case PARAMETER_INDEX_FOLLOW:
 		result = flag_parse(value, &to->follow);
@@ -161,6 +167,13 @@ static int parameter_set(struct request *request, enum parameter_index index, co
 	case PARAMETER_INDEX_CONTINUE:
 		wanted = "the token of an earlier answer";
 		result = continue_parse(value, to);
+		break;
+	case PARAMETER_INDEX_WORKLOAD:
+	case PARAMETER_INDEX_VERDICT:
+	case PARAMETER_INDEX_PROTOCOL:
+	case PARAMETER_INDEX_PORT:
+	case PARAMETER_INDEX_IP:
+		result = filter_read(&to->feed, index, value, &wanted);
 		break;
 	default:
 		wanted = "a label selector";
@@ -212,6 +225,7 @@ void parameters_clear(struct parameters *parameters)
 	free(parameters->owner);
 	free(parameters->after_namespace);
 	free(parameters->after_name);
+	filter_clear(&parameters->feed);
 	selector_free(parameters->selector);
 	*parameters = (struct parameters){0};
 }
@@ -233,7 +247,8 @@ static bool media_type_is(const char *header, const char *wanted)
 }
 
 /* What stands twice has no meaning: which of two lengths, two terms is it? Lists of entity tags may come in pieces. */
-static const char *const single_headers[] = {"Content-Length", "Content-Type", "Content-Encoding", "Penstock-Term"};
+static const char *const single_headers[] = {
+	"Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Penstock-Term", "Authorization"};
 #define SINGLE_COUNT (sizeof(single_headers) / sizeof(single_headers[0]))
 
 struct header_walk {
@@ -271,6 +286,32 @@ static int content_type_read(struct request *request, bool takes_ndjson)
 		return 0;
 	return problem_answer(
 		request, 415, "the Content-Type must be application/json%s", takes_ndjson ? " or application/x-ndjson" : "");
+}
+
+static enum MHD_Result header_named(void *context, enum MHD_ValueKind type, const char *name, const char *value)
+{
+	(void)type;
+	(void)value;
+	*(bool *)context = name[strcspn(name, " \t")];
+	return *(bool *)context ? MHD_NO : MHD_YES;
+}
+
+int framing_read(struct request *request)
+{
+	const char *coding = header_get(request, "Transfer-Encoding"), *wrong = NULL;
+	bool spaced = false;
+	MHD_get_connection_values(request->http, MHD_HEADER_KIND, header_named, &spaced);
+	if (spaced)
+		wrong = "there is a space in a header's name";
+	else if (coding && strcasecmp(coding, "chunked"))
+		wrong = "the Transfer-Encoding must be chunked or absent";
+	else if (coding && header_get(request, "Content-Length"))
+		wrong = "Content-Length and Transfer-Encoding exclude each other";
+	if (!wrong)
+		return 0;
+	problem_answer(request, 400, "%s", wrong);
+	request->answer->close = true;
+	return -EINVAL;
 }
 
 int body_headers_read(struct request *request, bool takes_body, bool takes_ndjson)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "agent/base/mem.h"
 #include "api/server/answer.h"
+#include "api/server/audit.h"
 #include "api/server/problem.h"
 #include "api/server/state.h"
 
@@ -20,6 +21,7 @@ struct pending_call {
 	struct server *server;   /* NULL once the server stopped */
 	struct request *request; /* NULL once it is answered; suspended until then */
 	uint64_t charged;        /* of the bodies' budget */
+	char *audit;             /* its line, to be completed */
 };
 
 int queue_start(struct server *server)
@@ -42,6 +44,7 @@ static void pending_free(struct pending_call *pending)
 	free(call->if_match);
 	free(call->if_none_match);
 	free(call->body);
+	free(pending->audit);
 	free(pending);
 }
 
@@ -81,6 +84,13 @@ static char *header_list_dup(struct request *request, const char *name)
 	return buffer_take(&list.text);
 }
 
+static const char *owner_of(const struct request *request)
+{
+	if (request->parameters.owner)
+		return request->parameters.owner;
+	return *request->identity.name ? request->identity.name : "local";
+}
+
 void queue_submit(struct request *request, enum call_verb verb)
 {
 	struct server *server = request->server;
@@ -89,14 +99,16 @@ void queue_submit(struct request *request, enum call_verb verb)
 	pending->server = server;
 	pending->request = request;
 	pending->charged = request->body.length;
+	pending->audit = audit_begin(request);
 	pending->call = (struct call){
 		.verb = verb,
 		.kind = request->kind < 0 ? 0 : request->kind,
 		.namespace = str_dup(request->namespace ? request->namespace : ""),
 		.name = str_dup(request->name ? request->name : ""),
-		.owner = str_dup(parameters->owner ? parameters->owner : "local"),
+		.owner = str_dup(owner_of(request)),
 		.force = parameters->force,
 		.dry_run = parameters->dry_run,
+		.diff = parameters->diff,
 		.quarantine = parameters->quarantine,
 		.has_term = request->has_term,
 		.term = request->term,
@@ -113,7 +125,7 @@ void queue_submit(struct request *request, enum call_verb verb)
 		pending_free(pending);
 	} else {
 		/* Before anyone can answer and resume it. */
-		request->suspended = true;
+		request->suspended = request->submitted = true;
 		MHD_suspend_connection(request->http);
 		TAILQ_INSERT_TAIL(&server->waiting, pending, link);
 		eventfd_write(server->event, 1);
@@ -165,6 +177,8 @@ static struct answer *write_answer(struct server *server, const struct reply *re
 	buffer_printf(out, "{\"revision\":%" PRIu64 ",", reply->revision);
 	if (reply->dry_run)
 		buffer_puts(out, "\"dryRun\":true,");
+	if (reply->changes)
+		buffer_printf(out, "\"changes\":%s,", reply->changes);
 	warnings_render(out, &reply->warnings);
 	buffer_printf(out, ",\"quarantined\":%s}\n", reply->quarantined ? reply->quarantined : "[]");
 	struct snapshot *snapshot = !reply->dry_run ? board_snapshot(server->options.board) : NULL;
@@ -179,6 +193,7 @@ void call_reply(struct call *call, struct reply *reply)
 {
 	struct pending_call *pending = (struct pending_call *)call;
 	struct server *server = pending->server;
+	audit_reply(pending->audit, reply);
 	if (server) {
 		struct answer *answer = write_answer(server, reply);
 		pthread_mutex_lock(&server->queue_lock);
@@ -189,6 +204,7 @@ void call_reply(struct call *call, struct reply *reply)
 	errors_clear(&reply->errors);
 	errors_clear(&reply->warnings);
 	free(steal_pointer(&reply->quarantined));
+	free(steal_pointer(&reply->changes));
 	pending_free(pending);
 }
 
@@ -198,7 +214,9 @@ void queue_stop(struct server *server)
 	pthread_mutex_lock(&server->queue_lock);
 	while ((pending = TAILQ_FIRST(&server->waiting))) {
 		TAILQ_REMOVE(&server->waiting, pending, link);
-		pending_answer(pending, problem_new(503, "the agent is stopping; nothing of this was applied", NULL));
+		struct answer *answer = problem_new(503, "the agent is stopping; nothing of this was applied", NULL);
+		audit_unanswered(pending->audit, answer);
+		pending_answer(pending, answer);
 		pending_free(pending);
 	}
 	while ((pending = TAILQ_FIRST(&server->taken))) {

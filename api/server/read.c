@@ -144,6 +144,18 @@ void read_list(struct request *request)
 	list_answer(request, snapshot, first, end);
 }
 
+/* For the page: policies and proxies, which stand side by side in the order of kinds. */
+void read_policies(struct request *request)
+{
+	struct snapshot *snapshot = snapshot_for(request);
+	size_t first, end, none;
+	if (!snapshot)
+		return;
+	snapshot_range(snapshot, KIND_NETWORK_POLICY, NULL, &first, &none);
+	snapshot_range(snapshot, KIND_NODE_FILTER, NULL, &none, &end);
+	list_answer(request, snapshot, first, end);
+}
+
 /* ---- one object, owners ---- */
 
 void read_object(struct request *request)

@@ -14,6 +14,8 @@
 enum scope { SCOPE_NONE, SCOPE_ANY, SCOPE_NAMESPACED, SCOPE_CLUSTER };
 
 #define WRITE (PARAMETER_OWNER | PARAMETER_FORCE | PARAMETER_DRY_RUN | PARAMETER_INVALID)
+#define FILTER \
+	(PARAMETER_WORKLOAD | PARAMETER_VERDICT | PARAMETER_PROTOCOL | PARAMETER_PORT | PARAMETER_IP | PARAMETER_LIMIT)
 #define LIST (PARAMETER_LIMIT | PARAMETER_CONTINUE | PARAMETER_LABEL_SELECTOR)
 
 static const struct route routes[] = {
@@ -24,6 +26,10 @@ static const struct route routes[] = {
 	{"DELETE", "/v1/owners/{name}", SCOPE_NONE, false, write_owner_delete, WRITE, BODY_NONE},
 	{"GET", "/v1/status", SCOPE_NONE, false, read_status, PARAMETER_FOLLOW, BODY_NONE},
 	{"POST", "/v1/explain", SCOPE_NONE, false, read_explain, 0, BODY_SMALL},
+	{"GET", "/v1/flows", SCOPE_NONE, false, read_flows, FILTER | PARAMETER_FOLLOW, BODY_NONE},
+	{"GET", "/v1/connections", SCOPE_NONE, false, read_connections, FILTER, BODY_NONE},
+	{"GET", "/v1/alerts", SCOPE_NONE, false, read_alerts, PARAMETER_WORKLOAD | PARAMETER_LIMIT | PARAMETER_FOLLOW,
+		BODY_NONE},
 	{"GET", "/v1/{plural}", SCOPE_ANY, false, read_list, LIST, BODY_NONE},
 	{"GET", "/v1/{plural}/{namespace}", SCOPE_NAMESPACED, false, read_list, LIST, BODY_NONE},
 	{"GET", "/v1/{plural}/{namespace}/{name}", SCOPE_NAMESPACED, false, read_object, 0, BODY_NONE},
@@ -37,6 +43,14 @@ static const struct route routes[] = {
 	{"GET", "/healthz", SCOPE_NONE, true, page_health, 0, BODY_NONE},
 	{"GET", "/readyz", SCOPE_NONE, true, page_ready, 0, BODY_NONE},
 	{"GET", "/version", SCOPE_NONE, true, page_version, 0, BODY_NONE},
+	{"GET", "/ui", SCOPE_NONE, true, ui_enter, 0, BODY_NONE},
+	{"GET", "/ui/status", SCOPE_NONE, true, read_status, PARAMETER_FOLLOW, BODY_NONE},
+	{"GET", "/ui/flows", SCOPE_NONE, true, read_flows, FILTER | PARAMETER_FOLLOW, BODY_NONE},
+	{"GET", "/ui/alerts", SCOPE_NONE, true, read_alerts, PARAMETER_WORKLOAD | PARAMETER_LIMIT | PARAMETER_FOLLOW,
+		BODY_NONE},
+	{"GET", "/ui/metrics", SCOPE_NONE, true, page_metrics, 0, BODY_NONE},
+	{"GET", "/ui/policies", SCOPE_NONE, true, read_policies, 0, BODY_NONE},
+	{"GET", "/ui/{file}", SCOPE_NONE, true, ui_file, 0, BODY_NONE},
 	{"GET", "/openapi.json", SCOPE_NONE, false, page_openapi, 0, BODY_NONE},
 };
 #define ROUTE_COUNT ((int)(sizeof(routes) / sizeof(routes[0])))
@@ -154,7 +168,8 @@ static bool route_matches(const struct route *route, const struct path *path, in
 			*kind = kind_by_plural(segment);
 			if (*kind < 0 || !scope_holds(route->scope, *kind))
 				return false;
-		} else if (*pattern == '{' ? !*segment : strlen(segment) != length || strncmp(pattern, segment, length)) {
+		} else if (*pattern == '{' ? !*segment && strncmp(pattern, "{file}", length)
+								   : strlen(segment) != length || strncmp(pattern, segment, length)) {
 			return false;
 		}
 		pattern = end;
@@ -172,6 +187,8 @@ static void route_capture(struct request *request, struct path *path)
 			request->namespace = steal_pointer(&path->segments[at]);
 		else if (!strncmp(pattern, "{name}", strlen("{name}")))
 			request->name = steal_pointer(&path->segments[at]);
+		else if (!strncmp(pattern, "{file}", strlen("{file}")))
+			request->name = steal_pointer(&path->segments[at]);
 		pattern = strchrnul(pattern, '/');
 	}
 	if (request->route->handler == write_cidr_set_patch)
@@ -183,7 +200,19 @@ static void not_found(struct request *request, const struct path *path, bool pub
 	if (!public_only && path->count >= 2 && !strcmp(path->segments[0], "v1") && kind_by_plural(path->segments[1]) < 0)
 		problem_answer(request, 404, "there is no \"/v1/%s\" in this API", path->segments[1]);
 	else
-		problem_answer(request, 404, "there is no such path%s", public_only ? " on this listener" : "");
+		problem_answer(request, 404, "there is no such path%s",
+			public_only ? " on this listener: /ui/, /metrics, /healthz and /readyz are here, the API at its unix socket"
+						: "");
+}
+
+bool route_open(const struct route *route)
+{
+	return route->handler == page_health || route->handler == page_ready || route->handler == page_version;
+}
+
+bool route_reads(const struct route *route)
+{
+	return !strcmp(route->method, "GET") || route->handler == read_explain;
 }
 
 uint64_t route_body_max(const struct request *request)
@@ -209,6 +238,8 @@ int route_find(struct request *request, const char *path_text, bool public_only)
 		const struct route *route = &routes[at];
 		if ((public_only && !route->public) || !route_matches(route, &path, &kind))
 			continue;
+		if (allow.length && strstr(allow.data, route->method))
+			continue; /* "/ui/{file}" behind a path of its own */
 		request->label = label_of[at][kind < 0 ? 0 : kind];
 		if (strcmp(route->method, request->head ? "GET" : request->method)) {
 			buffer_printf(&allow, "%s%s%s", allow.length ? ", " : "", route->method,

@@ -32,6 +32,9 @@ struct route {
  */
 int route_find(struct request *request, const char *path, bool public_only);
 
+bool route_open(const struct route *route);  /* to everybody, also over TCP */
+bool route_reads(const struct route *route); /* changes nothing: a viewer may */
+
 /* Bytes that the body of this request may have, after decompression too. */
 uint64_t route_body_max(const struct request *request);
 

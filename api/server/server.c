@@ -3,6 +3,7 @@
 #include "api/server/server.h"
 
 #include <errno.h>
+#include <gnutls/abstract.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,13 +16,18 @@
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 #include "api/server/answer.h"
+#include "api/server/audit.h"
+#include "api/server/auth.h"
 #include "api/server/listen.h"
 #include "api/server/problem.h"
 #include "api/server/route.h"
 #include "api/server/state.h"
+#include "api/server/ui.h"
 
-#define CONNECTIONS_MAX 4096u     /* a listener; each costs a few KiB until it sends something */
-#define DESCRIPTORS_RESERVED 256u /* for everything that is no connection */
+#define CONNECTIONS_MAX 4096u /* a listener; each costs a few KiB until it sends something */
+#define LISTENERS 3u
+#define ADDRESS_CONNECTIONS_MAX 256u /* from one address, over TCP */
+#define DESCRIPTORS_RESERVED 256u    /* for everything that is no connection */
 #define API_THREADS 4u
 #define API_MEMORY (32u << 10) /* a connection: headers, and the window in which bodies are read */
 #define METRICS_MEMORY (8u << 10)
@@ -56,6 +62,7 @@ static struct request *request_new(struct listener *listener, struct MHD_Connect
 	request->method = count_method_name(method);
 	request->head = !strcmp(method, "HEAD");
 	request->accepts_gzip = token_listed(request, "Accept-Encoding", "gzip");
+	request->listener = listener;
 	request->receive_max = listener->public ? API_MEMORY : listener->server->options.body_max + DISCARD_MAX;
 	request->kind = -1;
 	request->began = clock_now();
@@ -70,15 +77,22 @@ static void request_free(struct request *request)
 	answer_free(request->answer);
 	free(request->namespace);
 	free(request->name);
+	free(request->path);
+	atomic_fetch_sub(&request->server->held, request->held);
 	atomic_fetch_sub(&request->server->active, 1);
 	free(request);
 }
 
 /* Everything that can be refused before the body is there; a refusal sets the answer. */
-static void request_check(struct request *request, const char *path, bool public_only)
+static void request_check(struct request *request, const char *path, const struct listener *listener)
 {
 	const char *length = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Content-Length");
-	if (route_find(request, path, public_only) < 0 || parameters_read(request, request->route->parameters) < 0)
+	int result = route_find(request, path, listener->public);
+	if (framing_read(request) < 0 || auth_check(request) < 0 || result < 0)
+		return;
+	if (listener->public && ui_route(request->route) && ui_check(request, listener->loopback) < 0)
+		return;
+	if (parameters_read(request, request->route->parameters) < 0)
 		return;
 	if (body_headers_read(request, request->route->body != BODY_NONE, request->route->body == BODY_OBJECTS) < 0)
 		return;
@@ -91,8 +105,9 @@ static void request_check(struct request *request, const char *path, bool public
 static bool request_answered_early(struct request *request)
 {
 	const char *length = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Content-Length");
-	return request->answer && (MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Expect") ||
-								  (length && strtoull(length, NULL, 10) > request->receive_max));
+	return request->answer &&
+		   (request->answer->close || MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "Expect") ||
+			   (length && strtoull(length, NULL, 10) > request->receive_max));
 }
 
 static enum MHD_Result on_request(void *context, struct MHD_Connection *http, const char *url, const char *method,
@@ -105,7 +120,9 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *http, co
 		*place = request = request_new(listener, http, method);
 		connection_deadline(
 			&request->server->connections, request->connection, request->began, CONNECTION_GRACE_SECONDS, 0);
-		request_check(request, url, listener->public);
+		if (audit_wants(request))
+			request->path = str_dup(url);
+		request_check(request, url, listener);
 		return request_answered_early(request) ? answer_queue(request) : MHD_YES;
 	}
 	if (*size) {
@@ -151,11 +168,16 @@ static void on_connection(
 	struct listener *listener = context;
 	struct connections *connections = &listener->server->connections;
 	hangups_read_first();
-	if (code == MHD_CONNECTION_NOTIFY_STARTED)
-		*place = connection_opened(
-			connections, MHD_get_connection_info(http, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
-	else if (*place)
-		connection_closed(connections, *place);
+	if (code != MHD_CONNECTION_NOTIFY_STARTED) {
+		if (*place)
+			connection_closed(connections, *place);
+		return;
+	}
+	struct connection *connection =
+		connection_opened(connections, MHD_get_connection_info(http, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
+	if (listener->remote)
+		connection->caller = caller_new(listener->server, http);
+	*place = connection;
 }
 
 /* Paths and queries come as they were sent: "%2F" in a name is no separator. */
@@ -185,24 +207,74 @@ static unsigned connections_allowed(void)
 		return 512;
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
-	if (limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= 2 * CONNECTIONS_MAX + DESCRIPTORS_RESERVED)
+	if (limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= LISTENERS * CONNECTIONS_MAX + DESCRIPTORS_RESERVED)
 		return CONNECTIONS_MAX;
 	if (limit.rlim_max < 2 * DESCRIPTORS_RESERVED)
 		return 64;
-	return (unsigned)(limit.rlim_max - DESCRIPTORS_RESERVED) / 2;
+	return (unsigned)(limit.rlim_max - DESCRIPTORS_RESERVED) / LISTENERS;
+}
+
+/* Never asked: every session has credentials of its own (tls.h). libmicrohttpd wants a certificate or this. */
+static int on_certificate(gnutls_session_t session, const gnutls_datum_t *authorities, int authority_count,
+	const gnutls_pk_algorithm_t *algorithms, int algorithm_count, gnutls_pcert_st **ret, unsigned *count,
+	gnutls_privkey_t *key)
+{
+	(void)session, (void)authorities, (void)authority_count, (void)algorithms, (void)algorithm_count;
+	(void)ret, (void)count, (void)key;
+	return -1;
 }
 
 static int listener_start(struct listener *listener, const char *where, unsigned threads, struct error *e)
 {
-	listener->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0,
-		NULL, NULL, on_request, listener, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
-		listener->fd, MHD_OPTION_CONNECTION_LIMIT, connections_allowed(), MHD_OPTION_CONNECTION_TIMEOUT,
+	const bool tls = listener->remote && *listener->server->options.tcp.certificate;
+	struct MHD_OptionItem remote[] = {
+		{MHD_OPTION_PER_IP_CONNECTION_LIMIT, ADDRESS_CONNECTIONS_MAX, NULL},
+		{tls ? MHD_OPTION_HTTPS_PRIORITIES : MHD_OPTION_END, 0, (void *)(uintptr_t)TLS_PRIORITIES},
+		{MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)on_certificate},
+		{MHD_OPTION_END, 0, NULL},
+	};
+	struct MHD_OptionItem none = {MHD_OPTION_END, 0, NULL};
+	listener->daemon = MHD_start_daemon(
+		MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0, NULL,
+		NULL, on_request, listener, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, listener->fd,
+		MHD_OPTION_CONNECTION_LIMIT, connections_allowed(), MHD_OPTION_CONNECTION_TIMEOUT,
 		(unsigned)CONNECTION_IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-		(size_t)(listener->public ? METRICS_MEMORY : API_MEMORY), MHD_OPTION_NOTIFY_COMPLETED, on_completed, listener,
-		MHD_OPTION_NOTIFY_CONNECTION, on_connection, listener, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL,
+		(size_t)(listener->public && !listener->loopback ? METRICS_MEMORY : API_MEMORY), MHD_OPTION_NOTIFY_COMPLETED,
+		on_completed, listener, MHD_OPTION_NOTIFY_CONNECTION, on_connection, listener, MHD_OPTION_UNESCAPE_CALLBACK,
+		on_unescape, NULL, MHD_OPTION_ARRAY, listener->remote ? remote : &none,
 		threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, threads, MHD_OPTION_END);
 	if (!listener->daemon)
 		return error_system(e, errno ? errno : EIO, "cannot serve HTTP on %s", where);
+	return 0;
+}
+
+static int remote_refuse(struct error *e, const char *listen, const char *what)
+{
+	return error_set(e, ERROR_INVALID, EINVAL, "api.tcp.listen", "%s is not a loopback address: %s", listen, what);
+}
+
+/* Files first: nobody can connect to a listener that is not started. */
+static int remote_open(struct server *server, struct error *e)
+{
+	const struct server_tcp *tcp = &server->options.tcp;
+	int result;
+	if (!*tcp->listen)
+		return 0;
+	if ((result = credentials_open(&server->credentials, tcp, true, e)) < 0 ||
+		(result = listen_tcp(tcp->listen, &server->tcp.fd, e)) < 0)
+		return result;
+	/* The configuration said so already; this is about the address that it became. */
+	if (!ui_loopback(server->tcp.fd) && !*tcp->certificate)
+		return remote_refuse(e, tcp->listen, "it needs TLS");
+	if (!ui_loopback(server->tcp.fd) && !*tcp->client_ca && !*tcp->token_file)
+		return remote_refuse(e, tcp->listen, "it needs client certificates or tokens");
+	if (!*tcp->client_ca && !*tcp->token_file)
+		log_warn("api",
+			"%s: without api.tcp.tls.clientCA and api.tcp.tokenFile nobody is known there: only /healthz, "
+			"/readyz and /version are answered",
+			tcp->listen);
+	if ((result = credentials_watch(&server->credentials)) < 0)
+		return error_system(e, -result, "cannot watch certificates and tokens");
 	return 0;
 }
 
@@ -219,11 +291,26 @@ static int listeners_start(struct server *server, struct error *e)
 	}
 	if (*options->metrics_listen && (result = listen_tcp(options->metrics_listen, &server->metrics.fd, e)) < 0)
 		return result;
-	if ((result = listener_start(&server->api, options->unix_path, API_THREADS, e)) < 0)
+	server->metrics.loopback = server->metrics.fd >= 0 && ui_loopback(server->metrics.fd);
+	if ((result = remote_open(server, e)) < 0 ||
+		(result = listener_start(&server->api, options->unix_path, API_THREADS, e)) < 0)
 		return result;
 	if (server->metrics.fd >= 0)
 		result = listener_start(&server->metrics, options->metrics_listen, 1, e);
+	if (!result && server->tcp.fd >= 0)
+		result = listener_start(&server->tcp, options->tcp.listen, API_THREADS, e);
 	return result;
+}
+
+static char *text_of(const char *text)
+{
+	return str_dup(text ? text : "");
+}
+
+void server_reload(struct server *server)
+{
+	if (*server->options.tcp.listen)
+		credentials_reload(&server->credentials);
 }
 
 int server_start(const struct server_options *options, struct server **ret, struct error *e)
@@ -232,9 +319,14 @@ int server_start(const struct server_options *options, struct server **ret, stru
 	server->options = *options;
 	server->options.unix_path = str_dup(options->unix_path);
 	server->options.unix_group = str_dup(options->unix_group);
-	server->options.metrics_listen = str_dup(options->metrics_listen ? options->metrics_listen : "");
-	server->api = (struct listener){server, NULL, -1, false};
-	server->metrics = (struct listener){server, NULL, -1, true};
+	server->options.metrics_listen = text_of(options->metrics_listen);
+	server->options.tcp = (struct server_tcp){text_of(options->tcp.listen), text_of(options->tcp.certificate),
+		text_of(options->tcp.key), text_of(options->tcp.client_ca), text_of(options->tcp.token_file)};
+	server->api = (struct listener){.server = server, .fd = -1};
+	server->metrics = (struct listener){.server = server, .fd = -1, .public = true};
+	server->tcp = (struct listener){.server = server, .fd = -1, .remote = true};
+	throttle_init(&server->wrong);
+	throttle_init(&server->told);
 	server->budget = options->body_max + BUDGET_BEYOND;
 	server->counters.routes = mem_array((size_t)route_label_count(), sizeof(*server->counters.routes));
 	TAILQ_INIT(&server->followers);
@@ -282,20 +374,28 @@ void server_stop(struct server *server)
 	socket_file_remove(server);
 	listener_quiesce(&server->api);
 	listener_quiesce(&server->metrics);
+	listener_quiesce(&server->tcp);
 	queue_stop(server);
-	follow_changed(server);
+	follow_stop(server);
 	for (int waited = 0; atomic_load(&server->active) && waited < STOP_MILLISECONDS; waited += 5)
 		nanosleep(&pause, NULL);
 	if (server->api.daemon)
 		MHD_stop_daemon(server->api.daemon);
 	if (server->metrics.daemon)
 		MHD_stop_daemon(server->metrics.daemon);
+	if (server->tcp.daemon)
+		MHD_stop_daemon(server->tcp.daemon);
 	connections_stop(&server->connections);
 	queue_free(server);
 	pthread_mutex_destroy(&server->follow_lock);
 	free(server->counters.routes);
-	free((char *)(uintptr_t)server->options.unix_path);
-	free((char *)(uintptr_t)server->options.unix_group);
-	free((char *)(uintptr_t)server->options.metrics_listen);
+	credentials_close(&server->credentials);
+	throttle_free(&server->wrong);
+	throttle_free(&server->told);
+	const struct server_tcp *tcp = &server->options.tcp;
+	const char *texts[] = {server->options.unix_path, server->options.unix_group, server->options.metrics_listen,
+		tcp->listen, tcp->certificate, tcp->key, tcp->client_ca, tcp->token_file};
+	for (size_t at = 0; at < sizeof(texts) / sizeof(texts[0]); at++)
+		free((char *)(uintptr_t)texts[at]);
 	free(server);
 }

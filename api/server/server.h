@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "agent/base/addr.h"
 #include "agent/base/buffer.h"
 #include "agent/base/error.h"
 #include "agent/model/object.h"
@@ -29,6 +30,7 @@ struct call {
 	char *namespace, *name; /* object calls; CALL_DELETE_OWNER: name */
 	char *owner;            /* never NULL: ?owner=, else the credential's name, else "local" */
 	bool force, dry_run, quarantine;
+	bool diff; /* dry_run: what would change is wanted in the answer */
 	bool has_term;
 	uint64_t term;
 	char *if_match, *if_none_match; /* as sent, or NULL */
@@ -47,21 +49,59 @@ struct reply {
 	struct errors warnings; /* taken; path is the pointer */
 	char *quarantined;      /* JSON array text or NULL; taken */
 	bool dry_run;
+	char *changes; /* JSON array text or NULL; taken */
+};
+
+/* What GET /v1/flows, /v1/connections and /v1/alerts list; flows and alerts can be followed. */
+enum feed { FEED_FLOWS, FEED_CONNECTIONS, FEED_ALERTS, FEED_COUNT };
+#define FEED_REFUSED "Refused"
+struct feed_filter {
+	char *workload; /* "namespace/name", "namespace/" followed by a star for all of one, or NULL */
+	char *verdict;  /* as in a record, FEED_REFUSED (Dropped or Rejected), or NULL */
+	char *protocol; /* the same */
+	bool has_port, has_ip;
+	uint16_t port;
+	struct ip ip;
+	uint64_t limit; /* 0: all */
+};
+
+/* The API over TCP; "" where there is none. The listener is refused when everybody could use it. */
+struct server_tcp {
+	const char *listen;
+	const char *certificate, *key, *client_ca, *token_file;
 };
 
 struct server_options {
 	const char *unix_path, *unix_group;
 	const char *metrics_listen; /* "" = none */
+	struct server_tcp tcp;      /* all NULL: none */
 	uint64_t body_max;
 	struct board *board;
 	/* Renders /metrics. Called on HTTP's threads. */
 	void (*metrics)(void *context, struct buffer *out);
 	/* Answers POST /v1/explain: appends the document, or adds errors. Called on HTTP's threads; NULL: 503. */
 	void (*explain)(void *context, const char *body, size_t length, struct buffer *out, struct errors *errors);
+	/* Appends the records of a feed that match, comma-separated JSON objects, newest last. On HTTP's threads. */
+	void (*feed_list)(void *context, enum feed feed, const struct feed_filter *filter, struct buffer *out);
+	/*
+	 * Appends lines (NDJSON) of what matches and came after *after (0: all that is kept; of those the last
+	 * filter->limit), about `most` bytes at most, and moves *after past what was looked at. On HTTP's threads.
+	 * Where records behind *after were overwritten, the line {"lost":N} comes first. Nothing appended and *after as it
+	 * was: there is no more for now.
+	 */
+	void (*feed_follow)(void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most,
+		struct buffer *out);
 	void *context;
 };
 
 struct server;
+/* Whether the files of the TCP listener can be used; an error's path is the configuration's key that is to blame. With
+ * `warn` the log says what is odd about them, as server_start does. */
+int server_tcp_check(const struct server_tcp *tcp, bool warn, struct error *e);
+/* Reads certificates and tokens again; a bad file keeps the old one. Any thread. */
+void server_reload(struct server *server);
+/* There is something new in a feed: wakes those who follow it. Any thread, until server_stop; NULL is fine. */
+void server_news(struct server *server, enum feed feed);
 int server_start(const struct server_options *options, struct server **ret, struct error *e);
 /* No new connections; calls that wait are answered 503. */
 void server_stop(struct server *server);

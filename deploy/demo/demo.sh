@@ -138,6 +138,8 @@ gateway_start() { # a log of its own for each
 gateway_listens() { [ -n "$(within node ss -ltnH 'sport = :15001')" ]; }
 # shellcheck disable=SC2317
 gateway_seen() { [[ $(within node curl -sS http://127.0.0.1:7642/metrics) == *'penstock_proxy_up{proxy="ai-gateway"} 1'* ]]; }
+# shellcheck disable=SC2317
+alert_told() { [[ $(within node penstock --socket "$socket" alerts) == *ProxyDown* ]]; }
 gateway_carried() { [ "$(grep -c "$host" "$gateway_log")" -ge "$1" ]; } # lines are written when connections end
 
 # ask SPACE FAMILY [SECONDS]: a call to the provider, as any app would make it.
@@ -278,13 +280,15 @@ status=0 && ask batch 4 1 || status=$?
 expect $((status != 28)) 'nor the provider'
 
 step 'The gateway dies. Deny: nothing goes past it'
-kill -KILL $gateway_pid
-wait $gateway_pid 2>/dev/null || true
+{ kill -KILL $gateway_pid && wait $gateway_pid; } 2>/dev/null || true
 wait_for 5 'the end of the gateway' eval '! gateway_listens'
 status=0 && ask chat 4 1 || status=$?
 expect $((status != 28)) 'chat does not reach the provider unseen'
 on node "curl -sS http://127.0.0.1:7642/metrics | grep -E '^penstock_(packets_total.*NoListener|proxy_up)' | grep -v 'total.* 0$'" || true
 says 'reason="NoListener"' 'and that is counted by its own reason'
+wait_for 5 'the alert' alert_told
+on node "penstock --socket $socket alerts" || true
+says 'ProxyDown' 'and an alert was raised'
 
 step 'Bypass instead: connections go where they were going while there is no gateway'
 on node "curl -sS --unix-socket $socket -X PATCH http://penstock/v1/state -H 'Content-Type: application/json' -d @bypass.json" || true
@@ -299,7 +303,10 @@ wait_for 5 "the gateway's line" gateway_carried 1
 on node "grep $host $gateway_log" || true
 says '203.0.113.9:443' 'has connections within a second'
 
-step 'See it: status and metrics'
+step 'See it: every connection with the rule that decided, how the agent is, metrics'
+on node "penstock --socket $socket flows --tail 12" || true
+says 'Intercepted  ' 'what the gateway got'
+says 'Refused' 'what was refused'
 on node "penstock --socket $socket status" || true
 says 'ai-gateway' 'the gateway and its listeners'
 on node "curl -sS http://127.0.0.1:7642/metrics | grep -E '^penstock_(packets_total.*(Policy|Isolated|Intercept)|rule_hits|intercepted|onward|proxy_up|revision)' | grep -v ' 0$'" || true
@@ -307,6 +314,7 @@ says 'reason="Policy"' 'the allowed packets'
 says 'reason="Isolated"' 'the dropped ones, with the isolation as the reason'
 says 'penstock_intercepted_connections_total{' 'the connections that were handed over'
 says 'penstock_onward_connections_total{source="client"}' "and that the gateway went on with the clients' own addresses"
+note 'while an agent runs: penstock flows --follow, penstock top, and the page http://127.0.0.1:7642/ui/'
 
 if [ $missed = 0 ]; then
 	printf '\n%sAll as it should be.%s\n' "$green" "$plain"

@@ -118,7 +118,7 @@ class Accepted:
         """Written as the programs on packets do; the client opened it."""
         if self.ends[0] > self.ends[1]:
             flags |= ORIGIN_HIGH
-        value = bytes(88) + struct.pack("=BBB5x", state, flags, PROXY) + origin.ljust(16, b"\0")
+        value = bytes(88) + struct.pack("=BBB5x", state, flags, PROXY) + origin.ljust(16, b"\0") + bytes(8)
         world.object.map(f"ps_{'conn' if live else 'new'}{self.family}").put(
             self.key(), (bytes(16) if live else b"") + value)
         return self

@@ -37,6 +37,7 @@ PROXY_USED, PROXY_BYPASS = 1, 2
 IFACE_DENY, IFACE_L3, IFACE_NETWORK = 1, 2, 4
 NEW, REPLIED, ESTABLISHED, CLOSING = range(4)
 ORIGIN_HIGH, NODE, INTERCEPTED, MIDSTREAM, REWRITTEN, LEG = 1, 2, 4, 32, 64, 128
+TOLD, QUIET = 64, 128
 MARK, MARK_MASK = 0x20000000, 0x60000000
 
 # Rows: what they say, and the rule that says it.
@@ -61,9 +62,11 @@ class Conn:
         self.live = live
         value = value[16:] if live else value
         (egress, ingress, self.opened, self.seen, p0, p1, b0, b1, r0, r1, self.intercept_rule, i0, i1, self.handshake,
-         self.state, self.flags, self.proxy, e, i, self.service, self.backend_port, self.entered) = struct.unpack_from(
+         self.state, self.flags, self.proxy, e, i, service, self.backend_port, self.entered) = struct.unpack_from(
              "=QQQQQQQQIIIIIIBBBBBBHI", value)
-        self.backend = value[-16:]
+        self.service, self.told, self.quiet = service & 63, bool(service & TOLD), bool(service & QUIET)
+        self.backend = value[96:112]
+        self.round_trip, self.retransmits = struct.unpack_from("=II", value, 112)
         self.judged, self.packets, self.bytes = [egress, ingress], [p0, p1], [b0, b1]
         self.rule, self.ifindex, self.reason = [r0, r1], [i0, i1], [REASONS[e], REASONS[i]]
 

@@ -226,6 +226,33 @@ static void print_counts(void)
 	free(counts);
 }
 
+/* A whole round, mending what is found. */
+static int audit(struct error *e)
+{
+	double longest = 0, all = 0;
+	int pieces = 0, result = 0;
+	bool more = true, repair, repaired = false;
+	while (more && result == 0) {
+		double began = now_ms();
+		more = datapath_audit(datapath, &tables, &repair);
+		double took = now_ms() - began;
+		longest = took > longest ? took : longest;
+		all += took;
+		pieces++;
+		if (!repair)
+			continue;
+		repaired = true;
+		result = datapath_stage(datapath, &tables, e);
+		if (result == 0)
+			result = datapath_flip(datapath, datapath_live_revision(datapath), e);
+		if (result == 0)
+			result = datapath_settle(datapath, &tables, e);
+	}
+	printf("ok pieces=%d repaired=%d map=%lu longest=%.2f all=%.1f", pieces, repaired,
+		(unsigned long)datapath_repairs(datapath, DRIFT_MAP), longest, all);
+	return result;
+}
+
 static int run(char *line, struct error *e)
 {
 	char *word[6] = {0}, *rest = line;
@@ -275,6 +302,8 @@ static int run(char *line, struct error *e)
 		return datapath_stage(datapath, &tables, e);
 	if (strcmp(verb, "flip") == 0)
 		return datapath_flip(datapath, atoi(word[1]), e);
+	if (strcmp(verb, "audit") == 0)
+		return audit(e);
 	if (strcmp(verb, "settle") == 0)
 		return datapath_settle(datapath, &tables, e);
 	if (strcmp(verb, "interfaces") == 0) {

@@ -5,8 +5,13 @@ bits, for interfaces pv+ of pods and `uplink`.
     with Others(world.node, "iptables-nft") as others:
         others.calico()
 """
+import os
+import socket
+import struct
+
 from lab import OUTSIDE4, OUTSIDE6
 
+NETLINK_NETFILTER = 12
 TOOLS = ["iptables-nft", "iptables-legacy"]
 TABLES = ("raw", "mangle", "nat", "filter")
 
@@ -104,6 +109,17 @@ COMMIT
 """
 
 
+def forget_connections(node):
+    """What the kernel's connection tracking remembers there: a masqueraded flow stays so when the rule is gone."""
+    request = struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 0, 0, 0, 0, 0)  # nfnetlink: IPCTNL_MSG_CT_DELETE; request, ack
+    with node.entered(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+        netlink.settimeout(5)
+        netlink.send(request)
+        error, = struct.unpack_from("=i", netlink.recv(4096), 16)
+    if error:
+        raise OSError(-error, os.strerror(-error))
+
+
 class Others:
     def __init__(self, node, tool="iptables-nft"):
         self.node, self.tool, self.undo = node, tool, []
@@ -186,6 +202,7 @@ class Others:
             else:
                 self.node.run(*step, check=False)
         self.undo = []
+        forget_connections(self.node)
 
     def __enter__(self):
         return self

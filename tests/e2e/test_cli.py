@@ -156,13 +156,14 @@ def test_a_refusal_names_file_line_and_field(cli):
     lines = done.stderr.splitlines()
     assert lines[0].startswith("penstock: refused (422): ")
     port = next(line for line in lines if "bad.yaml" in line)
-    assert port.startswith("  bad.yaml:14: document 2: NetworkPolicy shop/web: /spec/ingress/0/ports/1/port: ")
+    assert port.startswith("  bad.yaml:14:13: NetworkPolicy shop/web: /spec/ingress/0/ports/1/port: ")
     assert "70000" in port
+    assert lines[lines.index(port) + 1:][:2] == ["     14 |       port: 70000", "        |             ^~~~~"], "as compilers show it"
     address = next(line for line in lines if "bad.json" in line)
     assert "Workload shop/w: /spec/ips/0: " in address and "10.0.0.300" in address
-    number = int(address.split("bad.json:")[1].split(":")[0])
+    number, column = map(int, address.split("bad.json:")[1].split(":")[:2])
     with open(os.path.join(cli.directory, "bad.json")) as file:
-        assert "10.0.0.300" in file.read().splitlines()[number - 1]
+        assert file.read().splitlines()[number - 1][column - 1:].startswith('"10.0.0.300"')
     assert cli.agent.api.state() == before, "all or nothing"
     done = cli("apply", "--quarantine", "-f", "bad.yaml")
     assert "quarantined: NetworkPolicy shop/web\n" in done.stderr and "70000" in done.stderr
@@ -173,7 +174,8 @@ def test_owners_force_and_dry_run(cli):
     cli("apply", "--owner", "first", "-f", "-", input=namespace % 1)
     assert names(cli("get", "ns").stdout)[0][0] == "a" and cli("get", "ns").stdout.split()[-1] == "first"
     done = cli("apply", "--owner", "second", "-f", "-", input=namespace % 2, code=REFUSED)
-    assert "(409)" in done.stderr and "first" in done.stderr and "standard input:1: Namespace a" in done.stderr
+    assert "(409)" in done.stderr and "first" in done.stderr and "standard input:1:1: Namespace a" in done.stderr
+    assert done.stderr.endswith("\nTry: --force takes over what is another owner's; --owner NAME writes as that owner\n")
     before = cli.agent.api.state()
     assert cli("apply", "--owner=second", "--force", "--dry-run", "-f", "-", input=namespace % 2).stdout.startswith(
         "would apply 1 Namespace")
@@ -213,8 +215,8 @@ def test_explain(cli):
     assert lines[0] == f"Allow: 10.77.9.9 -> shop/web UDP/80, revision {said['revision']}"
     assert [line.split() for line in lines[2:4]] == [["egress", "not", "local", "-", "-"], ["ingress", "not", "local", "-", "-"]]
     assert lines[5].startswith(" 1. source: 10.77.9.9, ") and lines[-1].startswith(f" {len(lines) - 5}. revision ")
-    done = cli("explain", "shop/none", "10.77.9.1", "--protocol", "TCP", code=REFUSED)
-    assert done.stdout == "" and "/port: required with TCP" in done.stderr
+    done = cli("explain", "shop/none", "10.77.9.1", "--port", "80", code=REFUSED)
+    assert done.stdout == ""
     assert "/source/workload: there is no Workload or Pod shop/none" in done.stderr
 
 
@@ -248,6 +250,8 @@ def test_explain_a_flow_record(cli):
     lines = text.splitlines()
     assert lines[0] == "Then: Dropped, Isolated, revision 1; that rule is not there any more"
     assert "NetworkPolicy shop/gone" in lines[1] and lines[3].startswith("Today: Allow, revision ")
+    assert cli("explain", "--flow", "-", input=json.dumps({"items": [flow]})).stdout == text
+    assert "one flow record is wanted, not 2" in cli("explain", "--flow", "-", input=json.dumps({"items": [flow, flow]}), code=USAGE).stderr
     done = cli("explain", "--flow", "-", input="{}", code=REFUSED)
     assert "/flow/source: required" in done.stderr and "/flow/reason: required" in done.stderr
     assert "standard input: line 1: " in cli("explain", "--flow", "-", input="{", code=USAGE).stderr
@@ -261,7 +265,7 @@ def test_explain_a_flow_record(cli):
     (["apply", "-f"], "-f needs a value"),
     (["apply", "-f", "absent.yaml"], "absent.yaml: No such file or directory"),
     (["apply", "-f", "empty.yaml"], "there is no object in what was given"),
-    (["apply", "-f", "broken.yaml"], "broken.yaml: line 2: "),
+    (["apply", "-f", "broken.yaml"], "broken.yaml:2:1: "),
     (["apply", "-f", "broken.yaml", "-n", "x"], "apply takes no option -n"),
     (["apply", "--nonsense"], "there is no option --nonsense"),
     (["get"], "a kind is needed"),
@@ -269,7 +273,7 @@ def test_explain_a_flow_record(cli):
     (["get", "ns", "a", "-n", "b"], "a Namespace is in no namespace"),
     (["get", "pods", "a/b", "-n", "c"], "a/b is not in the namespace c"),
     (["get", "pods", "a", "-l", "x=y"], "either names or a selector"),
-    (["get", "pods", "-o", "xml"], "the output is table, json or yaml, not xml"),
+    (["get", "pods", "-o", "xml"], "the output is one of table wide json yaml name, not xml"),
     (["delete", "pods"], "a kind and a name, or -f FILE, are needed"),
     (["delete", "-f", "empty.yaml", "pods"], "either -f or a kind and names"),
     (["status", "now"], "what is now?"),
@@ -280,6 +284,9 @@ def test_explain_a_flow_record(cli):
     (["explain", "--flow", "absent.json"], "absent.json: No such file"),
     (["explain", "a", "b", "--flow", "-"], "a flow record says itself what it is about"),
     (["explain", "--flow", "-", "--port", "1"], "a flow record says itself what it is about"),
+    (["explain", "a", "10.0.0.1"], "TCP needs --port N"),
+    (["explain", "a", "10.0.0.1:80"], "the port is --port 80"),
+    (["explain", "a", "[fd00::1]:80"], "the port is --port 80"),
     (["explain", "a", "b", "--force"], "explain takes no option --force"),
 ])
 def test_wrong_usage(cli, words, message):
@@ -300,9 +307,9 @@ def test_help(cli):
 def test_no_agent(cli):
     absent = f"{cli.directory}/absent.sock"
     for words in (["status"], ["get", "pods"], ["apply", "-f", cli.write("shop.yaml", SHOP)], ["delete", "ns", "a"],
-                  ["explain", "a", "b"], ["doctor"], ["version"]):
+                  ["explain", "a", "b", "--port", "1"], ["doctor"], ["version"]):
         done = cli(*words, "--socket", absent, code=UNREACHABLE)
-        assert f"cannot reach the agent at {absent}: " in done.stderr
+        assert f"cannot reach the agent at {absent}: " in done.stderr and "\nTry: is penstockd running here?" in done.stderr
     assert cli("--socket", cli.agent.socket, "get", "ns", environment={"PENSTOCK_SOCKET": absent}).stdout == ""
 
 

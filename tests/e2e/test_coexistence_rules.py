@@ -48,8 +48,6 @@ HIT = {"calico": ["-A FORWARD -m mark --mark 0x10000/0x10000 -j ACCEPT", "-i pv+
 @pytest.mark.parametrize("who", HIT)
 def test_as_they_come(world, others, who):
     """What policy of theirs lets pass has their marks: else their FORWARD would drop it."""
-    if who == "wg_quick" and world.engine == "tproxy" and others.tool == "iptables-nft":
-        pytest.skip("about one whole run in three loses one flow of UDP here, and only here: not explained yet")
     getattr(others, who)()
     assert everywhere(world) == world.handed()
     assert [rule for rule in HIT[who] if not others.hits(rule)] == []

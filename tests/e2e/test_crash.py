@@ -249,7 +249,7 @@ def test_pins_removed_under_a_running_agent(pair):
         assert enforced(lab), f"'{what}' was removed"
         assert os.path.isdir(f"{agent.pins}/links")
     remove(agent, "links")
-    eventually(lambda: len(glob.glob(f"{agent.pins}/links/*")) == 6, 1)
+    eventually(lambda: len(glob.glob(f"{agent.pins}/links/[0-9]*")) == 6, 1)
     agent.restart()
     assert enforced(lab)
 

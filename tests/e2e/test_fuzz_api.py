@@ -415,14 +415,14 @@ ODD_REQUESTS = {
     "length is beyond the limit": (put(b"Content-Length: 99999999999\r\n", length=False), {413, None}),
     "two lengths": (put(b"Content-Length: 12\r\nContent-Length: 5\r\n", length=False), {400, None}),
     "length and chunks": (put(b"Content-Length: 12\r\nTransfer-Encoding: chunked\r\n",
-                              b"c\r\n" + ITEMS + b"\r\n0\r\n\r\n", length=False), {200, 400, None}),
+                              b"c\r\n" + ITEMS + b"\r\n0\r\n\r\n", length=False), {400}),
     "chunks": (put(b"Transfer-Encoding: chunked\r\n", b"5\r\n{\"ite\r\n7;ext=1\r\nms\":[]}\r\n0\r\nTrailer: x\r\n\r\n",
                    length=False), {200}),
     "chunk size is no number": (put(b"Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n0\r\n\r\n", length=False), {400, None}),
     "chunk size is absurd": (put(b"Transfer-Encoding: chunked\r\n", b"fffffffffffffffffffff\r\n{}\r\n", length=False),
                              {400, 413, None}),
     "chunks without end": (put(b"Transfer-Encoding: chunked\r\n", b"c\r\n" + ITEMS + b"\r\n", length=False), {400, None}),
-    "another transfer coding": (put(b"Transfer-Encoding: gzip\r\n", length=False), {400, 411, 415, 501, None}),
+    "another transfer coding": (put(b"Transfer-Encoding: gzip\r\n", length=False), {400}),
     "another content coding": (put(b"Content-Encoding: br\r\n"), {415}),
     "two content codings": (put(b"Content-Encoding: gzip, gzip\r\n"), {415}),
     "gzip that is none": (put(b"Content-Encoding: gzip\r\n"), {400}),
@@ -488,7 +488,7 @@ ODD_REQUESTS = {
     "upgrade": (request(b"GET /healthz HTTP/1.1", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"), {101, 200, 400}),
     "absolute": (request(b"GET http://x/healthz HTTP/1.1"), {200, 404}),
     "folded": (request(b"GET /healthz HTTP/1.1", b"X: a\r\n b\r\n"), {200, 400}),
-    "space before the colon": (put(b"Content-Length : 12\r\n", length=False), {400, 411, None}),
+    "space before the colon": (put(b"Content-Length : 12\r\n", length=False), {400}),
 }
 
 
@@ -503,7 +503,7 @@ def test_odd_requests(lab, half_close):
         if (not codes and None not in may and half_close is False) or any(code not in may for code in codes):
             wrong.append(f"{name}: {codes}, wanted {may}: {got[:300]!r}")
         for part in re.split(rb"(?=HTTP/1\.1 [45])", got):
-            if part.startswith(b"HTTP/1.1 4") and b"/v1/" in raw and PROBLEM.encode() not in part:
-                print(f"{name}: not a problem: {part[:200]!r}")
+            if part.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")) and PROBLEM.encode() not in part:
+                wrong.append(f"{name}: not a problem: {part[:200]!r}")
         assert agent.running() and agent.api.state() == before, name
     assert not wrong, "\n".join(wrong)

@@ -341,6 +341,9 @@ def test_it_comes_with_the_next_write_after_iptables_legacy(alone, family):
 
 def test_it_comes_with_the_regular_look_after_iptables_legacy(alone):
     lab = alone
+    lab.running.config["datapath"]["auditPeriod"] = "1s"
+    lab.running.write_config()
+    lab.running.restart()
     lab.kube = KubeProxy(lab.node, "iptables-legacy")
     if why := lab.kube.lacking():
         pytest.skip(f"no iptables-legacy here: {why}")

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's tour by curl is run as it stands, against a real agent; kubectl's answer is ours."""
+"""What the README and the pages of api/ tell to do is done as it stands, against a real agent; kubectl's answer is ours."""
 import json
 import os
 import re
-
-import pytest
 
 from lab import NODE_NAME, REPOSITORY, Lab
 from objects import deny_all, namespace, pod
 
 
-@pytest.fixture(scope="module")
-def readme():
-    with open(os.path.join(REPOSITORY, "README.md")) as file:
+def page(name):
+    with open(os.path.join(REPOSITORY, name)) as file:
         return file.read()
 
 
-def test_the_tour(readme):
-    tour = re.search(r"## A tour by curl\n\n```sh\n(.*?)```", readme, re.S)[1]
+def shell(name, title):
+    return re.search(rf"^#+ {title}\n.*?```sh\n(.*?)```", page(name), re.S | re.M)[1]
+
+
+def test_the_tour():
+    tour = shell("api/api.md", "The API by curl")
     with Lab() as lab:
         chat = lab.pod("chat")
         agent = lab.agent(metrics={"listen": "127.0.0.1:7642"})
@@ -36,14 +37,61 @@ def test_the_tour(readme):
         assert "penstock_revision" in said
 
 
-def test_every_key_of_the_reference_is_a_key(readme):
-    """The table of configuration keys, against the agent's own print of its defaults."""
+def test_first_steps():
+    """The README's, but for where programs are installed, and the names that belong to the whole machine."""
+    steps = shell("README.md", "First steps")
     with Lab() as lab:
-        agent = lab.agent(start=False)
-        printed = lab.node.run(agent.binary, "--config", agent.config_path, "--check").stdout
-    table = readme.split("## Configuration")[1].split("\n## ")[0]
-    keys = re.findall(r"`([a-z]+\.[A-Za-z.]+)`(?:, `([a-z]+\.[A-Za-z.]+)`)? \|", table)
-    assert len(keys) > 15
-    for key in filter(None, (k for row in keys for k in row)):
-        section, *rest = key.split(".")
-        assert re.search(rf"^{section}:\n(?:  .*\n)*  {rest[0]}:", printed, re.M), key
+        agent = lab.agent(metrics={"listen": "127.0.0.1:7642"})
+        chat = f"{lab.prefix}steps"
+        for old, new in (("make install ", "true "), ("penstockd >", "true >"), ("netns add chat", f"netns add {chat}"),
+                         ("netns chat", f"netns {chat}"), ("-n chat", f"-n {chat}"), ("exec chat", f"exec {chat}"),
+                         ("/var/log/", f"{lab.directory}/"), ("10.77.0.", "10.79.0."), ("penstock doctor ", "penstock doctor || true ")):
+            assert old in steps, old
+            steps = steps.replace(old, new)
+        script = f"set -euo pipefail\nPATH={os.path.dirname(agent.binary)}:$PATH\nexport PENSTOCK_SOCKET={agent.socket}\n" \
+            f"trap 'kill $(jobs -p); ip netns del {chat}' EXIT\n{steps}"
+        said = lab.node.run("bash", "-c", script).stdout
+    assert "\n200\n" in said, said
+    assert re.search(r"Refused.*shop/chat.*10\.79\.0\.1:22.*", said) and re.search(r"Intercepted.*shop/chat.*10\.79\.0\.1:8080", said), said
+    assert re.search(r"NetworkPolicy.*shop/chat", said), said
+
+
+def test_every_reason_is_explained():
+    with open(os.path.join(REPOSITORY, "bpf/abi.h")) as file:
+        reasons = re.search(r"#define PS_REASONS\(X\)(.*?)\n\n", file.read(), re.S)[1]
+    rows = re.findall(r"^\| `(\w+)` \|", page("api/troubleshooting.md"), re.M)
+    assert sorted(rows) == sorted(re.findall(r'X\(\w+, "(\w+)"', reasons))
+
+
+def test_links_lead_somewhere():
+    """To files of this repository, and to headings in them."""
+    for name in ["README.md", "CONTRIBUTING.md", *(f"api/{one}" for one in os.listdir(os.path.join(REPOSITORY, "api")) if one.endswith(".md"))]:
+        for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page(name)):
+            path = os.path.normpath(os.path.join(os.path.dirname(name), target)) if target else name
+            assert os.path.exists(os.path.join(REPOSITORY, path)), f"{name}: {target}"
+            if heading:
+                titles = [re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.*)$", page(path), re.M)]
+                assert heading in titles, f"{name}: {target}#{heading}"
+
+
+def defaults(printed):
+    """What --check prints as YAML: "a.b" → text of the default."""
+    found, path = {}, []
+    for line in printed.split("\n\n")[0].splitlines():
+        depth, (name, _, value) = (len(line) - len(line.lstrip())) // 2, line.strip().partition(":")
+        path = [*path[:depth], name]
+        if value.strip():
+            found[".".join(path)] = value.strip()
+    return found
+
+
+def test_the_reference_of_configuration_is_the_programs():
+    """Every key with its default, in the order in which the agent prints them; nothing else."""
+    with Lab() as lab:
+        empty = f"{lab.directory}/empty.yaml"
+        with open(empty, "w"):
+            pass
+        printed = lab.node.run(lab.agent(start=False).binary, "--config", empty, "--check").stdout
+    rows = re.findall(r"^\| `([a-zA-Z.]+)` \| `([^`]*)` \|", page("api/configuration.md"), re.M)
+    wanted = {key: value.strip('"') or '""' for key, value in defaults(printed).items() if key != "node.name"}
+    assert dict(rows[1:]) == wanted and rows[0] == ("node.name", '""')

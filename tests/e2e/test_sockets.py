@@ -22,6 +22,7 @@ from steering import ENGINES
 PORT = 15001
 SOL_IP, SOL_IPV6, SO_ORIGINAL_DST = 0, 41, 80
 TRACES = {"trace-sock_recv_length", "trace-sched_process_fork"}
+ALWAYS = {"trace-inet_sock_set_state", "trace-tcp_retransmit_skb", "trace-kfree_skb"}  # test_trace.py
 HOOKS = {f"cgroup-{name}" for name in ("getsockopt", "getpeername4", "getpeername6", "getsockname4", "getsockname6",
                                        "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6")}
 
@@ -111,7 +112,7 @@ def links(agent, kind="cgroup-"):
     """Pin → what bpftool says of our links at the cgroup."""
     directory = f"{agent.pins}/links"
     return {name: json.loads(run("bpftool", "-j", "link", "show", "pinned", f"{directory}/{name}").stdout)
-            for name in os.listdir(directory) if name.startswith(kind)}
+            for name in os.listdir(directory) if name.startswith(kind) and name not in ALWAYS}
 
 
 # ---- SO_ORIGINAL_DST ----

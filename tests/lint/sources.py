@@ -9,6 +9,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 C = (".c", ".h")
+PAGE = (".html", ".css", ".js", ".svg")
 WARN_LINES, MAX_LINES = 600, 800
 APACHE, DUAL = "Apache-2.0", "GPL-2.0-only OR BSD-2-Clause"
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+([<"])([^>"]+)[>"]', re.M)
@@ -87,14 +88,14 @@ def check_includes():
 
 def check_licences():
     for path in files():
-        if not (path.endswith(C + (".py", ".sh")) or path == "Makefile" or is_script(path)):
+        if not (path.endswith(C + PAGE + (".py", ".sh")) or path == "Makefile" or is_script(path)):
             continue
         wanted = DUAL if path.startswith("bpf/") or path.endswith(".bpf.c") else APACHE
         head = text_of(path).splitlines()[:2]
-        found = [line.split("SPDX-License-Identifier:")[1].replace("*/", "").strip() for line in head
+        found = [line.split("SPDX-License-Identifier:")[1].replace("*/", "").replace("-->", "").strip() for line in head
                  if "SPDX-License-Identifier:" in line]
         if found != [wanted]:
-            yield f"{path}: line 1 (2 behind #!) must be SPDX-License-Identifier: {wanted}, and is {found or 'missing'}"
+            yield f"{path}: line 1 (2 behind #! or a doctype) must be SPDX-License-Identifier: {wanted}, and is {found or 'missing'}"
 
 
 # ---- words, sizes, Python ----
@@ -102,7 +103,7 @@ def check_licences():
 def check_words():
     words = re.compile(r"\b(TODO|FIX" r"ME|XXX|HACK)\b")
     for path in files():
-        if path.endswith(C + (".py", ".sh", ".yaml")) or path == "Makefile" or is_script(path):
+        if path.endswith(C + PAGE + (".py", ".sh", ".yaml")) or path == "Makefile" or is_script(path):
             if path.startswith("tests/lint/"):
                 continue
             for number, line in enumerate(text_of(path).splitlines(), 1):
@@ -112,7 +113,7 @@ def check_words():
 
 def check_sizes():
     for path in files():
-        if path.endswith(C + (".py",)):
+        if path.endswith(C + PAGE + (".py",)):
             lines = text_of(path).count("\n")
             if lines > MAX_LINES:
                 yield f"{path}: {lines} lines, at most {MAX_LINES}: it does more than one thing; split it"

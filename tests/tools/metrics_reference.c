@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "agent/base/buffer.h"
+#include "agent/observe/alerts.h"
 #include "agent/observe/metrics.h"
 #include "agent/observe/metrics_list.h"
 
@@ -36,6 +37,14 @@ static void reference_print(void)
 	printf(".\n- `stage` of an apply: ");
 #define X(name, label) printf("%s`%s`", APPLY_##name ? ", " : "", label);
 	APPLY_STAGE_LIST(X)
+#undef X
+	printf(".\n- `alert`: ");
+#define X(name, text, severity, help) printf("%s`%s` (%s)", ALERT_##name ? "; " : "", text, help);
+	ALERTS(X)
+#undef X
+	printf(".\n- `what` was put back: ");
+#define X(name, label, help) printf("%s`%s` (%s)", DRIFT_##name ? "; " : "", label, help);
+	DRIFTS(X)
 #undef X
 	puts(".\n- `rule`: the rule's name, else its index, or `isolation` for what a NetworkPolicy isolates and does not "
 		 "allow.\n- `kind` of `penstock_quarantined`: `Unknown` stands for every kind that is not one of ours.");

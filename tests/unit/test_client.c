@@ -29,9 +29,10 @@ static char *converted(const char *yaml)
 {
 	struct buffer out = {0};
 	struct error e = {0};
-	if (yaml_to_json(yaml, strlen(yaml), collect, &out, &e) < 0) {
+	struct place wrong = {0};
+	if (yaml_to_json(yaml, strlen(yaml), collect, &out, &wrong, &e) < 0) {
 		buffer_free(&out);
-		return str_format("! %s", e.detail);
+		return str_format("! line %zu: %s", wrong.line, e.detail);
 	}
 	return buffer_take(&out);
 }
@@ -77,7 +78,7 @@ static const struct {
 	/* mistakes */
 	{"a: 1\nb: 2\na: 3", "! line 3: the key \"a\" is there twice"},
 	{"a: [1", "! line 2: did not find expected ',' or ']' while parsing a flow sequence"},
-	{"a:\n\t- 1", "! line 2: found character that cannot start any token while scanning for the next token"},
+	{"a:\n\t- 1", "! line 2: a word cannot begin like that (a tab indents nothing: use spaces)"},
 	{"? [a]\n: 1", "! line 1: a key must be a plain word or a string"},
 	{"\"a\\0b\": 1", "! line 1: a key contains a zero byte"},
 };
@@ -108,7 +109,7 @@ static void nesting_and_aliases_are_bounded(void **state)
 	buffer_free(&laughs);
 }
 
-static void lines_are_found(void **state)
+static void places_are_found(void **state)
 {
 	static const char yaml[] = "kind: A\n"
 							   "---\n"
@@ -124,15 +125,52 @@ static void lines_are_found(void **state)
 							   "      port: 70000\n";
 	static const struct {
 		const char *pointer;
-		size_t line;
-	} wanted[] = {{"", 3}, {"/kind", 3}, {"/metadata/name", 5}, {"/metadata/labels/a~1b", 6}, {"/spec/ingress", 8},
-		{"/spec/ingress/0", 9}, {"/spec/ingress/0/ports/1", 11}, {"/spec/ingress/0/ports/1/port", 12},
-		{"/spec/ingress/0/ports/1/port/x", 12}, {"/spec/ingress/0/absent", 9}, {"/spec/in", 7}};
-	for (size_t at = 0; at < sizeof wanted / sizeof wanted[0]; at++)
-		assert_int_equal(yaml_find_line(yaml, strlen(yaml), 2, wanted[at].pointer), wanted[at].line);
-	assert_int_equal(yaml_find_line(yaml, strlen(yaml), 1, "/kind"), 1);
-	assert_int_equal(yaml_find_line(yaml, strlen(yaml), 3, "/kind"), 0);
-	assert_int_equal(yaml_find_line("a: [", 4, 1, "/a"), 0);
+		size_t line, column, width;
+	} wanted[] = {{"", 3, 1, 1}, {"/kind", 3, 7, 13}, {"/metadata/name", 5, 9, 1}, {"/metadata/labels/a~1b", 6, 17, 1},
+		{"/spec/ingress", 8, 3, 7}, {"/spec/ingress/0", 9, 5, 1}, {"/spec/ingress/0/ports/1", 11, 7, 1},
+		{"/spec/ingress/0/ports/1/port", 12, 13, 5}, {"/spec/ingress/0/ports/1/port/x", 12, 13, 5},
+		{"/spec/ingress/0/absent", 9, 5, 1}, {"/spec/in", 7, 1, 4}};
+	for (size_t at = 0; at < sizeof wanted / sizeof wanted[0]; at++) {
+		struct place got = yaml_find(yaml, strlen(yaml), 2, wanted[at].pointer);
+		assert_int_equal(got.line, wanted[at].line);
+		assert_int_equal(got.column, wanted[at].column);
+		assert_int_equal(got.width, wanted[at].width);
+	}
+	assert_int_equal(yaml_find(yaml, strlen(yaml), 1, "/kind").line, 1);
+	assert_int_equal(yaml_find(yaml, strlen(yaml), 3, "/kind").line, 0);
+	assert_int_equal(yaml_find("a: 1\nb: [", 9, 1, "/a").line, 1);
+}
+
+static void excerpts_point_to_it(void **state)
+{
+	static const struct {
+		const char *text;
+		struct place place;
+		const char *excerpt;
+	} wanted[] = {
+		{"a: 1\nport: 70000\nb: 2\n", {2, 7, 5}, ">    2 | port: 70000\n>      |       ^~~~~\n"},
+		{"{\t\"gr\u00fcn\": 5}", {1, 11, 1}, ">    1 | { \"gr\u00fcn\": 5}\n>      |           ^\n"},
+		{"a: 1\r\n", {1, 4, 1}, ">    1 | a: 1\n>      |    ^\n"},
+		{"a: 1", {3, 1, 1}, ""},
+		{"a: 1", {0, 0, 0}, ""},
+		{"a: [", {2, 1, 1}, ""},
+	};
+	for (size_t at = 0; at < sizeof wanted / sizeof wanted[0]; at++) {
+		struct buffer out = {0};
+		place_excerpt(wanted[at].text, strlen(wanted[at].text), &wanted[at].place, ">", &out);
+		assert_string_equal(out.length ? out.data : "", wanted[at].excerpt);
+		buffer_free(&out);
+	}
+	/* of a long line what is around the place */
+	char longer[1001];
+	struct buffer out = {0};
+	memset(longer, 'x', 1000);
+	longer[500] = 'Y', longer[1000] = 0;
+	place_excerpt(longer, 1000, &(struct place){1, 501, 1}, "", &out);
+	assert_true(out.length < 220);
+	const char *mark = strchr(out.data, '^'), *second = strchr(out.data, '\n') + 1;
+	assert_int_equal(out.data[mark - second], 'Y');
+	buffer_free(&out);
 }
 
 static void json_becomes_yaml_and_comes_back(void **state)
@@ -225,9 +263,9 @@ static void files(void **state)
 		{"a.yaml", "kind: List\nitems: {}\n", "! a.yaml: document 1: items is not a list"},
 		{"a.yaml", "kind: List\nitems: [5]\n", "! a.yaml: document 1: item 1 is not an object"},
 		{"a.yaml", "kind: Pod\n---\n- 1\n", "! a.yaml: document 2: not an object"},
-		{"a.yaml", "kind: Pod\nkind: Node\n", "! a.yaml: line 2: the key \"kind\" is there twice"},
-		{"a.json", "{\"kind\":\"Pod\"}\n{\"kind\" \"Pod\"}", "! a.json: line 2: ':' expected near '\"Pod\"'"},
-		{"a.json", "{\"a\":1,\"a\":2}", "! a.json: line 1: duplicate object key near '\"a\"'"},
+		{"a.yaml", "kind: Pod\nkind: Node\n", "! a.yaml:2:1: the key \"kind\" is there twice"},
+		{"a.json", "{\"kind\":\"Pod\"}\n{\"kind\" \"Pod\"}", "! a.json:2:13: ':' expected near '\"Pod\"'"},
+		{"a.json", "{\"a\":1,\"a\":2}", "! a.json:1:10: duplicate object key near '\"a\"'"},
 	};
 	for (size_t at = 0; at < sizeof in / sizeof in[0]; at++) {
 		put(in[at].name, in[at].text);
@@ -265,24 +303,35 @@ static void places(void **state)
 	put("p.yaml", "kind: List\nitems:\n- kind: Pod\n  metadata:\n    name: a\n- kind: Pod\n  metadata:\n    name: b\n");
 	assert_int_equal(manifests_add(&m, "p.yaml", &e), 0);
 	manifest_place(&m.objects[1], "/metadata/name", &where);
-	assert_string_equal(where.data, "p.yaml:8: Pod b");
+	assert_string_equal(where.data, "p.yaml:8:11: Pod b");
 	manifests_clear(&m);
 	buffer_free(&where);
 
 	put("p.yaml", "kind: Node\n---\nkind: Pod\nmetadata: {namespace: s, name: a}\n");
 	assert_int_equal(manifests_add(&m, "p.yaml", &e), 0);
 	manifest_place(&m.objects[1], "", &where);
-	assert_string_equal(where.data, "p.yaml:3: document 2: Pod s/a");
+	assert_string_equal(where.data, "p.yaml:3:1: Pod s/a");
 	where.length = 0;
 	manifest_place(&m.objects[0], "/spec", &where);
-	assert_string_equal(where.data, "p.yaml:1: document 1: Node without a name");
+	assert_string_equal(where.data, "p.yaml:1:1: Node without a name");
 	manifests_clear(&m);
 	buffer_free(&where);
 
 	put("p.json", "{\n \"kind\": \"Pod\",\n \"metadata\": {\n\t\"name\": \"a\"\n }\n}\n");
 	assert_int_equal(manifests_add(&m, "p.json", &e), 0);
 	manifest_place(&m.objects[0], "/metadata/name", &where);
-	assert_string_equal(where.data, "p.json:4: Pod a");
+	assert_string_equal(where.data, "p.json:4:10: Pod a");
+	manifests_clear(&m);
+	buffer_free(&where);
+
+	put("p.json", "{\"kind\": \"Pod\"}\n {\"kind\": \"Node\",\n \"metadata\": {\"name\": \"n\"}} {\"kind\": \"Pod\"}");
+	assert_int_equal(manifests_add(&m, "p.json", &e), 0);
+	manifest_place(&m.objects[1], "/kind", &where);
+	buffer_puts(&where, "; ");
+	manifest_place(&m.objects[1], "/metadata/name", &where);
+	buffer_puts(&where, "; ");
+	manifest_place(&m.objects[2], "/kind", &where);
+	assert_string_equal(where.data, "p.json:2:11: Node n; p.json:3:23: Node n; p.json:3:38: Pod without a name");
 	manifests_clear(&m);
 	buffer_free(&where);
 	unlink("p.yaml");
@@ -325,7 +374,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(yaml_becomes_json),
 		cmocka_unit_test(nesting_and_aliases_are_bounded),
-		cmocka_unit_test(lines_are_found),
+		cmocka_unit_test(places_are_found),
+		cmocka_unit_test(excerpts_point_to_it),
 		cmocka_unit_test(json_becomes_yaml_and_comes_back),
 		cmocka_unit_test(files),
 		cmocka_unit_test(directories),

@@ -64,6 +64,7 @@ static void defaults(void **state)
 		assert_false(c->datapath.unclaimed_deny);
 		assert_true(c->datapath.adopt_listeners);
 		assert_int_equal(c->datapath.connections_max, 524288);
+		assert_int_equal(c->datapath.audit_period_ms, 30000);
 		static const uint16_t ports[] = {22, 2379, 2380, 6443, 10250};
 		assert_int_equal(c->datapath.management_ports_count, 5);
 		assert_memory_equal(c->datapath.management_ports, ports, sizeof ports);
@@ -71,43 +72,50 @@ static void defaults(void **state)
 		assert_int_equal(c->names.hold_max_ms, 100);
 		assert_int_equal(c->names.addresses_max, 65536);
 		assert_int_equal(c->flows.keep, 65536);
+		assert_int_equal(c->alerts.port_scan, 100);
+		assert_int_equal(c->alerts.syn_flood, 1000);
+		assert_int_equal(c->alerts.deny_spike, 100);
+		assert_int_equal(c->alerts.deny_factor, 10);
+		assert_int_equal(c->alerts.table_full, 80);
 		assert_int_equal(c->log.level, LOG_LEVEL_INFO);
 		assert_int_equal(c->log.format, LOG_TEXT);
 		config_free(c);
 	}
 }
 
-static const char everything[] = "node: { name: \"n\\\"1\" }\n"
-								 "api:\n"
-								 "  unix: /tmp/p.sock\n"
-								 "  unixGroup: adm\n"
-								 "  tcp:\n"
-								 "    listen: ''\n"
-								 "    tls: { certificate: /c.pem, key: /k.pem, clientCA: /ca.pem }\n"
-								 "    tokenFile: /tokens\n"
-								 "  bodyMax: 1000001\n"
-								 "metrics: {listen: '[::1]:9000'}\n"
-								 "state:\n"
-								 "  directory: \"/var/lib/my penstock\"\n"
-								 "datapath:\n"
-								 "  engine: tproxy\n"
-								 "  pinDirectory: /sys/fs/bpf/x\n"
-								 "  markMask: 0x00000C00\n"
-								 "  routeTable: 77\n"
-								 "  rulePriority: 100\n"
-								 "  denyWith: reject\n"
-								 "  allowLocalHost: false\n"
-								 "  workloadInterfaces: [\"veth*\", cali*, '[ab]?']\n"
-								 "  unclaimed: deny\n"
-								 "  adoptListeners: false\n"
-								 "  connectionsMax: 1024\n"
-								 "  managementPorts: [22, 65535]\n"
-								 "names:\n"
-								 "  resolvers: [10.96.0.10, \"fd00::10\"]\n"
-								 "  holdMax: 1.5s\n"
-								 "  addressesMax: 7\n"
-								 "flows: { keep: 0 }\n"
-								 "log: { level: warn, format: json }\n";
+static const char everything[] =
+	"node: { name: \"n\\\"1\" }\n"
+	"api:\n"
+	"  unix: /tmp/p.sock\n"
+	"  unixGroup: adm\n"
+	"  tcp:\n"
+	"    listen: ''\n"
+	"    tls: { certificate: /c.pem, key: /k.pem, clientCA: /ca.pem }\n"
+	"    tokenFile: /tokens\n"
+	"  bodyMax: 1000001\n"
+	"metrics: {listen: '[::1]:9000'}\n"
+	"state:\n"
+	"  directory: \"/var/lib/my penstock\"\n"
+	"datapath:\n"
+	"  engine: tproxy\n"
+	"  pinDirectory: /sys/fs/bpf/x\n"
+	"  markMask: 0x00000C00\n"
+	"  routeTable: 77\n"
+	"  rulePriority: 100\n"
+	"  denyWith: reject\n"
+	"  allowLocalHost: false\n"
+	"  workloadInterfaces: [\"veth*\", cali*, '[ab]?']\n"
+	"  unclaimed: deny\n"
+	"  adoptListeners: false\n"
+	"  connectionsMax: 1024\n"
+	"  managementPorts: [22, 65535]\n"
+	"names:\n"
+	"  resolvers: [10.96.0.10, \"fd00::10\"]\n"
+	"  holdMax: 1.5s\n"
+	"  addressesMax: 7\n"
+	"flows: { keep: 0 }\n"
+	"alerts: { portScan: 4096, synFlood: 0, denySpike: 7, denyFactor: 1, tableNearlyFull: 100 }\n"
+	"log: { level: warn, format: json }\n";
 
 static void check_everything(const struct config *c)
 {
@@ -142,6 +150,11 @@ static void check_everything(const struct config *c)
 	assert_int_equal(c->names.hold_max_ms, 1500);
 	assert_int_equal(c->names.addresses_max, 7);
 	assert_int_equal(c->flows.keep, 0);
+	assert_int_equal(c->alerts.port_scan, 4096);
+	assert_int_equal(c->alerts.syn_flood, 0);
+	assert_int_equal(c->alerts.deny_spike, 7);
+	assert_int_equal(c->alerts.deny_factor, 1);
+	assert_int_equal(c->alerts.table_full, 100);
 	assert_int_equal(c->log.level, LOG_LEVEL_WARN);
 	assert_int_equal(c->log.format, LOG_JSON);
 }
@@ -200,6 +213,7 @@ static void the_print_of_the_defaults(void **state)
 							  "  unclaimed: allow\n"
 							  "  adoptListeners: true\n"
 							  "  connectionsMax: 524288\n"
+							  "  auditPeriod: 30s\n"
 							  "  managementPorts: [22, 2379, 2380, 6443, 10250]\n"
 							  "names:\n"
 							  "  resolvers: []\n"
@@ -207,6 +221,12 @@ static void the_print_of_the_defaults(void **state)
 							  "  addressesMax: 65536\n"
 							  "flows:\n"
 							  "  keep: 65536\n"
+							  "alerts:\n"
+							  "  portScan: 100\n"
+							  "  synFlood: 1000\n"
+							  "  denySpike: 100\n"
+							  "  denyFactor: 10\n"
+							  "  tableNearlyFull: 80\n"
 							  "log:\n"
 							  "  level: info\n"
 							  "  format: text\n");
@@ -265,8 +285,7 @@ static const struct {
 	{"node:\n  name: \"a\\0b\"\n", "penstock.yaml:2: node.name: contains a zero byte"},
 	/* YAML itself */
 	{"log:\n  level: [info\n", "penstock.yaml:3: did not find expected ',' or ']' while parsing a flow sequence"},
-	{"log:\n\tlevel: info\n",
-		"penstock.yaml:2: found character that cannot start any token while scanning for the next token"},
+	{"log:\n\tlevel: info\n", "penstock.yaml:2: a word cannot begin like that (a tab indents nothing: use spaces)"},
 	{"a: *b\n", "penstock.yaml:1: found undefined alias"},
 	{"log:\n  level: \xff\n", "penstock.yaml:2: invalid leading UTF-8 octet"},
 	/* values */
@@ -320,12 +339,31 @@ static const struct {
 	{"names:\n  holdMax: 100\n", "penstock.yaml:2: names.holdMax: \"100\" is not a duration, such as 100ms or 1s"},
 	{"names:\n  holdMax: 1.2.3s\n",
 		"penstock.yaml:2: names.holdMax: \"1.2.3s\" is not a duration, such as 100ms or 1s"},
+	{"datapath:\n  auditPeriod: 99ms\n", "penstock.yaml:2: datapath.auditPeriod: 99ms is shorter than 100ms"},
 	{"names:\n  holdMax: 90m\n", "penstock.yaml:2: names.holdMax: 90m is longer than an hour"},
+	{"alerts:\n  portScan: 4097\n", "penstock.yaml:2: alerts.portScan: 4097 is not between 0 and 4096"},
+	{"alerts:\n  denyFactor: 0\n", "penstock.yaml:2: alerts.denyFactor: 0 is not between 1 and 1000"},
+	{"alerts:\n  tableNearlyFull: 80%\n", "penstock.yaml:2: alerts.tableNearlyFull: \"80%\" is not a number"},
+	{"alerts:\n  tableNearlyFull: 101\n", "penstock.yaml:2: alerts.tableNearlyFull: 101 is not between 0 and 100"},
+	{"alerts:\n  proxyDown: 1\n", "penstock.yaml:2: alerts.proxyDown: there is no such key"},
 	{"log:\n  level: loud\n", "penstock.yaml:2: log.level: \"loud\" is not debug, info, warn or error"},
 	{"log:\n  format: xml\n", "penstock.yaml:2: log.format: \"xml\" is not text or json"},
-	/* in the contract, not in this build */
+	/* an open listener where TLS was meant */
 	{"api:\n  tcp:\n    listen: 0.0.0.0:7641\n",
-		"penstock.yaml:3: api.tcp.listen: the TCP listener is not in this build"},
+		"penstock.yaml:3: api.tcp.listen: is not a loopback address: it needs TLS (api.tcp.tls.certificate, "
+		"api.tcp.tls.key), and client certificates (api.tcp.tls.clientCA) or tokens (api.tcp.tokenFile)"},
+	{"api:\n  tcp:\n    listen: '[::]:7641'\n    tokenFile: /tokens\n",
+		"penstock.yaml:3: api.tcp.listen: is not a loopback address, and without TLS tokens could be read on the way: "
+		"set api.tcp.tls.certificate and api.tcp.tls.key"},
+	{"api:\n  tcp:\n    listen: '192.0.2.1:7641'\n    tls: {certificate: /c, key: /k}\n",
+		"penstock.yaml:3: api.tcp.listen: is not a loopback address: it needs client certificates "
+		"(api.tcp.tls.clientCA) or tokens (api.tcp.tokenFile)"},
+	{"api:\n  tcp:\n    listen: '127.0.0.1:7641'\n    tls:\n      certificate: /c\n",
+		"penstock.yaml:5: api.tcp.tls.certificate: has no api.tcp.tls.key"},
+	{"api:\n  tcp:\n    listen: '127.0.0.1:7641'\n    tls:\n      key: /k\n",
+		"penstock.yaml:5: api.tcp.tls.key: has no api.tcp.tls.certificate"},
+	{"api:\n  tcp:\n    listen: '127.0.0.1:7641'\n    tls: {clientCA: /c}\n",
+		"penstock.yaml:4: api.tcp.tls.clientCA: means nothing without api.tcp.tls.certificate and api.tcp.tls.key"},
 };
 
 static void every_mistake_has_its_line(void **state)

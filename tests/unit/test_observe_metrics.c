@@ -9,6 +9,7 @@
 #include "agent/observe/exposition.h"
 #include "agent/observe/metrics.h"
 #include "agent/observe/metrics_list.h"
+#include "agent/observe/watch.h"
 
 /* ---- a kernel and a server of our own ---- */
 
@@ -22,6 +23,8 @@ static int fake_counts(void *context, struct datapath_counts *ret)
 		(struct ps_count){UINT64_MAX, UINT64_MAX};
 	ret->stats[PS_STAT_LEG_CLIENT] = 11;
 	ret->stats[PS_STAT_LEG_NODE] = 2;
+	ret->stats[PS_STAT_LOST] = 6;
+	ret->stats[PS_STAT_LOST_REFUSED] = 8;
 	return 0;
 }
 
@@ -62,8 +65,44 @@ static bool fake_proxy_up(void *context, const char *name, const struct proxy *p
 	return proxy->tcp && strcmp(name, "gateway") == 0;
 }
 
-static const struct metrics_source everything = {
-	NULL, fake_counts, fake_rule_hits, fake_fill, fake_api, fake_proxy_connections, fake_proxy_up};
+static bool fake_drop(void *context, size_t *at, struct kernel_drop *ret)
+{
+	static const struct kernel_drop drops[] = {{"TCP_CSUM", 3}, {"NO_SOCKET", 9}};
+	if (*at == 2)
+		return false;
+	*ret = drops[(*at)++];
+	return true;
+}
+
+static uint64_t fake_drift(void *context, enum drift what)
+{
+	return what == DRIFT_NFTABLES ? 4 : 0;
+}
+
+static const double *fake_handshakes(void *context, struct handshakes *ret)
+{
+	static double bounds[HANDSHAKE_BOUNDS];
+	for (int i = 0; i < HANDSHAKE_BOUNDS; i++)
+		bounds[i] = 0.25 * (1 << i);
+	*ret = (struct handshakes){.sum = 12.5};
+	ret->buckets[0] = 2;
+	ret->buckets[1] = 1;
+	ret->buckets[HANDSHAKE_BOUNDS] = 1;
+	return bounds;
+}
+
+static uint64_t fake_alerts(void *context, unsigned int kind)
+{
+	return kind == ALERT_PROXY_DOWN ? 5 : 0;
+}
+
+static uint64_t fake_missed(void *context)
+{
+	return 17;
+}
+
+static const struct metrics_source everything = {NULL, fake_counts, fake_rule_hits, fake_fill, fake_api,
+	fake_proxy_connections, fake_proxy_up, fake_drop, fake_drift, fake_handshakes, fake_alerts, fake_missed};
 
 /* ---- an agent's state ---- */
 
@@ -152,6 +191,45 @@ static void every_metric_is_there(void **state)
 #define X(id, name, type, labels, help) expect(page, "# TYPE " name " " type);
 	METRICS(X)
 #undef X
+	agent_stop(&a);
+}
+
+static void what_is_watched(void **state)
+{
+	struct agent a;
+	agent_start(&a);
+	auto_free char *page = render(&a);
+	expect(page, "penstock_events_lost_total{stream=\"connections\"} 6");
+	expect(page, "penstock_events_lost_total{stream=\"refusals\"} 8");
+	expect(page, "penstock_events_lost_total{stream=\"followers\"} 17");
+	expect(page, "penstock_kernel_drops_total{reason=\"TCP_CSUM\"} 3");
+	expect(page, "penstock_kernel_drops_total{reason=\"NO_SOCKET\"} 9");
+#define X(name, text, severity, help)                                                             \
+	expect(page, ALERT_##name == ALERT_PROXY_DOWN ? "penstock_alerts_total{alert=\"" text "\"} 5" \
+												  : "penstock_alerts_total{alert=\"" text "\"} 0");
+	ALERTS(X)
+#undef X
+#define X(name, label, help)                                                                           \
+	expect(page, DRIFT_##name == DRIFT_NFTABLES ? "penstock_drift_repairs_total{what=\"" label "\"} 4" \
+												: "penstock_drift_repairs_total{what=\"" label "\"} 0");
+	DRIFTS(X)
+#undef X
+	expect(page, "penstock_handshake_duration_seconds_bucket{le=\"0.25\"} 2");
+	expect(page, "penstock_handshake_duration_seconds_bucket{le=\"0.5\"} 3");
+	expect(page, "penstock_handshake_duration_seconds_bucket{le=\"2048\"} 3");
+	expect(page, "penstock_handshake_duration_seconds_bucket{le=\"+Inf\"} 4");
+	expect(page, "penstock_handshake_duration_seconds_sum 12.5");
+	expect(page, "penstock_handshake_duration_seconds_count 4");
+	agent_stop(&a);
+
+	/* Nobody there to say anything: the head stands, and nothing is made up. */
+	agent_start(&a);
+	metrics_source(a.metrics, &(struct metrics_source){0});
+	free(page);
+	page = render(&a);
+	expect(page, "# TYPE penstock_handshake_duration_seconds histogram");
+	assert_null(strstr(page, "penstock_handshake_duration_seconds_bucket"));
+	assert_null(strstr(page, "alert=\""));
 	agent_stop(&a);
 }
 
@@ -431,6 +509,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_metric_is_there),
+		cmocka_unit_test(what_is_watched),
 		cmocka_unit_test(facts),
 		cmocka_unit_test(rules),
 		cmocka_unit_test(a_proxy_that_inherits_a_number_starts_at_zero),
