@@ -38,6 +38,10 @@ struct flows {
 	struct flip flips[FLIPS]; /* the last is at (flip_count - 1) % FLIPS */
 	uint64_t flip_count;
 	uint32_t waited; /* for this generation's names, in vain */
+	/* Of who adds: for which generation names were looked at last, and what was published then. */
+	bool looked;
+	uint32_t looked_for;
+	unsigned long looked_at;
 	uint64_t missed; /* records that were overwritten before somebody who follows had read them */
 };
 
@@ -158,12 +162,21 @@ static bool names_look(struct flows *flows, uint32_t generation, bool last_time)
 	return !waits;
 }
 
-/* Once for each generation at most: one who does not publish holds nobody up for long. */
+/*
+ * Once for each generation at most: one who does not publish holds nobody up for long. The next event of the same
+ * generation needs no look, unless something was published. Only who adds comes here.
+ */
 static void names_wait(struct flows *flows, uint32_t generation)
 {
 	const struct timespec pause = {0, NAMES_PAUSE_NS};
+	unsigned long publications = metrics_publications(flows->metrics);
+	if (flows->looked && flows->looked_for == generation && flows->looked_at == publications)
+		return;
 	for (int tries = 1; !names_look(flows, generation, tries == NAMES_TRIES); tries++)
 		nanosleep(&pause, NULL);
+	flows->looked = true;
+	flows->looked_for = generation;
+	flows->looked_at = publications;
 }
 
 void flows_look(struct flows *flows)

@@ -2,6 +2,7 @@
 #include "agent/observe/metrics.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,7 @@ struct facts {
 
 struct metrics {
 	struct metrics_source source;
+	atomic_ulong publications;
 	pthread_mutex_t lock; /* of facts; held for copies of pointers and numbers only */
 	struct facts facts;
 };
@@ -148,6 +150,7 @@ void metrics_publish(struct metrics *metrics, const struct metrics_facts *facts)
 	for (int i = 1; i < PROXIES; i++)
 		proxy_publish(metrics, i, compiler_proxy_name(facts->compiler, i));
 	pthread_mutex_unlock(&metrics->lock);
+	atomic_fetch_add(&metrics->publications, 1);
 	snapshot_put(snapshot_before);
 	rule_list_put(rules_before);
 }
@@ -170,6 +173,11 @@ void metrics_published(struct metrics *metrics, struct snapshot **snapshot, stru
 	*snapshot = metrics->facts.snapshot ? snapshot_get(metrics->facts.snapshot) : NULL;
 	*rules = rule_list_get(metrics->facts.rules);
 	pthread_mutex_unlock(&metrics->lock);
+}
+
+unsigned long metrics_publications(const struct metrics *metrics)
+{
+	return atomic_load(&metrics->publications);
 }
 
 /* ---- rendering ---- */

@@ -72,6 +72,8 @@ void metrics_apply(struct metrics *metrics, enum apply_stage stage, double secon
 
 /* What was published last, a reference each, the two of one moment; NULL before. From any thread. */
 void metrics_published(struct metrics *metrics, struct snapshot **snapshot, struct rule_list **rules);
+/* How often it was published: the cheap question whether it is another. */
+unsigned long metrics_publications(const struct metrics *metrics);
 
 /* From any thread. Appends. */
 void metrics_render(struct metrics *metrics, struct buffer *out);
