@@ -76,6 +76,9 @@ packages() {
 	fi
 	apt-get -qq -o DPkg::Lock::Timeout=120 update
 	DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}"
+	for package in containerd etcd; do # nor at the next boot
+		[[ " ${missing[*]} " != *" $package"* ]] || systemctl disable -q "$package.service" || true
+	done
 }
 
 # ---- Kubernetes ----
