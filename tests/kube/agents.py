@@ -32,12 +32,9 @@ class Agents:
         return self.cluster.kubectl("-n", NAMESPACE, "exec", "-i", name, "--", "penstock", *command, **more)
 
     def state(self):
-        """What the API server has. Kubernetes 1.20 has EndpointSlices as v1beta1 only, with the same fields."""
-        listed = json.loads(self.cluster.kubectl("get", EVERYTHING, "-A", "-o", "json"))
-        for each in listed["items"]:
-            if each["kind"] == "EndpointSlice":
-                each["apiVersion"] = "discovery.k8s.io/v1"
-        return listed
+        """What the API server has. Kubernetes 1.20 has EndpointSlices as v1beta1 only: as deploy/README.md says for it."""
+        text = self.cluster.kubectl("get", EVERYTHING, "-A", "-o", "json")
+        return json.loads(text.replace("discovery.k8s.io/v1beta1", "discovery.k8s.io/v1"))
 
     def push(self):
         state = json.dumps(self.state())
@@ -78,7 +75,8 @@ def alive(found):
 
 
 def footprint(node):
-    """What an agent could leave: everything in the node that a process does not take with it."""
+    """What an agent could leave: everything in the node that a process does not take with it. Attached programs are links, which
+    objects() has; Debian's bpftool does not list them by interface."""
     def lines(*command):
         return set(node.run(*command).stdout.splitlines())
 
@@ -89,8 +87,6 @@ def footprint(node):
         "routes": lines("ip", "route", "show", "table", "all") | {line for line in lines("ip", "-6", "route", "show", "table", "all") if "dev lo" in line},
         "tables": lines("nft", "list", "tables"),
         "qdiscs": {line for line in lines("tc", "qdisc", "show") if "clsact" in line or "ingress" in line},
-        "attached": {json.dumps(each) for part in json.loads(node.run("bpftool", "-j", "net", "show").stdout)
-                     for kind in part.values() for each in kind},
         "settings": lines("sysctl", "-a", "--pattern", r"^net\.ipv[46]\.conf\.(all|default|lo|eth0|cni0)\."),
         "mounts": {mount for mount in mounts if not mount.startswith(ours)},
         "pins": lines("find", "/sys/fs/bpf", "-mindepth", "1"),
@@ -114,5 +110,5 @@ def none_left(node, before, found):
             raise Failed(f"{node.name}: the kernel still has {sorted(still)}")
         return True
 
-    assert found, "no BPF object was seen while the agent ran"
+    assert {kind for kind, _ in found} == {"prog", "map", "link"}, f"what was seen while the agent ran: {found}"
     wait(clean, "a clean node", 10)

@@ -60,6 +60,9 @@ class Helm:
     def install(self, values, name="penstock", namespace="penstock-system"):
         self.ask("tools/call", 330, name="helm_install",
                  arguments={"chart": str(CHART), "values": values, "name": name, "namespace": namespace})
+        listed = json.dumps(self.ask("tools/call", name="helm_list", arguments={"namespace": namespace}))
+        print(listed)
+        assert name in listed and "deployed" in listed, listed
 
     def uninstall(self, name="penstock", namespace="penstock-system"):
         self.ask("tools/call", 120, name="helm_uninstall", arguments={"name": name, "namespace": namespace})

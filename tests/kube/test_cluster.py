@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import helm
-from agents import NAMESPACE, ROOT, Agents, footprint, none_left, objects
+from agents import NAMESPACE, ROOT, Agents, footprint, left, none_left, objects
 from cluster import OUTSIDE, Cluster, Failed, wait
 
 TALK = pathlib.Path(__file__).with_name("talk.py")
@@ -116,6 +116,7 @@ def mask(names):
 
 
 def test_an_agent_is_ready_on_every_node(cluster, agents):
+    print(cluster.kubectl("get", "nodes,pods", "-A", "-o", "wide"))
     for node in cluster.nodes:
         one = agents.pods()[node.name]
         state, = one["status"]["containerStatuses"]
@@ -130,6 +131,7 @@ def test_with_the_declared_capabilities_only(cluster, agents):
         for which in ("CapPrm", "CapEff", "CapBnd"):
             assert int(status[which], 16) == mask(declared()), (node.name, which, status[which])
         assert (int(status["NoNewPrivs"]), int(status["CapAmb"], 16)) == (1, 0)
+        print(node.name, {key: value for key, value in status.items() if key.startswith("Cap")})
 
 
 def test_a_policy_of_the_api_server_changes_what_pods_reach(cluster, agents, shop):
@@ -187,6 +189,7 @@ def test_egress_goes_through_the_gateway_with_its_addresses(cluster, agents, sho
     answer = shop.ask("chat", gateway)[gateway]
     assert answer and answer.split()[:2] == ["provider", shop.ip["chat"]]
     line, = wait(lambda: carried(cluster, "n1")[before:], "a line of HAProxy", 10)
+    print(line)
     assert line.startswith(f"{shop.ip['chat']}:") and f" -> {gateway} " in line
     assert shop.ask("client", gateway)[gateway].split()[:2] == ["provider", shop.ip["client"]]
     assert len(carried(cluster, "n1")) == before + 1, "who is no subject goes past the gateway"
@@ -257,6 +260,10 @@ def test_without_the_gateway_nothing_goes_past_it(cluster, shop, gateway):
 
 def test_uninstalling_manifests_leave_nothing(cluster, agents, shop, before):
     found = {node.name: objects(node) for node in cluster.nodes}
+    for node in cluster.nodes:
+        there = left(node, before[node.name])
+        print(node.name, len(found[node.name]), "BPF objects;", {what: len(lines) for what, lines in there.items()})
+        assert {"pins", "files", "rules", "routes", "tables"} <= set(there), "what an agent leaves is not seen while it is there"
     cluster.kubectl("apply", "-k", ROOT / "deploy/uninstall")
     cluster.rolled_out(NAMESPACE, "penstock")
     for node in cluster.nodes:
@@ -271,6 +278,7 @@ def test_uninstalling_manifests_leave_nothing(cluster, agents, shop, before):
 
 @pytest.fixture(scope="module")
 def chart(cluster, shop, before):
+    cluster.kubectl("delete", "-k", ROOT / "deploy/kubernetes", "--ignore-not-found", "--wait", timeout=120)
     made = helm.made(cluster)
     print(f"the chart goes in by {made.name}")
     cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
