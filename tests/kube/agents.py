@@ -84,7 +84,8 @@ def footprint(node):
     ours = (str(node.directory), "/run/containerd", "/run/netns", "/var/lib/kubelet")
     return {
         "rules": lines("ip", "rule") | lines("ip", "-6", "rule"),
-        "routes": lines("ip", "route", "show", "table", "all") | {line for line in lines("ip", "-6", "route", "show", "table", "all") if "dev lo" in line},
+        "routes": lines("ip", "route", "show", "table", "all") |
+        {line for line in lines("ip", "-6", "route", "show", "table", "all") if "dev lo" in line},
         "tables": lines("nft", "list", "tables"),
         "qdiscs": {line for line in lines("tc", "qdisc", "show") if "clsact" in line or "ingress" in line},
         "settings": lines("sysctl", "-a", "--pattern", r"^net\.ipv[46]\.conf\.(all|default|lo|eth0|cni0)\."),

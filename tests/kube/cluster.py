@@ -308,7 +308,7 @@ class Cluster:
         return json.loads(self.kubectl("get", *what, "-o", "json"))["items"]
 
     def apply(self, objects):
-        self.kubectl("apply", "-f", "-", input=objects if isinstance(objects, str) else json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+        self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def rolled_out(self, namespace, name, seconds=120):
         try:

@@ -12,6 +12,8 @@ cache=${XDG_CACHE_HOME:-/var/cache}/penstock-kube
 [ "$(id -u)" = 0 ] || { echo "test-kube: needs root" >&2 && exit 1; }
 grep -q '^cgroup .* cgroup .*memory' /proc/mounts || { echo "test-kube: Kubernetes 1.20 wants the hierarchies of cgroup v1 (and the agent v2 beside them)" >&2 && exit 1; }
 ./build.sh "$cache" "$1" "$2"
+exec 8>"$cache/running"
+flock -n 8 || { echo "test-kube: another run is going on here" >&2 && exit 1; }
 export PENSTOCK_KUBE_CACHE=$cache PENSTOCK_VERSION=$1 PYTHONDONTWRITEBYTECODE=1
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT

@@ -201,8 +201,12 @@ def test_egress_goes_through_the_gateway_with_its_addresses(cluster, agents, sho
 def traffic(cluster, *flows):
     """flows: (pod, target). In the end each has been used all the time, and nothing was lost."""
     stop = f"/tmp/stop-{time.monotonic_ns()}"
-    running = [(who, target, subprocess.Popen(cluster.kubectl_command("-n", "shop", "exec", who, "--", "python3", "/talk/talk.py", "flow", target, stop),
-                                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) for who, target in flows]
+
+    def flow(who, target):
+        command = cluster.kubectl_command("-n", "shop", "exec", who, "--", "python3", "/talk/talk.py", "flow", target, stop)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    running = [(who, target, flow(who, target)) for who, target in flows]
     try:
         time.sleep(1)
         yield
