@@ -55,7 +55,7 @@ TOOLS := $(patsubst tests/tools/%.c,$(B)/tools/%,$(wildcard tests/tools/*.c))
 
 # Kept between runs, so that a second `make test` links nothing.
 .SECONDARY:
-.PHONY: all demo test test-image image chart-readme lint fmt bench man install uninstall clean help tools unit unit-programs \
+.PHONY: all demo test test-image test-kube image chart-readme lint fmt bench man install uninstall clean help tools unit unit-programs \
 	golden-update metrics-reference compile_commands.json force
 .DELETE_ON_ERROR:
 all: $(PROGRAMS) ## build everything into build/ (B=DIR elsewhere, SAN=1 with sanitizers, V=1 loud)
@@ -167,6 +167,9 @@ image: ## the container image, with docker, buildah or podman; IMAGE=NAME:TAG
 
 test-image: ## builds the image from Debian's archive alone, and runs it; needs buildah and mmdebstrap, some minutes
 	@tests/image/run.sh '$(VERSION)' '$(COMMIT)'
+
+test-kube: ## image, manifests and chart in a real Kubernetes of two nodes, built once (ten minutes); T=name for one test
+	@tests/kube/run.sh '$(VERSION)' '$(COMMIT)' '$(T)'
 
 chart-readme: ## renew the table of values in helm/penstock/README.md
 	@tests/chart/values.py --write
