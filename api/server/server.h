@@ -87,7 +87,7 @@ struct server_options {
 	 * Appends lines (NDJSON) of what matches and came after *after (0: all that is kept; of those the last
 	 * filter->limit), about `most` bytes at most, and moves *after past what was looked at. On HTTP's threads.
 	 * Where records behind *after were overwritten, the line {"lost":N} comes first. Nothing appended and *after as it
-	 * was: there is no more for now.
+	 * was: the reader has all that there is.
 	 */
 	void (*feed_follow)(void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most,
 		struct buffer *out);
