@@ -609,7 +609,6 @@ enum ps_stat {
 	PS_STAT_LEG_CLIENT,   /* onward connections that a proxy began from the client's address */
 	PS_STAT_LEG_NODE,     /* from the node's own: the source is not kept */
 	PS_STAT_BEGUN,        /* TCP entries that a SYN made: what is not OPENED of them is half open, or nobody answered */
-	PS_STAT_EVENTS,       /* events sent */
 	PS_STAT_LOST,         /* events of connections that were lost: the ring was full */
 	PS_STAT_LOST_REFUSED, /* the same of refusals */
 	PS_STAT_ANSWERED,     /* of PS_STAT_BEGUN: handshakes completed, or refused by either end */

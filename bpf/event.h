@@ -33,7 +33,6 @@ static __always_inline void event_send(struct ps_event *event)
 {
 	bool filling = bpf_ringbuf_query(&ps_event, BPF_RB_AVAIL_DATA) > PS_EVENT_RING / 4;
 
-	account_stat(PS_STAT_EVENTS);
 	bpf_ringbuf_submit(event, filling ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 

@@ -88,15 +88,20 @@ char *cli_apply_body(const struct manifests *manifests)
 	return body;
 }
 
-int command_apply(struct cli *cli)
+int cli_apply_files(struct cli *cli, struct manifests *ret)
 {
-	struct manifests manifests;
-	json_t *answer = NULL;
 	if (!cli->files[0])
 		return cli_usage(cli, "-f FILE, -f DIRECTORY or -f - is needed");
 	if (cli->word_count)
 		return cli_usage(cli, "what is %s? Files are given with -f", cli->words[0]);
-	int code = cli_manifests(cli, &manifests);
+	return cli_manifests(cli, ret);
+}
+
+int command_apply(struct cli *cli)
+{
+	struct manifests manifests;
+	json_t *answer = NULL;
+	int code = cli_apply_files(cli, &manifests);
 	if (code)
 		return code;
 	auto_free char *body = cli_apply_body(&manifests);

@@ -62,6 +62,8 @@ int cli_call(struct cli *cli, const char *method, const char *path, const char *
 int cli_refused(const struct answer *answer);
 /* {"apply": [all of them]}. The caller frees. */
 char *cli_apply_body(const struct manifests *manifests);
+/* Of apply and diff: what --file names, and nothing else. 0, or the exit code after saying why. */
+int cli_apply_files(struct cli *cli, struct manifests *ret);
 /* "?owner=…&force=true…" of the write options, or "". The caller frees. */
 char *cli_write_query(const struct cli *cli);
 /* The warnings and quarantined objects of a write's answer, on standard error. */

@@ -105,11 +105,7 @@ int command_diff(struct cli *cli)
 {
 	struct manifests manifests;
 	json_t *answer = NULL;
-	if (!cli->files[0])
-		return cli_usage(cli, "-f FILE, -f DIRECTORY or -f - is needed");
-	if (cli->word_count)
-		return cli_usage(cli, "what is %s? Files are given with -f", cli->words[0]);
-	int code = cli_manifests(cli, &manifests);
+	int code = cli_apply_files(cli, &manifests);
 	if (code)
 		return code;
 	auto_free char *body = cli_apply_body(&manifests);
