@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the README and the pages of api/ tell to do is done as it stands, against a real agent; kubectl's answer is ours."""
+import glob
 import json
 import os
 import re
@@ -63,15 +64,32 @@ def test_every_reason_is_explained():
     assert sorted(rows) == sorted(re.findall(r'X\(\w+, "(\w+)"', reasons))
 
 
+def pages():
+    """All pages for people, from the root of the repository."""
+    patterns = ("*.md", "api/*.md", "deploy/*.md", "deploy/*/*.md", "helm/*/*.md")
+    return sorted(os.path.relpath(one, REPOSITORY) for pattern in patterns for one in glob.glob(os.path.join(REPOSITORY, pattern)))
+
+
+def links(name):
+    return re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page(name))
+
+
 def test_links_lead_somewhere():
     """To files of this repository, and to headings in them."""
-    for name in ["README.md", "CONTRIBUTING.md", *(f"api/{one}" for one in os.listdir(os.path.join(REPOSITORY, "api")) if one.endswith(".md"))]:
-        for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page(name)):
+    for name in pages():
+        for target, heading in links(name):
             path = os.path.normpath(os.path.join(os.path.dirname(name), target)) if target else name
             assert os.path.exists(os.path.join(REPOSITORY, path)), f"{name}: {target}"
             if heading:
                 titles = [re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.*)$", page(path), re.M)]
                 assert heading in titles, f"{name}: {target}#{heading}"
+
+
+def test_the_readme_leads_to_every_page():
+    """In one click; a folder's README is the folder's."""
+    linked = {os.path.normpath(target) for target, _ in links("README.md") if target}
+    missing = [name for name in pages() if name != "README.md" and not {name, os.path.dirname(name)} & linked]
+    assert not missing
 
 
 def defaults(printed):
