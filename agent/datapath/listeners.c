@@ -6,7 +6,6 @@
  * last. /proc is searched for sockets that are new, and again later, less and less often, for those that could not be
  * made usable.
  */
-#include <bpf/bpf.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -17,153 +16,17 @@
 #include <unistd.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
-#include "agent/datapath/listeners.h"
-#include "agent/datapath/private.h"
+#include "agent/datapath/listeners_look.h"
 
 #define LOOK_MS 100
 #define BACK_OFF_MS 10000
 #define UDP_PAUSE_MS 400
-/* Rows that nobody wants stay this long: the live side may still ask for them until a flip. */
-#define ROW_STAYS_MS 2000
-
-struct wanted {
-	char *name;
-	struct proxy proxy; /* its strings are copies */
-	uint32_t chosen;
-};
-
-/* A socket as one proxy sees it. */
-struct listener {
-	struct heard heard;
-	size_t proxy; /* in `wanted` */
-	bool seen;    /* by the present look */
-	bool matches; /* a process was found that the conditions choose */
-	bool adopted; /* by this process; else its row tells */
-	bool shared;  /* with somebody who is not chosen, and who would get a part of what it is sent */
-	unsigned int tries;
-	int64_t due; /* ms: /proc is searched for it again */
-	uint32_t uid;
-	int32_t pid;
-	int fd; /* its number there */
-	char executable[EXECUTABLE_MAX];
-	char why[WHY_MAX]; /* it is not usable */
-};
-
-/* ps_listener: {cookie, chosen} for programs; {cookie, 0} is for the next agent: this one was adopted. */
-struct row {
-	int64_t wanted; /* ms, last */
-	uint32_t value;
-};
-
-/* A SO_REUSEPORT group that only the chosen of a proxy share, although there are others. */
-struct guard {
-	struct heard at;
-	int sockets;      /* group_sockets() */
-	size_t count;     /* of those that are in it … */
-	uint64_t cookies; /* … and who they are */
-	bool wanted;      /* by the present look */
-};
-
-struct listeners {
-	struct datapath *datapath;
-	pthread_t thread;
-	bool running;
-	pthread_mutex_t look;
-	pthread_cond_t wake;
-	bool stop, told;
-	bool deaf; /* the last look saw nothing */
-	bool deaf_to_udp;
-	int64_t udp_due; /* ms: not before */
-	int diag;
-	char *base; /* cgroup_base() */
-	struct wanted *wanted;
-	size_t wanted_count;
-	struct listener *list;
-	size_t count, capacity;
-	struct exempt *exempt;
-	struct map rows; /* struct ps_key_listener → struct row: as in the kernel */
-	struct guard *guards;
-	size_t guard_count, guard_capacity;
-
-	int event;
-	pthread_mutex_t lock;
-	struct listener_status *status;
-	size_t status_count;
-};
 
 static int64_t now_ms(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* ---- rows of ps_listener ---- */
-
-static struct ps_key_listener row_key(const struct listener *l, uint32_t chosen)
-{
-	return (struct ps_key_listener){.cookie = l->heard.cookie, .chosen = chosen};
-}
-
-static bool row_want(struct listeners *ls, const struct listener *l, uint32_t chosen, uint32_t value, int64_t now)
-{
-	struct ps_key_listener key = row_key(l, chosen);
-	struct row *row = map_get(&ls->rows, &key), fresh = {now, value};
-	if (row && row->value == value) {
-		row->wanted = now;
-		return true;
-	}
-	if (bpf_map_update_elem(ls->datapath->loaded.other[OTHER_LISTENER], &key, &value, BPF_ANY) < 0)
-		return false;
-	map_put(&ls->rows, &key, &fresh);
-	return true;
-}
-
-/* At once. */
-static void row_drop(struct listeners *ls, const struct listener *l, uint32_t chosen)
-{
-	struct ps_key_listener key = row_key(l, chosen);
-	if (!map_get(&ls->rows, &key))
-		return;
-	bpf_map_delete_elem(ls->datapath->loaded.other[OTHER_LISTENER], &key);
-	map_delete(&ls->rows, &key);
-}
-
-static void rows_expire(struct listeners *ls, int64_t now)
-{
-	const void *key;
-	void *value;
-	size_t at = 0;
-	while (map_next(&ls->rows, &at, &key, &value)) {
-		if (now - ((struct row *)value)->wanted < ROW_STAYS_MS)
-			continue;
-		bpf_map_delete_elem(ls->datapath->loaded.other[OTHER_LISTENER], key);
-		map_delete(&ls->rows, key);
-	}
-}
-
-uint64_t listeners_rows(struct datapath *d)
-{
-	struct listeners *ls = d->listeners;
-	int fd = d->loaded.other[OTHER_LISTENER];
-	const void *key;
-	void *value;
-	size_t at = 0;
-	uint64_t count = 0;
-	if (pthread_mutex_trylock(&ls->look) != 0)
-		return 0;
-	while (map_next(&ls->rows, &at, &key, &value))
-		count += audit_row(fd, key, &((struct row *)value)->value, sizeof(uint32_t));
-	count += audit_strangers(fd, sizeof(uint32_t), &ls->rows, NULL);
-	pthread_mutex_unlock(&ls->look);
-	return count;
-}
-
-static int row_take_over(void *context, const void *key, const void *value)
-{
-	struct row row = {now_ms(), *(const uint32_t *)value};
-	map_put(context, key, &row);
-	return 0;
 }
 
 /* ---- one look ---- */
@@ -348,173 +211,6 @@ static void listeners_search(struct listeners *ls, int64_t now)
 	}
 }
 
-/* ---- groups in which not all are chosen ---- */
-
-static int listener_socket(struct listener *l, char why[WHY_MAX])
-{
-	struct holder holder = {.pid = l->pid, .fd = l->fd};
-	int fd = l->pid ? process_socket(&holder, l->heard.inode, why) : -1;
-	if (fd < 0)
-		l->tries = 0; /* looked for anew */
-	return fd;
-}
-
-static struct guard *guard_find(struct listeners *ls, const struct heard *at)
-{
-	for (size_t i = 0; i < ls->guard_count; i++)
-		if (heard_together(&ls->guards[i].at, at))
-			return &ls->guards[i];
-	return NULL;
-}
-
-/* Another proxy has chosen it: a group can be kept to those of one only. */
-static bool chosen_elsewhere(const struct listeners *ls, const struct listener *l)
-{
-	for (size_t i = 0; i < ls->count; i++)
-		if (ls->list[i].heard.cookie == l->heard.cookie && ls->list[i].proxy != l->proxy && ls->list[i].matches)
-			return true;
-	return false;
-}
-
-static bool of_group(const struct listener *first, const struct listener *l)
-{
-	return l->proxy == first->proxy && heard_together(&l->heard, &first->heard);
-}
-
-static bool listener_good(const struct listener *l)
-{
-	char why[WHY_MAX];
-	return l->matches && l->heard.transparent && listener_reachable(&l->heard, why);
-}
-
-static struct guard *guard_make(struct listeners *ls, const struct heard *at)
-{
-	int sockets = group_sockets();
-	if (sockets < 0)
-		return NULL;
-	ls->guards = list_room(ls->guards, ls->guard_count, &ls->guard_capacity, sizeof(*ls->guards));
-	struct guard *guard = &ls->guards[ls->guard_count++];
-	*guard = (struct guard){.at = *at, .sockets = sockets};
-	return guard;
-}
-
-static bool guard_renew(struct listeners *ls, struct guard *guard, const struct listener *first, char why[WHY_MAX])
-{
-	auto_free int *fds = mem_array(ls->count, sizeof(*fds));
-	size_t count = 0;
-	for (size_t i = 0; i < ls->count; i++) {
-		struct listener *l = &ls->list[i];
-		int fd = of_group(first, l) && listener_good(l) ? listener_socket(l, why) : -1;
-		if (fd >= 0)
-			fds[count++] = fd;
-	}
-	guard->count = count && group_guard(guard->sockets, fds, count, why) == 0 ? count : 0;
-	for (size_t i = 0; i < count; i++)
-		close(fds[i]);
-	return guard->count;
-}
-
-/* Keeps the group of `first` to those that are chosen. */
-static bool group_keep(struct listeners *ls, const struct listener *first, char why[WHY_MAX])
-{
-	struct guard *guard = guard_find(ls, &first->heard);
-	uint64_t cookies = 0;
-	size_t count = 0;
-	if (!guard && !(guard = guard_make(ls, &first->heard))) {
-		snprintf(why, WHY_MAX, "%s", strerror(errno));
-		return false;
-	}
-	for (size_t i = 0; i < ls->count; i++) {
-		if (!of_group(first, &ls->list[i]) || !listener_good(&ls->list[i]))
-			continue;
-		count++;
-		cookies ^= ls->list[i].heard.cookie * 0x9e3779b97f4a7c15u;
-	}
-	guard->wanted = true;
-	if (guard->count == count && guard->cookies == cookies)
-		return true;
-	guard->cookies = cookies;
-	return guard_renew(ls, guard, first, why);
-}
-
-/* The chosen of one group; `first` is one. */
-static void group_look(struct listeners *ls, struct listener *first, int64_t now)
-{
-	uint32_t chosen = ls->wanted[first->proxy].chosen;
-	/* The table of nftables looks UDP sockets up as the programs do, without the group's program. */
-	bool asked = first->heard.protocol == IPPROTO_TCP || datapath_engine_active(ls->datapath) == ENGINE_EBPF;
-	bool alone = true, kept = true;
-	char why[WHY_MAX] = "";
-	for (size_t i = 0; i < ls->count; i++) {
-		const struct listener *l = &ls->list[i];
-		if (!of_group(first, l) || listener_good(l))
-			continue;
-		alone = false;
-		kept = kept && !chosen_elsewhere(ls, l);
-	}
-	kept = alone || (kept && group_keep(ls, first, why));
-	for (size_t i = 0; i < ls->count; i++) {
-		struct listener *l = &ls->list[i];
-		if (!of_group(first, l))
-			continue;
-		l->shared = listener_good(l) && !kept;
-		if (l->shared)
-			snprintf(l->why, sizeof(l->why), "%s", *why ? why : "another proxy has chosen that one");
-		if (!listener_good(l) && kept && asked)
-			row_want(ls, l, chosen, PS_LISTENER_BESIDE, now);
-		else if (!listener_good(l) || !kept)
-			row_drop(ls, l, chosen);
-	}
-}
-
-/* One socket of those that are there is enough to end it. First nobody is handed over to who is not chosen. */
-static void guard_end(struct listeners *ls, const struct guard *guard)
-{
-	int fd = -1;
-	char why[WHY_MAX];
-	for (size_t i = 0; i < ls->count; i++) {
-		uint32_t chosen = ls->wanted[ls->list[i].proxy].chosen;
-		if (chosen && heard_together(&guard->at, &ls->list[i].heard) && !listener_good(&ls->list[i]))
-			row_drop(ls, &ls->list[i], chosen);
-	}
-	for (size_t i = 0; fd < 0 && i < ls->count; i++)
-		if (heard_together(&guard->at, &ls->list[i].heard))
-			fd = listener_socket(&ls->list[i], why);
-	if (fd >= 0) {
-		group_release(fd);
-		close(fd);
-	}
-	close(guard->sockets);
-}
-
-/* Those that nobody wants any more. */
-static void guards_end(struct listeners *ls)
-{
-	size_t left = 0;
-	for (size_t i = 0; i < ls->guard_count; i++) {
-		if (ls->guards[i].wanted)
-			ls->guards[left++] = ls->guards[i];
-		else
-			guard_end(ls, &ls->guards[i]);
-	}
-	ls->guard_count = left;
-}
-
-static void groups_look(struct listeners *ls, int64_t now)
-{
-	for (size_t i = 0; i < ls->guard_count; i++)
-		ls->guards[i].wanted = false;
-	for (size_t i = 0; i < ls->count; i++) {
-		struct listener *l = &ls->list[i];
-		bool first = ls->wanted[l->proxy].chosen && listener_good(l);
-		for (size_t j = 0; first && j < i; j++)
-			first = !of_group(l, &ls->list[j]) || !listener_good(&ls->list[j]);
-		if (first)
-			group_look(ls, l, now);
-	}
-	guards_end(ls);
-}
-
 /* What it is in the end; `why` only when it is ignored. */
 static enum listener_state listener_judge(struct listeners *ls, struct listener *l, char why[WHY_MAX], int64_t now)
 {
@@ -535,14 +231,13 @@ static enum listener_state listener_judge(struct listeners *ls, struct listener 
 			"shares its address with another process (SO_REUSEPORT), and cannot be told from it: %.150s", l->why);
 		return LISTENER_IGNORED;
 	}
-	if (wanted->chosen && !row_want(ls, l, wanted->chosen, PS_LISTENER_CHOSEN, now)) {
+	if (wanted->chosen && !listener_row_want(ls, l, wanted->chosen, PS_LISTENER_CHOSEN, now)) {
 		snprintf(why, WHY_MAX, "map ps_listener is full");
 		return LISTENER_IGNORED;
 	}
-	struct ps_key_listener note = row_key(l, 0);
-	bool adopted = l->adopted || map_get(&ls->rows, &note);
+	bool adopted = l->adopted || listener_row_there(ls, l, 0);
 	if (adopted)
-		row_want(ls, l, 0, PS_LISTENER_CHOSEN, now);
+		listener_row_want(ls, l, 0, PS_LISTENER_CHOSEN, now);
 	return adopted ? LISTENER_ADOPTED : LISTENER_READY;
 }
 
@@ -623,7 +318,7 @@ static void look(struct listeners *ls)
 	}
 	qsort(status, ls->count, sizeof(*status), status_compare);
 	status_replace(ls, status, ls->count);
-	rows_expire(ls, now);
+	listener_rows_expire(ls, now);
 	if (ls->datapath->hosts.stands)
 		exempt_look(ls->exempt, ls->datapath->loaded.other[OTHER_EXEMPT], usable, usable_count, now);
 }
@@ -665,7 +360,7 @@ int listeners_open(struct datapath *d, struct error *e)
 	ls->datapath = d;
 	ls->event = -1;
 	ls->exempt = exempt_new();
-	map_init(&ls->rows, sizeof(struct ps_key_listener), sizeof(struct row));
+	listener_rows_open(ls);
 	pthread_mutex_init(&ls->look, NULL);
 	pthread_mutex_init(&ls->lock, NULL);
 	pthread_condattr_init(&monotonic);
@@ -679,8 +374,7 @@ int listeners_open(struct datapath *d, struct error *e)
 	ls->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (ls->event < 0)
 		return error_system(e, errno, "eventfd");
-	read_entries(d->loaded.other[OTHER_LISTENER], sizeof(struct ps_key_listener), sizeof(uint32_t), false,
-		row_take_over, &ls->rows);
+	listener_rows_take_over(ls, now_ms());
 	int result = pthread_create(&ls->thread, NULL, thread_run, ls);
 	if (result != 0)
 		return error_system(e, result, "a thread");
@@ -714,9 +408,7 @@ void listeners_close(struct datapath *d)
 	}
 	wanted_clear(ls);
 	map_clear(&ls->rows);
-	for (size_t i = 0; i < ls->guard_count; i++)
-		close(ls->guards[i].sockets);
-	free(ls->guards);
+	groups_close(ls);
 	exempt_free(ls->exempt);
 	cleanup_close(&ls->diag);
 	cleanup_close(&ls->event);
@@ -750,9 +442,7 @@ void datapath_proxies(struct datapath *datapath, const struct proxy_wanted *prox
 {
 	struct listeners *ls = datapath->listeners;
 	pthread_mutex_lock(&ls->look);
-	for (size_t i = 0; i < ls->guard_count; i++)
-		ls->guards[i].wanted = false;
-	guards_end(ls); /* while it is known who is there */
+	groups_end(ls); /* while it is known who is there */
 	wanted_clear(ls);
 	ls->wanted = mem_array(count + 1, sizeof(*ls->wanted));
 	for (size_t i = 0; i < count; i++) {
