@@ -26,8 +26,8 @@ static const char *text_required(struct walk *w, const json_t *json, const char 
 	return NULL;
 }
 
-/* The kind decides how everything else is read; without it there is nothing more to say. */
-static int kind_read(struct walk *w, const json_t *json)
+/* Kind and version decide how everything else is read; without them there is nothing more to say. */
+static int kind_read(struct walk *w, const json_t *json, const struct schema **ret)
 {
 	if (!json_is_object(json)) {
 		walk_error(w, "expected an object");
@@ -47,7 +47,7 @@ static int kind_read(struct walk *w, const json_t *json)
 		buffer_free(&list);
 		return -EINVAL;
 	}
-	if (version && strcmp(version, kinds[found].api_version)) {
+	if (!(*ret = schema_of((enum kind)found, version))) {
 		walk_error_key(w, "apiVersion", "\"%s\" is not accepted for %s: only %s is", quote(version).text, kind,
 			kinds[found].api_version);
 		return -EINVAL; /* another version has other fields */
@@ -113,10 +113,11 @@ int object_read(const json_t *json, const char *pointer, bool all, struct object
 	if (w.length >= sizeof(w.path))
 		walk_leave(&w, sizeof(w.path) - 1);
 	size_t before = errors->total;
-	int status = kind_read(&w, json);
+	const struct schema *schema = NULL;
+	int status = kind_read(&w, json, &schema);
 	if (status)
 		return status;
-	json_t *pruned = schema_walk(&w, schema_of(w.kind), json);
+	json_t *pruned = schema_walk(&w, schema, json);
 	if (errors->total == before && !all)
 		unsupported_check(&w, pruned);
 	if (errors->total == before)

@@ -12,6 +12,7 @@
 #include "agent/base/addr.h"
 
 #define KUBE_NETWORKING "networking.k8s.io/v1"
+#define KUBE_DISCOVERY "discovery.k8s.io/v1"
 #define KUBE_POLICY "policy.networking.k8s.io/v1alpha2"
 #define PENSTOCK_API "penstock.dev/v1alpha1"
 
@@ -21,7 +22,7 @@
 	X(NODE, "Node", "v1", "nodes", false, false, true)                                                           \
 	X(POD, "Pod", "v1", "pods", true, false, true)                                                               \
 	X(SERVICE, "Service", "v1", "services", true, false, true)                                                   \
-	X(ENDPOINT_SLICE, "EndpointSlice", "discovery.k8s.io/v1", "endpointslices", true, false, true)               \
+	X(ENDPOINT_SLICE, "EndpointSlice", KUBE_DISCOVERY, "endpointslices", true, false, true)                      \
 	X(WORKLOAD, "Workload", PENSTOCK_API, "workloads", true, true, true)                                         \
 	X(NETWORK_POLICY, "NetworkPolicy", KUBE_NETWORKING, "networkpolicies", true, false, true)                    \
 	X(CLUSTER_NETWORK_POLICY, "ClusterNetworkPolicy", KUBE_POLICY, "clusternetworkpolicies", false, false, true) \

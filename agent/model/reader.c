@@ -338,7 +338,7 @@ json_t *reader_object(const char *text, size_t length)
 	int kind = kind_find(r);
 	if (kind < 0 || kinds[kind].strict)
 		return NULL;
-	json_t *value = value_read(&r, schema_of((enum kind)kind), 0);
+	json_t *value = value_read(&r, schema_widest((enum kind)kind), 0);
 	spaces(&r);
 	if (value && r.at == r.end)
 		return value;

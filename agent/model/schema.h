@@ -91,13 +91,17 @@ struct quote {
 };
 struct quote quote(const char *text);
 
-/* The schema of a whole object. */
-const struct schema *schema_of(enum kind kind);
+/* The schema of a whole object in a version that is accepted (NULL: the kind's own), or NULL. An older version's leaves
+ * an object of the kind's own one. */
+const struct schema *schema_of(enum kind kind, const char *version);
+/* Of all versions the one with the most fields: what a reader that does not know the version yet must keep. */
+const struct schema *schema_widest(enum kind kind);
 
 /* Pieces that several kinds share (schema_parts.c). */
 extern const struct schema any_string, optional_string, any_boolean, port_number, protocol_word, ip_text, cidr_text,
 	cidr_list, selector_schema, labels_schema, metadata_schema;
-extern const struct schema pod_schema, node_schema, namespace_schema, service_schema, endpoint_slice_schema;
+extern const struct schema pod_schema, node_schema, namespace_schema, service_schema, endpoint_slice_schema,
+	endpoint_slice_v1beta1_schema;
 extern const struct schema network_policy_schema, cluster_network_policy_schema;
 extern const struct schema workload_schema, transparent_proxy_schema, intercept_policy_schema, node_filter_schema,
 	cidr_set_schema;

@@ -170,3 +170,37 @@ static const struct schema address_type = {SHAPE_STRING, .words = WORDS("IPv4", 
 static const struct field slice_fields[] = {OBJECT_FIELDS, REQUIRED("addressType", &address_type),
 	OPTIONAL("endpoints", &endpoints), OPTIONAL("ports", &slice_ports), {0}};
 const struct schema endpoint_slice_schema = {SHAPE_OBJECT, .fields = slice_fields, .check = slice_check};
+
+/* v1beta1 has `topology` where v1 has nodeName, zone and deprecatedTopology, of which only the first is read. What the
+ * field says counts more than what the map says. */
+static void endpoint_v1beta1_check(struct walk *w, json_t *endpoint)
+{
+	static const char hostname[] = "kubernetes.io/hostname";
+	json_t *node = json_object_get(json_object_get(endpoint, "topology"), hostname);
+	const char *text = json_string_value(node), *why = NULL;
+	if (text && *text && !json_object_get(endpoint, "nodeName")) {
+		size_t before = walk_key(w, "topology");
+		if ((why = dns_subdomain_wrong(text)))
+			walk_error_key(w, hostname, "\"%s\" %s", quote(text).text, why);
+		walk_leave(w, before);
+		json_object_set(endpoint, "nodeName", node);
+	}
+	json_object_del(endpoint, "topology");
+}
+
+static void slice_v1beta1_check(struct walk *w, json_t *slice)
+{
+	slice_check(w, slice);
+	json_object_set_new(slice, "apiVersion", json_string(KUBE_DISCOVERY));
+}
+
+static const struct schema topology = {.shape = SHAPE_MAP};
+static const struct field endpoint_v1beta1_fields[] = {REQUIRED("addresses", &addresses),
+	OPTIONAL("conditions", &conditions), OPTIONAL("nodeName", &node_name), OPTIONAL("topology", &topology), {0}};
+static const struct schema endpoint_v1beta1 = {
+	SHAPE_OBJECT, .fields = endpoint_v1beta1_fields, .check = endpoint_v1beta1_check};
+static const struct schema endpoints_v1beta1 = {SHAPE_ARRAY, .items = &endpoint_v1beta1, .items_max = 1000};
+static const struct field slice_v1beta1_fields[] = {OBJECT_FIELDS, REQUIRED("addressType", &address_type),
+	OPTIONAL("endpoints", &endpoints_v1beta1), OPTIONAL("ports", &slice_ports), {0}};
+const struct schema endpoint_slice_v1beta1_schema = {
+	SHAPE_OBJECT, .fields = slice_v1beta1_fields, .check = slice_v1beta1_check};

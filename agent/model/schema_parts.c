@@ -125,21 +125,48 @@ const struct schema metadata_schema = {SHAPE_OBJECT, .fields = metadata_fields, 
 
 /* ---- kinds ---- */
 
-const struct schema *schema_of(enum kind kind)
+static const struct schema *const schemas[KIND_COUNT] = {
+	[KIND_NAMESPACE] = &namespace_schema,
+	[KIND_NODE] = &node_schema,
+	[KIND_POD] = &pod_schema,
+	[KIND_SERVICE] = &service_schema,
+	[KIND_ENDPOINT_SLICE] = &endpoint_slice_schema,
+	[KIND_WORKLOAD] = &workload_schema,
+	[KIND_NETWORK_POLICY] = &network_policy_schema,
+	[KIND_CLUSTER_NETWORK_POLICY] = &cluster_network_policy_schema,
+	[KIND_TRANSPARENT_PROXY] = &transparent_proxy_schema,
+	[KIND_INTERCEPT_POLICY] = &intercept_policy_schema,
+	[KIND_NODE_FILTER] = &node_filter_schema,
+	[KIND_CIDR_SET] = &cidr_set_schema,
+};
+
+/*
+ * Older versions that clusters still answer `kubectl get` with. Kubernetes from 1.20 on, which the chart wants, has
+ * one: EndpointSlice is v1beta1 alone before 1.21.
+ */
+static const struct {
+	enum kind kind;
+	const char *version;
+	const struct schema *schema;
+} older[] = {
+	{KIND_ENDPOINT_SLICE, "discovery.k8s.io/v1beta1", &endpoint_slice_v1beta1_schema},
+};
+#define OLDER (sizeof(older) / sizeof(*older))
+
+const struct schema *schema_of(enum kind kind, const char *version)
 {
-	static const struct schema *const schemas[KIND_COUNT] = {
-		[KIND_NAMESPACE] = &namespace_schema,
-		[KIND_NODE] = &node_schema,
-		[KIND_POD] = &pod_schema,
-		[KIND_SERVICE] = &service_schema,
-		[KIND_ENDPOINT_SLICE] = &endpoint_slice_schema,
-		[KIND_WORKLOAD] = &workload_schema,
-		[KIND_NETWORK_POLICY] = &network_policy_schema,
-		[KIND_CLUSTER_NETWORK_POLICY] = &cluster_network_policy_schema,
-		[KIND_TRANSPARENT_PROXY] = &transparent_proxy_schema,
-		[KIND_INTERCEPT_POLICY] = &intercept_policy_schema,
-		[KIND_NODE_FILTER] = &node_filter_schema,
-		[KIND_CIDR_SET] = &cidr_set_schema,
-	};
+	if (!version || !strcmp(version, kinds[kind].api_version))
+		return schemas[kind];
+	for (size_t i = 0; i < OLDER; i++)
+		if (older[i].kind == kind && !strcmp(older[i].version, version))
+			return older[i].schema;
+	return NULL;
+}
+
+const struct schema *schema_widest(enum kind kind)
+{
+	for (size_t i = 0; i < OLDER; i++)
+		if (older[i].kind == kind)
+			return older[i].schema;
 	return schemas[kind];
 }

@@ -311,6 +311,27 @@ def test_ndjson(server):
     assert len(server.api.state()["items"]) == 5
 
 
+def test_endpoint_slices_of_kubernetes_before_1_21(server):
+    """discovery.k8s.io/v1beta1 by every way in; what is kept is v1."""
+    def older(version="discovery.k8s.io/v1beta1"):
+        return {"addressType": "IPv4", "apiVersion": version, "kind": "EndpointSlice", "metadata": {"name": "web-1", "namespace": "shop"},
+                "endpoints": [{"addresses": ["10.0.0.1"], "topology": {"kubernetes.io/hostname": "n1", "topology.kubernetes.io/zone": "z"}}]}
+
+    line = json.dumps(older()).encode() + b"\n"
+    path = "/v1/endpointslices/shop/web-1"
+    for method, where, body, more in (("PUT", "/v1/state", {"items": [older()]}, {}), ("PATCH", "/v1/state", {"apply": [older()]}, {}),
+                                      ("PUT", "/v1/state", line, {"content_type": "application/x-ndjson"}), ("PUT", path, older(), {})):
+        server.api.put_state([])
+        server.api.expect(method, where, body, **more)
+        kept = server.api.get_object("EndpointSlice", "shop", "web-1")
+        assert (kept["apiVersion"], kept["endpoints"]) == ("discovery.k8s.io/v1", [{"addresses": ["10.0.0.1"], "nodeName": "n1"}]), where
+        revision = server.api.state()["revision"]
+        server.api.expect("PUT", path, kept)
+        assert server.api.state()["revision"] == revision, "the same object in both versions"
+    answer = problem(server.api.request("PUT", path, older("discovery.k8s.io/v1alpha1")), 422)
+    assert answer["errors"][0]["pointer"] == "/apiVersion" and "only discovery.k8s.io/v1 is" in answer["errors"][0]["detail"]
+
+
 # ---- errors ----
 
 def test_all_errors_at_once_up_to_50(server):

@@ -140,7 +140,7 @@ def test_wide_and_name(cli):
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
          "spec": {"clusterIPs": ["10.96.0.1"], "externalIPs": ["192.0.2.1"], "ports": [
              {"port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP"}]}},
-        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        {"apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice", "addressType": "IPv4",
          "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
          "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": False}}, {"addresses": ["10.0.0.2"]}],
          "ports": [{"port": 8080}]},
@@ -154,6 +154,8 @@ def test_wide_and_name(cli):
     assert rows("netpol", "wide")[0]["RULES"] == "1 in, 0 out"
     service = rows("svc", "wide")[0]
     assert service["PORTS"] == "80:30080/TCP,53/UDP" and service["EXTERNAL-IPS"] == "192.0.2.1" and "EXTERNAL-IPS" not in rows("svc", "table")[0]
+    older = cli("get", "eps", "shop/web-1", "-o", "yaml").stdout.replace("discovery.k8s.io/v1\n", "discovery.k8s.io/v1beta1\n")
+    assert cli("diff", "-f", "-", input=older, code=OK).stdout == "unchanged EndpointSlice shop/web-1\n" and "v1beta1" in older
     assert rows("eps", "table")[0]["ENDPOINTS"] == "1 of 2 ready" and rows("eps", "wide")[0]["PORTS"] == "8080/TCP"
     assert re.fullmatch(r"\d{4}d", rows("ns", "wide")[0]["AGE"]) and rows("ns", "wide")[1]["AGE"] == "-"
     assert cli("get", "all", "-o", "name").stdout.splitlines() == [

@@ -32,12 +32,11 @@ class Agents:
         return self.cluster.kubectl("-n", NAMESPACE, "exec", "-i", name, "--", "penstock", *command, **more)
 
     def state(self):
-        """What the API server has. Kubernetes 1.20 has EndpointSlices as v1beta1 only: as deploy/README.md says for it."""
-        text = self.cluster.kubectl("get", EVERYTHING, "-A", "-o", "json")
-        return json.loads(text.replace("discovery.k8s.io/v1beta1", "discovery.k8s.io/v1"))
+        """What the API server has, as kubectl prints it; Kubernetes 1.20 has EndpointSlices as v1beta1."""
+        return self.cluster.kubectl("get", EVERYTHING, "-A", "-o", "json")
 
     def push(self):
-        state = json.dumps(self.state())
+        state = self.state()
         return [self.penstock(node.name, "apply", "-f", "-", input=state) for node in self.cluster.nodes]
 
     def apply(self, text):

@@ -306,7 +306,7 @@ def test_the_chart_and_its_api_over_tcp(cluster, chart, shop, before):
     def put(node, state):
         done = cluster.control.run("curl", "-sS", "--fail-with-body", "--cacert", authority, "-H", f"Authorization: Bearer {token}", "-H",
                                    "Content-Type: application/json", "-X", "PUT", "--data-binary", "@-", f"https://{node.address}:7641/v1/state",
-                                   input=json.dumps(state))
+                                   input=state)
         return json.loads(done.stdout)
 
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed", "namespace": "shop"},

@@ -420,6 +420,34 @@ static void slice_of_a_service(void **state)
 	object_put(object);
 }
 
+static void slice_of_an_older_kubernetes(void **state)
+{
+	static const struct {
+		const char *endpoint, *node;
+	} cases[] = {
+		{"'topology':{'kubernetes.io/hostname':'n1','topology.kubernetes.io/zone':'z'}", "n1"},
+		{"'nodeName':'n2','topology':{'kubernetes.io/hostname':'n1'}", "n2"},
+		{"'topology':{'topology.kubernetes.io/zone':'z'}", NULL},
+		{"'topology':null", NULL},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		auto_free char *text = str_format(
+			"{'apiVersion':'discovery.k8s.io/v1beta1','kind':'EndpointSlice','metadata':{'name':'a','namespace':'s'},"
+			"'addressType':'IPv4','endpoints':[{'addresses':['10.0.0.1'],%s}]}",
+			cases[i].endpoint);
+		auto_free char *node = cases[i].node ? str_format(",'nodeName':'%s'", cases[i].node) : str_dup("");
+		auto_free char *now =
+			str_format("{'addressType':'IPv4','apiVersion':'discovery.k8s.io/v1','endpoints':[{'addresses':"
+					   "['10.0.0.1']%s}],'kind':'EndpointSlice','metadata':{'name':'a','namespace':'s'}}",
+				node);
+		struct object *older = object_of(text), *wanted = object_of(now);
+		assert_string_equal(older->json, wanted->json); /* nobody behind the decoder knows of it */
+		assert_int_equal(older->slice->backend_count, 1);
+		object_put(older);
+		object_put(wanted);
+	}
+}
+
 static void namespace_label(void **state)
 {
 	struct object *object = object_of("{'apiVersion':'v1','kind':'Namespace','metadata':{'name':'shop'}}");
@@ -721,7 +749,8 @@ int main(void)
 		cmocka_unit_test(network_policy_types), cmocka_unit_test(cluster_policy), cmocka_unit_test(intercept_policy),
 		cmocka_unit_test(node_filter), cmocka_unit_test(pod), cmocka_unit_test(pod_states), cmocka_unit_test(workload),
 		cmocka_unit_test(node_and_proxy), cmocka_unit_test(service_addresses), cmocka_unit_test(service_ports),
-		cmocka_unit_test(slice_conditions), cmocka_unit_test(slice_of_a_service), cmocka_unit_test(namespace_label),
+		cmocka_unit_test(slice_conditions), cmocka_unit_test(slice_of_a_service),
+		cmocka_unit_test(slice_of_an_older_kubernetes), cmocka_unit_test(namespace_label),
 		cmocka_unit_test(pointers_have_the_prefix), cmocka_unit_test(long_names_are_cut),
 		cmocka_unit_test(errors_are_counted), cmocka_unit_test(partial_isolates),
 		cmocka_unit_test(long_lists_are_cheap), cmocka_unit_test(same_object_same_text),
