@@ -10,6 +10,7 @@
 #include "agent/base/mem.h"
 #include "agent/feeds.h"
 #include "agent/loop.h"
+#include "agent/notify.h"
 #include "agent/observe/explain.h"
 #include "agent/reconcile.h"
 
@@ -349,6 +350,7 @@ static int job_run(struct agent *agent, struct error *e)
 		log_info("main", "penstockd " PENSTOCK_VERSION " on node %s, API at %s", agent->config->node.name,
 			agent->config->api.unix_path);
 		reconcile_settle(agent->reconciler);
+		notify_ready();
 		result = loop_run(&loop, e);
 	}
 	agent_close(agent);
