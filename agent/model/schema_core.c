@@ -173,19 +173,19 @@ const struct schema endpoint_slice_schema = {SHAPE_OBJECT, .fields = slice_field
 
 /* v1beta1 has `topology` where v1 has nodeName, zone and deprecatedTopology, of which only the first is read. What the
  * field says counts more than what the map says. */
-static void endpoint_v1beta1_check(struct walk *w, json_t *endpoint)
+static void endpoint_v1beta1_check(struct walk *w, json_t *pruned)
 {
 	static const char hostname[] = "kubernetes.io/hostname";
-	json_t *node = json_object_get(json_object_get(endpoint, "topology"), hostname);
+	json_t *node = json_object_get(json_object_get(pruned, "topology"), hostname);
 	const char *text = json_string_value(node), *why = NULL;
-	if (text && *text && !json_object_get(endpoint, "nodeName")) {
+	if (text && *text && !json_object_get(pruned, "nodeName")) {
 		size_t before = walk_key(w, "topology");
 		if ((why = dns_subdomain_wrong(text)))
 			walk_error_key(w, hostname, "\"%s\" %s", quote(text).text, why);
 		walk_leave(w, before);
-		json_object_set(endpoint, "nodeName", node);
+		json_object_set(pruned, "nodeName", node);
 	}
-	json_object_del(endpoint, "topology");
+	json_object_del(pruned, "topology");
 }
 
 static void slice_v1beta1_check(struct walk *w, json_t *slice)
