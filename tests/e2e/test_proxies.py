@@ -37,7 +37,8 @@ def talk_half_closed(client, megabytes):
 
 
 def talk_at_once(client, megabytes):
-    """For a proxy that ends both ways when one has ended."""
+    """For a proxy that ends both ways when one has ended, or may lose what comes just before an end: HAProxy 2.6 takes a short
+    read for the last one when the end is announced meanwhile (one connection in some hundred, without Penstock too)."""
     who = client.hello()
     return who, client.pour(megabytes, half_close=False)
 
@@ -49,9 +50,9 @@ def talk_http(client, megabytes):
 
 # state: Ready, it is transparent by itself; Adopted, the agent has seen to that. kept: it goes on from the client's address.
 CASES = {
-    "haproxy-tcp-transparent": Case("haproxy", "Ready", True, talk_half_closed, transparent_haproxy),
+    "haproxy-tcp-transparent": Case("haproxy", "Ready", True, talk_at_once, transparent_haproxy),
     "haproxy-http-transparent": Case("haproxy", "Ready", True, talk_http, lambda lab: transparent_haproxy(lab, "http")),
-    "haproxy-tcp": Case("haproxy", "Ready", False, talk_half_closed, lambda lab: transparent_haproxy(lab, without="usesrc")),
+    "haproxy-tcp": Case("haproxy", "Ready", False, talk_at_once, lambda lab: transparent_haproxy(lab, without="usesrc")),
     "nginx-stream": Case("nginx", "Adopted", False, talk_at_once, lambda lab: nginx(lab, "stream", "proxy_bind")),
     "nginx-stream-transparent": Case("nginx", "Adopted", True, talk_at_once, lambda lab: nginx(lab, "stream")),
     "nginx-http": Case("nginx", "Adopted", False, talk_http, lambda lab: nginx(lab, "http", "proxy_bind")),
@@ -120,8 +121,8 @@ def test_haproxy_that_knows_nothing(gate, family):
     assert {one["state"] for one in lab.proxy_status()["listeners"]} == {"Adopted"}
     destination = lab.address("b", family)
     with Client(lab.a, destination) as client:
-        who = client.hello()
-        assert client.pour(64 if family == 4 else 1) is None
+        who, wrong = talk_at_once(client, 64 if family == 4 else 1)
+        assert wrong is None
     assert who["server"] == "outside" and who["peer"][0] == UPLINK4 and who["local"] == [OUTSIDE4, 80]
     assert front.seen() == [(*client.ends, destination, 80)]
     assert lab.handed() == 1 and lab.onward("node") == 1
