@@ -217,7 +217,8 @@ man: $(MAN)
 SHARE = $(DESTDIR)$(PREFIX)/share
 COMPLETIONS := bash-completion/completions/penstock zsh/site-functions/_penstock fish/vendor_completions.d/penstock.fish
 
-UNIT_FILE = $(DESTDIR)$(PREFIX)/lib/systemd/system/penstockd.service
+# systemd looks below no other prefix.
+UNIT_FILE = $(DESTDIR)$(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX)/lib,/etc)/systemd/system/penstockd.service
 
 install: all man ## the three programs, manual pages, shell completion and the systemd unit, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(B)/penstockd $(DESTDIR)$(PREFIX)/sbin/penstockd
