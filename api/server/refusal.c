@@ -2,8 +2,11 @@
 /*
  * Workaround for libmicrohttpd 0.9.75: what it refuses by itself it answers in HTML, a wrong Content-Length with its
  * head sent twice, and a chunk's head that does not fit with 500. It queues these answers like anybody: this
- * MHD_queue_response takes the place of its own for libmicrohttpd alone, sends a problem, and lets the connection be
- * closed. Our own answers go to the real one.
+ * MHD_queue_response takes the place of its own for libmicrohttpd alone, sends a problem, and ends the connection. Our
+ * own answers go to the real one.
+ *
+ * libmicrohttpd's own answer is queued behind it all the same, into a socket that is shut down: told that nothing could
+ * be queued it frees the connection's memory, and reads on in it when there were too many parameters or cookies.
  */
 #include "api/server/refusal.h"
 
@@ -41,13 +44,10 @@ enum MHD_Result response_queue(struct MHD_Connection *http, unsigned status, str
 	return queue_real ? queue_real(http, status, response) : MHD_NO;
 }
 
-/* Nothing of this connection waits to be sent: requests are read one after the other. */
-enum MHD_Result MHD_queue_response(struct MHD_Connection *http, unsigned status, struct MHD_Response *response)
+static void refusal_send(struct MHD_Connection *http, unsigned status, int fd)
 {
-	const union MHD_ConnectionInfo *info = MHD_get_connection_info(http, MHD_CONNECTION_INFO_CONNECTION_FD);
 	struct buffer body = {0}, text = {0};
 	size_t at = 0;
-	(void)response;
 	while (at < REFUSAL_COUNT - 1 && refusals[at].status != status)
 		at++;
 	problem_render(&body, (int)refusals[at].status, refusals[at].detail, NULL);
@@ -58,9 +58,17 @@ enum MHD_Result MHD_queue_response(struct MHD_Connection *http, unsigned status,
 	const union MHD_ConnectionInfo *secure = MHD_get_connection_info(http, MHD_CONNECTION_INFO_GNUTLS_SESSION);
 	if (secure)
 		gnutls_record_send(secure->tls_session, text.data, text.length);
-	else if (info)
-		send(info->connect_fd, text.data, text.length, MSG_NOSIGNAL | MSG_DONTWAIT);
+	else
+		send(fd, text.data, text.length, MSG_NOSIGNAL | MSG_DONTWAIT);
 	buffer_free(&body);
 	buffer_free(&text);
-	return MHD_NO;
+}
+
+/* Nothing of this connection waits to be sent: requests are read one after the other. */
+enum MHD_Result MHD_queue_response(struct MHD_Connection *http, unsigned status, struct MHD_Response *response)
+{
+	int fd = MHD_get_connection_info(http, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+	refusal_send(http, status, fd);
+	shutdown(fd, SHUT_RDWR);
+	return response_queue(http, status, response);
 }

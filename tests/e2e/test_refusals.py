@@ -41,6 +41,9 @@ def exchange(server, where, raw):
     (b"GET /healthz?" + b"a" * 40000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
     (GET + b"X: " + b"a" * 40000 + b"\r\n\r\n", 431),
     (GET + b"X: a\r\n" * 10000 + b"\r\n", 431),
+    (b"GET /healthz?" + b"a&" * 8000 + b" HTTP/1.1\r\nHost: x\r\n\r\n" + NEXT, 431),
+    (GET + b"Cookie: " + b"a;" * 4000 + b"\r\n\r\n" + NEXT, 431),
+    (GET + b"Cookie: " + b"a;" * 1500 + b"\r\nContent-Length: x\r\n\r\n" + NEXT, 431),
     (b"GET /healthz HTTP/3.0\r\nHost: x\r\n\r\n", 505),
     (GET + b"nonsense\r\n\r\n" + NEXT, 400),
     (PUT + b"Content-Length: x\r\n\r\n" + NEXT, 400),
@@ -52,8 +55,9 @@ def exchange(server, where, raw):
     (CHUNKS + b"\r\nzz\r\n" + NEXT, 400),
     (CHUNKS + b"\r\nfffffffffffffffffff\r\n" + NEXT, 413),
     (CHUNKS + b"\r\n1;" + b"a" * 60000, 400),
-], ids=["long query", "long header", "many headers", "HTTP/3.0", "no colon", "length x", "length -1", "length huge",
-        "space before the colon", "length and chunks", "coding", "chunk zz", "chunk huge", "chunk's head"])
+], ids=["long query", "long header", "many headers", "many parameters", "many cookies", "cookies and length", "HTTP/3.0", "no colon",
+        "length x", "length -1", "length huge", "space before the colon", "length and chunks", "coding", "chunk zz", "chunk huge",
+        "chunk's head"])
 def test_it_is_a_problem(server, where, raw, status):
     got = exchange(server, where, raw)
     head, _, body = got.partition(b"\r\n\r\n")
