@@ -27,6 +27,8 @@ def interfaces():
         for pair in (("bpf-a", "bpf-b"), ("bpf-u", "bpf-x")):
             subprocess.run(["ip", "link", "add", pair[0], "type", "veth", "peer", "name", pair[1]], check=True)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):  # as on every node; programs ask for routes
+            subprocess.run(["sysctl", "-qw", f"{key}=1"], check=True)
         yield [socket.if_nametoindex(name) for name in ("bpf-a", "bpf-b", "bpf-u", "bpf-x")]
     finally:
         kernel.namespace_enter(old)

@@ -32,8 +32,6 @@ def spaces(interfaces):
     indexes = {name: space.wire(f"bpfr-{name}", *OF[name]) for name, space in made.items()}
     for address in OF["node"]:
         ip("addr", "replace", address, "dev", "lo")
-    for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
-        subprocess.run(["sysctl", "-qw", f"{key}=1"], check=True)
     mark = f"{MARK:#x}/{MARK_MASK:#x}"
     for family in ("-4", "-6"):
         ip(family, "rule", "add", "pref", "4", "iif", "lo", "fwmark", mark, "lookup", "main")

@@ -289,6 +289,7 @@ def test_group_of_receivers(attached, client):
 
 def test_leg_from_the_clients_address(attached, client):
     """What a proxy sends on from the client's address; the server is a workload here: the reply goes to the socket."""
+    ip("route", "replace", "198.51.100.7", "dev", "bpf-d")  # else a node that forwards takes it for an address of its own
     attached.profile(PROFILE_A, egress=ROW_ALLOW)
     server = client.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with server:
