@@ -247,6 +247,11 @@ static size_t source_listeners(void *context, struct listener_status **ret)
 	return datapath_listeners(((struct agent *)context)->datapath, ret);
 }
 
+static void agent_status_asked(void *context)
+{
+	datapath_look_fresh(((struct agent *)context)->datapath);
+}
+
 static void agent_explain(void *context, const char *body, size_t length, struct buffer *out, struct errors *errors)
 {
 	struct agent *agent = context;
@@ -306,6 +311,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.tcp = tcp_options(c),
 		.body_max = c->api.body_max,
 		.board = agent->board,
+		.status_asked = agent_status_asked,
 		.metrics = agent_metrics,
 		.explain = agent_explain,
 		.feed_list = agent_feed_list,

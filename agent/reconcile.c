@@ -56,6 +56,7 @@ static void status_publish(struct reconciler *r)
 	memcpy(facts.last_error_time, r->last_error_time, sizeof(facts.last_error_time));
 	board_set_ready(r->rooms.board, ready, ready ? "" : r->why_not_ready);
 	board_set_status(r->rooms.board, status_render(&facts));
+	datapath_findings_published(r->rooms.datapath);
 }
 
 static void failure_note(struct reconciler *r, const char *doing, const struct error *e)

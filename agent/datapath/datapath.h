@@ -259,10 +259,14 @@ struct finding {
 	char what[320]; /* one sentence, as are the next */
 	char mend[320]; /* how; "" when nothing is to be mended */
 };
-/* What a thread found that looks every few seconds; news come by datapath_listeners_fd. A copy, the caller frees; how
+/* What a thread found that looks every half minute; news come by datapath_listeners_fd. A copy, the caller frees; how
  * many. Applying thread. */
 size_t datapath_findings(struct datapath *datapath, struct finding **ret);
-void datapath_look(struct datapath *datapath); /* that thread does, now */
+void datapath_findings_published(struct datapath *datapath); /* others can read them now */
+void datapath_look(struct datapath *datapath);               /* that thread does, now */
+/* It does if it last did more than two seconds ago. Waits until what it finds is published, but not long. Any thread.
+ */
+void datapath_look_fresh(struct datapath *datapath);
 
 /* ---- uninstall ---- */
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What on this node hinders enforcement or interception: settings, and what others do. A thread of its own looks, so
- * that long lists of somebody's rules keep no write waiting; it only reads. What there is to say about our own state
- * (proxies, workloads, maps) is the status's.
+ * that long lists of somebody's rules keep no write waiting; it only reads. It looks now and then, and when somebody
+ * asks: nobody may ever. What there is to say about our own state (proxies, workloads, maps) is the status's.
  */
 #include "agent/datapath/doctor.h"
 #include <errno.h>
@@ -14,8 +14,10 @@
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
 
-#define LOOK_SECONDS 5
-#define LOOK_SHARE 50 /* of the time, at most one part in so many */
+#define LOOK_SECONDS 30
+#define FRESH_SECONDS 2 /* who asks is given what is not older */
+#define ASKER_WAITS 0.3 /* s, at most */
+#define LOOK_SHARE 50   /* of the time, at most one part in so many */
 #define FINDINGS_MAX 200
 
 struct doctor {
@@ -23,10 +25,13 @@ struct doctor {
 	pthread_t thread;
 	bool running;
 	pthread_mutex_t lock;
-	pthread_cond_t wake;
+	pthread_cond_t wake, news;
 	/* under the lock: */
 	atomic_bool stop; /* also read without it */
-	bool due;
+	bool due, looking;
+	double looked, rests_until; /* when a look last ended; the share allows no other one before */
+	/* Findings as they changed: found; in a status that is being made; in one that is published. */
+	unsigned long found, rendered, published;
 	bool steering;
 	struct doctor_interface *interfaces;
 	size_t interface_count;
@@ -84,18 +89,23 @@ static void look(struct doctor *doctor)
 	free(doctor->findings);
 	doctor->findings = look.list;
 	doctor->finding_count = look.count;
-	if (!same)
-		listeners_news(doctor->datapath);
+	if (same)
+		return;
+	doctor->found++;
+	listeners_news(doctor->datapath);
 }
 
-static void pause_for(struct doctor *doctor, double seconds)
+/* seconds_now() as timed waits want it. */
+static struct timespec timespec_of(double seconds)
 {
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += (long)((seconds - (double)(long)seconds) * 1e9);
-	until.tv_sec += (long)seconds + until.tv_nsec / 1000000000L;
-	until.tv_nsec %= 1000000000L;
-	while (!doctor->stop && !doctor->due && pthread_cond_timedwait(&doctor->wake, &doctor->lock, &until) == 0)
+	time_t whole = (time_t)seconds;
+	return (struct timespec){.tv_sec = whole, .tv_nsec = (long)((seconds - (double)whole) * 1e9)};
+}
+
+static void pause_until(struct doctor *doctor, double until)
+{
+	struct timespec end = timespec_of(until);
+	while (!doctor->stop && !doctor->due && pthread_cond_timedwait(&doctor->wake, &doctor->lock, &end) == 0)
 		;
 }
 
@@ -106,9 +116,14 @@ static void *thread_run(void *context)
 	while (!doctor->stop) {
 		double began = seconds_now();
 		doctor->due = false;
+		doctor->looking = true;
 		look(doctor);
-		double took = (seconds_now() - began) * LOOK_SHARE;
-		pause_for(doctor, took > LOOK_SECONDS ? took : LOOK_SECONDS);
+		doctor->looking = false;
+		doctor->looked = seconds_now();
+		doctor->rests_until = began + (doctor->looked - began) * LOOK_SHARE;
+		pthread_cond_broadcast(&doctor->news);
+		double next = began + LOOK_SECONDS;
+		pause_until(doctor, next > doctor->rests_until ? next : doctor->rests_until);
 	}
 	pthread_mutex_unlock(&doctor->lock);
 	return NULL;
@@ -124,6 +139,7 @@ int doctor_open(struct datapath *d, struct error *e)
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&doctor->wake, &monotonic);
+	pthread_cond_init(&doctor->news, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	int result = pthread_create(&doctor->thread, NULL, thread_run, doctor);
 	if (result != 0)
@@ -145,6 +161,7 @@ void doctor_close(struct datapath *d)
 		pthread_join(doctor->thread, NULL);
 	}
 	pthread_cond_destroy(&doctor->wake);
+	pthread_cond_destroy(&doctor->news);
 	pthread_mutex_destroy(&doctor->lock);
 	free(doctor->interfaces);
 	free(doctor->findings);
@@ -158,6 +175,22 @@ void datapath_look(struct datapath *d)
 	d->doctor->due = true;
 	pthread_cond_signal(&d->doctor->wake);
 	pthread_mutex_unlock(&d->doctor->lock);
+}
+
+void datapath_look_fresh(struct datapath *d)
+{
+	struct doctor *doctor = d->doctor;
+	pthread_mutex_lock(&doctor->lock);
+	double now = seconds_now();
+	struct timespec end = timespec_of(now + ASKER_WAITS);
+	if (now - doctor->looked >= FRESH_SECONDS && now >= doctor->rests_until && !doctor->looking) {
+		doctor->due = true;
+		pthread_cond_signal(&doctor->wake);
+	}
+	while (!doctor->stop && (doctor->due || doctor->looking || doctor->published != doctor->found))
+		if (pthread_cond_timedwait(&doctor->news, &doctor->lock, &end) != 0)
+			break;
+	pthread_mutex_unlock(&doctor->lock);
 }
 
 /* ---- for the status ---- */
@@ -196,9 +229,19 @@ size_t datapath_findings(struct datapath *datapath, struct finding **ret)
 	pthread_mutex_lock(&doctor->lock);
 	interfaces_tell(datapath);
 	size_t count = doctor->finding_count;
+	doctor->rendered = doctor->found;
 	*ret = mem_array(count + 1, sizeof(**ret));
 	if (count)
 		memcpy(*ret, doctor->findings, count * sizeof(**ret));
 	pthread_mutex_unlock(&doctor->lock);
 	return count;
+}
+
+void datapath_findings_published(struct datapath *datapath)
+{
+	struct doctor *doctor = datapath->doctor;
+	pthread_mutex_lock(&doctor->lock);
+	doctor->published = doctor->rendered;
+	pthread_cond_broadcast(&doctor->news);
+	pthread_mutex_unlock(&doctor->lock);
 }

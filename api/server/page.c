@@ -13,8 +13,11 @@
 
 void read_status(struct request *request)
 {
+	const struct server_options *options = &request->server->options;
 	unsigned long change;
-	auto_free char *status = board_status(request->server->options.board, &change);
+	if (options->status_asked)
+		options->status_asked(options->context);
+	auto_free char *status = board_status(options->board, &change);
 	if (!status) {
 		problem_answer(request, 503, "the agent has no status yet");
 	} else if (request->parameters.follow && !request->head) {

@@ -77,6 +77,8 @@ struct server_options {
 	struct server_tcp tcp;      /* all NULL: none */
 	uint64_t body_max;
 	struct board *board;
+	/* Somebody asks for the status: may see to it that it is fresh, within a moment. On HTTP's threads; or NULL. */
+	void (*status_asked)(void *context);
 	/* Renders /metrics. Called on HTTP's threads. */
 	void (*metrics)(void *context, struct buffer *out);
 	/* Answers POST /v1/explain: appends the document, or adds errors. Called on HTTP's threads; NULL: 503. */

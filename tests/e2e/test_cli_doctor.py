@@ -36,7 +36,7 @@ class Patient:
         return [c["what"] for c in self.checks() if c["name"] == name and (not levels or c["level"] in levels)]
 
     def found(self, name, level, text):
-        """The agent looks again by itself every few seconds, and at SIGHUP at once."""
+        """The agent looks again when it is asked after more than two seconds, and at SIGHUP at once."""
         self.agent.signal(signal.SIGHUP)
         eventually(lambda: any(text in what for what in self.what(name, level)), 15)
 
@@ -77,6 +77,16 @@ def test_settings(patient):
     patient.well("settings")
     patient.node.sysctl(f"net.ipv4.conf.{patient.pod.interface}.rp_filter", 1)
     patient.found("settings", "ok", "rp_filter is strict on 1 ")
+
+
+def test_it_looks_when_it_is_asked(patient):
+    """Without SIGHUP, and long before it looks by itself."""
+    patient.node.sysctl("net.ipv4.ip_forward", 0)
+    try:
+        eventually(lambda: "net.ipv4.ip_forward is 0: " in patient.doctor().stdout, 12)
+    finally:
+        patient.node.sysctl("net.ipv4.ip_forward", 1)
+    eventually(lambda: not patient.what("settings", "warning"), 12)
 
 
 def test_rules_and_routes_of_others(patient):
