@@ -116,6 +116,13 @@ func render(chart string, asked request) (map[string]string, error) {
 	delete(functions, "expandenv")
 	functions["toYaml"] = toYAML
 	functions["fromYaml"] = fromYAML
+	functions["fromJson"] = func(text string) object {
+		made := object{}
+		if err := json.Unmarshal([]byte(text), &made); err != nil {
+			made = object{"Error": err.Error()}
+		}
+		return made
+	}
 	functions["toJson"] = func(value interface{}) string { text, _ := json.Marshal(value); return string(text) }
 	functions["required"] = func(why string, value interface{}) (interface{}, error) {
 		if value == nil || value == "" {
