@@ -2,6 +2,7 @@
 #include "agent/base/buffer.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -52,7 +53,7 @@ void buffer_printf(struct buffer *b, const char *format, ...)
 }
 
 /* Bytes of the UTF-8 sequence at text (RFC 3629: no overlong forms, no surrogates), or 0. Stops at the NUL. */
-static size_t utf8_length(const unsigned char *text)
+size_t utf8_bytes(const unsigned char *text)
 {
 	unsigned char first = text[0], low = 0x80, high = 0xbf;
 	size_t length;
@@ -110,17 +111,18 @@ void buffer_json_string(struct buffer *b, const char *text)
 	const unsigned char *at = (const unsigned char *)text, *plain = at;
 	buffer_add(b, "\"", 1);
 	while (*at) {
-		size_t length = utf8_length(at);
-		if (length && *at >= 0x20 && *at != '"' && *at != '\\' && *at != 0x7f) {
+		size_t length = utf8_bytes(at);
+		bool c1 = length == 2 && *at == 0xc2 && at[1] < 0xa0; /* a terminal may obey it */
+		if (length && !c1 && *at >= 0x20 && *at != '"' && *at != '\\' && *at != 0x7f) {
 			at += length;
 			continue;
 		}
 		buffer_add(b, plain, at - plain);
 		if (length)
-			json_escape(b, *at);
+			json_escape(b, c1 ? at[1] : *at);
 		else
 			buffer_puts(b, "\xef\xbf\xbd");
-		plain = ++at;
+		plain = at += length ? length : 1;
 	}
 	buffer_add(b, plain, at - plain);
 	buffer_add(b, "\"", 1);

@@ -17,6 +17,8 @@ void buffer_puts(struct buffer *b, const char *text);
 void buffer_printf(struct buffer *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* As a JSON string, quotes included. What is not UTF-8 becomes U+FFFD, so that the output always is. */
 void buffer_json_string(struct buffer *b, const char *text);
+/* Bytes of the UTF-8 character that begins there; 0 when none does. */
+size_t utf8_bytes(const unsigned char *text);
 char *buffer_take(struct buffer *b); /* the caller frees; never NULL */
 void buffer_free(struct buffer *b);
 

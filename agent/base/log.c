@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -18,16 +19,20 @@ void log_configure(enum log_level level, enum log_format format)
 	shape = format;
 }
 
-/* A message is one line, whatever somebody's name or error text carries into it. */
+/* A message is one line, and nothing that a terminal obeys, whatever somebody's name or error text carries into it. */
 static void add_text(struct buffer *line, const char *message)
 {
-	for (const char *at = message; *at; at++) {
+	const unsigned char *at = (const unsigned char *)message;
+	while (*at) {
+		size_t length = utf8_bytes(at);
+		bool control = *at < 0x20 || *at == 0x7f || (*at == 0xc2 && length == 2 && at[1] < 0xa0); /* C0, DEL, C1 */
 		if (*at == '\n')
 			buffer_puts(line, "\\n");
-		else if ((unsigned char)*at < 0x20 || *at == 0x7f)
-			buffer_printf(line, "\\x%02x", (unsigned char)*at);
+		else if (!length || control)
+			buffer_printf(line, "\\x%02x", length == 2 ? at[1] : *at);
 		else
-			buffer_add(line, at, 1);
+			buffer_add(line, at, length);
+		at += length ? length : 1;
 	}
 }
 

@@ -39,6 +39,21 @@ static void caller_add(struct buffer *out, const struct request *request)
 		request->connection->caller->address, request->credential ? request->credential : "-");
 }
 
+/* As it was sent, but for what would end the word, or the line: one field cannot look like several. */
+static void path_add(struct buffer *out, const char *path)
+{
+	size_t length = strnlen(path, PATH_MAX_TOLD);
+	buffer_puts(out, " path=");
+	for (size_t at = 0; at < length; at++) {
+		unsigned char c = (unsigned char)path[at];
+		if (c <= ' ' || c >= 0x7f || c == '"' || c == '\\')
+			buffer_printf(out, "%%%02x", c);
+		else
+			buffer_add(out, &c, 1);
+	}
+	buffer_puts(out, path[length] ? "…" : "");
+}
+
 char *audit_begin(struct request *request)
 {
 	const struct parameters *parameters = &request->parameters;
@@ -47,8 +62,8 @@ char *audit_begin(struct request *request)
 		caller_add(&out, request);
 	else
 		local_add(&out, request->connection->fd);
-	buffer_printf(&out, " method=%s path=%.*s%s", request->method, PATH_MAX_TOLD, request->path ? request->path : "-",
-		request->path && strlen(request->path) > PATH_MAX_TOLD ? "…" : "");
+	buffer_printf(&out, " method=%s", request->method);
+	path_add(&out, request->path ? request->path : "-");
 	if (parameters->owner)
 		buffer_printf(&out, " owner=%s", parameters->owner);
 	buffer_puts(&out, parameters->force ? " force=true" : "");

@@ -248,10 +248,12 @@ static bool media_type_is(const char *header, const char *wanted)
 
 /* What stands twice has no meaning: which of two lengths, two terms is it? Lists of entity tags may come in pieces. */
 static const char *const single_headers[] = {
-	"Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Penstock-Term", "Authorization"};
+	"Content-Length", "Transfer-Encoding", "Content-Type", "Content-Encoding", "Penstock-Term", "Authorization"};
+#define FRAMING_COUNT 2 /* the first of them say where the next request begins */
 #define SINGLE_COUNT (sizeof(single_headers) / sizeof(single_headers[0]))
 
 struct header_walk {
+	size_t count; /* of single_headers */
 	unsigned seen;
 	const char *twice;
 };
@@ -261,7 +263,7 @@ static enum MHD_Result header_once(void *context, enum MHD_ValueKind type, const
 	struct header_walk *walk = context;
 	(void)type;
 	(void)value;
-	for (size_t at = 0; at < SINGLE_COUNT; at++) {
+	for (size_t at = 0; at < walk->count; at++) {
 		if (strcasecmp(name, single_headers[at]))
 			continue;
 		if (walk->seen & 1u << at)
@@ -269,6 +271,13 @@ static enum MHD_Result header_once(void *context, enum MHD_ValueKind type, const
 		walk->seen |= 1u << at;
 	}
 	return walk->twice ? MHD_NO : MHD_YES;
+}
+
+static int headers_once(struct request *request, size_t count)
+{
+	struct header_walk walk = {.count = count};
+	MHD_get_connection_values(request->http, MHD_HEADER_KIND, header_once, &walk);
+	return walk.twice ? problem_answer(request, 400, "header %s is given twice", walk.twice) : 0;
 }
 
 static const char *header_get(struct request *request, const char *name)
@@ -307,9 +316,10 @@ int framing_read(struct request *request)
 		wrong = "the Transfer-Encoding must be chunked or absent";
 	else if (coding && header_get(request, "Content-Length"))
 		wrong = "Content-Length and Transfer-Encoding exclude each other";
-	if (!wrong)
+	if (wrong)
+		problem_answer(request, 400, "%s", wrong);
+	else if (headers_once(request, FRAMING_COUNT) == 0)
 		return 0;
-	problem_answer(request, 400, "%s", wrong);
 	request->answer->close = true;
 	return -EINVAL;
 }
@@ -317,10 +327,8 @@ int framing_read(struct request *request)
 int body_headers_read(struct request *request, bool takes_body, bool takes_ndjson)
 {
 	const char *term = header_get(request, "Penstock-Term"), *encoding = header_get(request, "Content-Encoding");
-	struct header_walk walk = {0};
-	MHD_get_connection_values(request->http, MHD_HEADER_KIND, header_once, &walk);
-	if (walk.twice)
-		return problem_answer(request, 400, "header %s is given twice", walk.twice);
+	if (headers_once(request, SINGLE_COUNT) < 0)
+		return -EINVAL;
 	request->has_term = term != NULL;
 	if (term && !number_parse(term, &request->term))
 		return problem_answer(request, 400, "header Penstock-Term must be a number");

@@ -136,10 +136,13 @@ static void path_clear(struct path *path)
 		free(path->segments[at]);
 }
 
-/* 0, or -EINVAL when a segment cannot be decoded. */
+/* 0, or -EINVAL when a segment cannot be decoded, or holds what no path does (RFC 3986): spaces, control characters. */
 static int path_split(const char *text, struct path *path)
 {
 	*path = (struct path){.count = *text == '/' ? 0 : -1};
+	for (const char *at = text; *at; at++)
+		if ((unsigned char)*at <= ' ' || *at == 0x7f)
+			return -EINVAL;
 	for (const char *at = text; *at;) {
 		const char *start = *at == '/' ? at + 1 : at, *end = strchrnul(start, '/');
 		auto_free char *segment = percent_decode(start, (size_t)(end - start));

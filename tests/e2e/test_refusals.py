@@ -51,13 +51,15 @@ def exchange(server, where, raw):
     (PUT + b"Content-Length: 99999999999999999999999\r\n\r\n" + NEXT, 413),
     (PUT + b"Content-Length : 12\r\n\r\n" + NEXT, 400),
     (CHUNKS + b"Content-Length: 12\r\n\r\n0\r\n\r\n" + NEXT, 400),
+    (PUT + b"Content-Length: 3\r\nContent-Length: 90\r\n\r\nabc" + NEXT, 400),
+    (CHUNKS + b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n" + NEXT, 400),
     (CHUNKS.replace(b"chunked", b"gzip, chunked") + b"\r\n" + NEXT, 400),
     (CHUNKS + b"\r\nzz\r\n" + NEXT, 400),
     (CHUNKS + b"\r\nfffffffffffffffffff\r\n" + NEXT, 413),
     (CHUNKS + b"\r\n1;" + b"a" * 60000, 400),
 ], ids=["long query", "long header", "many headers", "many parameters", "many cookies", "cookies and length", "HTTP/3.0", "no colon",
-        "length x", "length -1", "length huge", "space before the colon", "length and chunks", "coding", "chunk zz", "chunk huge",
-        "chunk's head"])
+        "length x", "length -1", "length huge", "space before the colon", "length and chunks", "two lengths", "two codings", "coding",
+        "chunk zz", "chunk huge", "chunk's head"])
 def test_it_is_a_problem(server, where, raw, status):
     got = exchange(server, where, raw)
     head, _, body = got.partition(b"\r\n\r\n")

@@ -3,6 +3,7 @@
 and the agent with its configuration."""
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -174,6 +175,23 @@ def test_names_are_owners_and_writes_are_written_down(tls):
             rf'name=eye role=viewer {where} credential=certificate method=DELETE path=/v1/owners/local status=403 refused=".*admin.*"',
             rf'name=- role=- {where} credential=- method=DELETE path=/v1/owners/local status=401 refused=".*"'], strict=True):
         assert re.fullmatch(wanted, got), (wanted, got)
+
+
+def test_nobody_writes_the_audit_line_himself(shared):
+    """A path that looks like further fields, moves the cursor, or ends the line."""
+    client = shared.client(token=ADMIN)
+    client.connect()
+    before = len(shared.audit)
+    for path in (b"x status=200 revision=9", b"x\x1b[2Kname=root", b"x\xc2\x9b2K\x9b", b"x\rname=root", b'x"\\', b"x%0aname=root%20"):
+        client.sock.sendall(b"DELETE /v1/owners/%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (path, ADMIN.encode()))
+        answer = http.client.HTTPResponse(client.sock)
+        answer.begin()
+        assert answer.status in (400, 404) and answer.read(), path
+    lines = shared.audit[before:]
+    assert len(lines) == 6 and "".join(lines).isprintable()
+    for line in lines:
+        assert re.fullmatch(r'name=controller role=admin from=\S+ credential=token method=DELETE path=/v1/owners/[^\s"\\]+ '
+                            r'status=40[04] refused="([^"\\]|\\.)*"', line), line
 
 
 @pytest.mark.parametrize("subject, status", [
