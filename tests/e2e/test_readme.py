@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the README and the pages of api/ tell to do is done as it stands, against a real agent; kubectl's answer is ours."""
+import functools
 import glob
 import json
 import os
 import re
+
+import yaml
 
 from lab import NODE_NAME, REPOSITORY, Lab
 from objects import deny_all, namespace, pod
@@ -16,6 +19,12 @@ def page(name):
 
 def shell(name, title):
     return re.search(rf"^#+ {title}\n.*?```sh\n(.*?)```", page(name), re.S | re.M)[1]
+
+
+def rooms():
+    """Table → entries, of the page's section about capacity."""
+    rows = re.findall(r"\| (\d+) \| ((?:`\w+` ?)+)", page("deploy/README.md"))
+    return {name: int(room) for room, names in rows for name in re.findall(r"\w+", names)}
 
 
 def test_the_tour():
@@ -36,6 +45,9 @@ def test_the_tour():
         names = {o["metadata"]["name"] for o in agent.api.state()["items"]}
         assert names == {"shop", "chat", "deny-all", "ai-gateway", "llm-egress"}
         assert "penstock_revision" in said
+    told = rooms()
+    assert {told.pop("ps_conn4"), told.pop("ps_conn6")} == {int(re.search(r"`datapath.connectionsMax` \| `(\d+)`", page("api/configuration.md"))[1])}
+    assert told == {name: int(re.search(rf'penstock_map_capacity{{map="{name}"}} (\d+)', said)[1]) for name in told} and len(told) > 8
 
 
 def test_first_steps():
@@ -60,7 +72,8 @@ def test_first_steps():
 def test_every_reason_is_explained():
     with open(os.path.join(REPOSITORY, "bpf/abi.h")) as file:
         reasons = re.search(r"#define PS_REASONS\(X\)(.*?)\n\n", file.read(), re.S)[1]
-    rows = re.findall(r"^\| `(\w+)` \|", page("api/troubleshooting.md"), re.M)
+    section = re.search(r"^## A connection does not get through\n(.*?)^## ", page("api/troubleshooting.md"), re.S | re.M)[1]
+    rows = re.findall(r"^\| `(\w+)` \|", section, re.M)
     assert sorted(rows) == sorted(re.findall(r'X\(\w+, "(\w+)"', reasons))
 
 
@@ -72,6 +85,37 @@ def pages():
 
 def links(name):
     return re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page(name))
+
+
+@functools.cache
+def sources():
+    """What programs may say: strings that stand side by side are one."""
+    files = [one for folder in ("agent", "api") for one in glob.glob(os.path.join(REPOSITORY, folder, "**/*.c"), recursive=True)]
+    return re.sub(r'"\s*"', "", "\n".join(page(one) for one in files))
+
+
+def test_what_the_log_is_said_to_say():
+    """Of each sentence that people look for, the words stand in a program."""
+    section = re.search(r"^## It does not start\n(.*?)^## ", page("api/troubleshooting.md"), re.S | re.M)[1]
+    cells = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
+    quoted = [one for cell in cells for one in re.findall(r"`([^`]+)`", cell) if " " in one]
+    assert len(quoted) > 12
+    missing = [one for one in quoted if re.sub(r"^CAP_\w+ |^tc programs: ", "", one) not in sources() and one != "tc programs: no"]
+    assert missing == ["Operation not permitted"], "which is the kernel's"
+
+
+def test_the_capabilities_are_those_of_the_manifest():
+    container, = yaml.safe_load(page("deploy/kubernetes/daemonset.yaml"))["spec"]["template"]["spec"]["containers"]
+    table = re.search(r"^\| capability .*?\n\n", page("deploy/security.md"), re.S | re.M)[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == [
+        *sorted(container["securityContext"]["capabilities"]["add"], key=table.index), "SYS_RESOURCE"]
+
+
+def test_alerts_that_pages_name_are_there():
+    rules = set(re.findall(r"alert: (\w+)", page("deploy/prometheus/penstock.rules.yaml")))
+    for name in pages():
+        assert set(re.findall(r"`(Penstock[A-Z]\w+)`", page(name))) <= rules, name
+    assert rules <= set(re.findall(r"`(Penstock\w+)`", page("api/observing.md")))
 
 
 def test_links_lead_somewhere():
