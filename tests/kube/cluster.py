@@ -5,6 +5,7 @@ outlives its first process and the machine's own network, mounts and settings ar
 The control plane is a third such machine, the nodes' default route and so the world outside. Nodes have a bridge CNI,
 kube-proxy and a bpffs. build.sh makes the programs and images.
 """
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -191,20 +192,31 @@ def hierarchies():
 
 
 def sweep():
-    """The cgroups of a cluster whose processes are gone, this one or one that was killed."""
-    places = [*hierarchies(), *(pathlib.Path(line.split()[1]) for line in pathlib.Path("/proc/mounts").read_text().splitlines()
-                                if line.split()[2] == "cgroup2")]
-    for place in places:
-        for top in place.glob(f"{CGROUP}*"):
+    """The cgroups of a cluster whose processes are gone, this one or one that was killed: the kernel may not have ended them all yet."""
+    lines = [line.split() for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+    places = [pathlib.Path(line[1]) for line in lines if line[2] in ("cgroup", "cgroup2")]
+
+    def swept():
+        tops = [top for place in places for top in place.glob(f"{CGROUP}*")]
+        for top in tops:
             for below, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(below)
+        return not any(top.exists() for top in tops)
+
+    wait(swept, f"the end of the processes in cgroups {CGROUP}*", 30)
+
+
+FOLDERS = pathlib.Path("/var/tmp")
+NAME, KEPT = "penstock-kube.", "penstock-kube-kept."
 
 
 class Cluster:
     def __init__(self):
         sweep()
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="penstock-kube.", dir="/var/tmp"))
+        for old in FOLDERS.glob(f"{NAME}*"):  # of a run that was killed: run.sh lets one be at a time
+            shutil.rmtree(old, ignore_errors=True)
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix=NAME, dir=FOLDERS))
         self.machines = []
         self.kubeconfig = self.directory / "admin.kubeconfig"
 
@@ -238,8 +250,8 @@ class Cluster:
             self.nodes.append(node)
             node.prepare(self.control)
         images = [CACHE / f"{name}.tar" for name in ("pause", "tools", "penstock")]
-        for node in self.nodes:
-            node.begin(images)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda node: node.begin(images), self.nodes))
         wait(lambda: self.alive() and len(self.ready_nodes()) == 2, "two nodes that are Ready", 120, explain=self.explain)
         wait(lambda: self.kubectl("get", "serviceaccount", "default"), "the default service account", 60, explain=self.explain)
 
@@ -247,14 +259,14 @@ class Cluster:
         impatience = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for machine in reversed(self.machines):
             machine.end()
-        sweep()
         if os.environ.get("KEEP") == "1":
-            print(f"logs: {self.directory}")
             for machine in self.machines:
                 for large in ("containerd", "state", "kubelet", "etcd"):
                     shutil.rmtree(machine.directory / large, ignore_errors=True)
+            print("logs:", self.directory.rename(self.directory.with_name(self.directory.name.replace(NAME, KEPT))))
         else:
             shutil.rmtree(self.directory, ignore_errors=True)
+        sweep()
         signal.signal(signal.SIGINT, impatience)
 
     def credentials(self):

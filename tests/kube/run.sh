@@ -18,7 +18,8 @@ export PENSTOCK_KUBE_CACHE=$cache PENSTOCK_VERSION=$1 PYTHONDONTWRITEBYTECODE=1
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
 code=0
-"${PYTHON:-/usr/bin/python3}" -m pytest -v -rs --tb=short -p no:cacheprovider --junitxml="$results" ${3:+-k "$3"} test_cluster.py || code=$?
+# Killed itself, it takes the cluster with it.
+setpriv --pdeathsig TERM "${PYTHON:-/usr/bin/python3}" -m pytest -v -rs --tb=short --durations=6 -p no:cacheprovider --junitxml="$results" ${3:+-k "$3"} test_cluster.py || code=$?
 counts=$("${PYTHON:-/usr/bin/python3}" ../junit.py "$results" $code) || { echo "0 passed, 1 failed" && exit 1; }
 passed=0 failed=0 skipped=0
 while IFS=$'\t' read -r what value; do

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests' pods run. Every line that a server gets it answers with "NAME PEER-ADDRESS PEER-PORT LINE".
+"""What the tests' pods run. Every line, or datagram, that a server gets it answers with "NAME PEER-ADDRESS PEER-PORT LINE".
 
-talk.py serve NAME PORT…          a server
-talk.py ask SECONDS ADDRESS:PORT… asks each; prints {"ADDRESS:PORT": "answer" or null}
+talk.py serve NAME PORT…          a server of TCP and UDP
+talk.py ask SECONDS TARGET…       asks each, ADDRESS:PORT or for UDP udp/ADDRESS:PORT; prints {TARGET: "answer" or null}
 talk.py flow ADDRESS:PORT FILE    one connection that is used all the time, and new ones one after another, until FILE is there;
                                   prints {"lines": N, "opened": N, "lost": ["why", …]}
 """
@@ -29,10 +29,17 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
 
 
+class Datagram(socketserver.BaseRequestHandler):
+    def handle(self):
+        line, server = self.request
+        server.sendto(f"{Answer.name} {self.client_address[0]} {self.client_address[1]} ".encode() + line, self.client_address)
+
+
 def serve(name, *ports):
     Answer.name = name
     for port in ports:
         threading.Thread(target=Server(("0.0.0.0", int(port)), Answer).serve_forever).start()
+        threading.Thread(target=socketserver.UDPServer(("0.0.0.0", int(port)), Datagram).serve_forever).start()
 
 
 def opened(target, seconds):
@@ -57,10 +64,20 @@ def one(target, seconds, line="?"):
         return said(stream, line)
 
 
+def one_datagram(target, seconds, line="?"):
+    address, port = target.rsplit(":", 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.connect((address, int(port)))
+        made.settimeout(seconds)
+        made.send(line.encode())
+        return made.recv(1500).decode()
+
+
 def ask(seconds, *targets):
     def each(target):
         try:
-            return one(target, float(seconds))
+            protocol, _, rest = target.rpartition("/")
+            return (one_datagram if protocol == "udp" else one)(rest, float(seconds))
         except OSError:
             return None
 

@@ -18,6 +18,7 @@ from cluster import OUTSIDE, Cluster, Failed, wait
 TALK = pathlib.Path(__file__).with_name("talk.py")
 IMAGE = "docker.io/library/haproxy:2.6"  # build.sh makes it, with Python
 CLOSED = 2  # seconds that are waited for an answer
+NODE_PORT = 30080  # of the Service "near", TCP and UDP
 
 
 def pod(name, node, app, *command):
@@ -28,9 +29,20 @@ def pod(name, node, app, *command):
                      "volumes": [{"name": "talk", "configMap": {"name": "talk"}}]}}
 
 
-def service(name, selector):
+def service(name, selector, node_port=None):
+    """As a web server and as DNS: TCP and UDP."""
+    ports = [{"name": "web", "port": 80, "targetPort": 8080}, {"name": "dns", "port": 53, "targetPort": 8080, "protocol": "UDP"}]
+    of_nodes = {"type": "NodePort", "ports": [{**port, "nodePort": node_port} for port in ports]} if node_port else {}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
-            "spec": {"selector": selector, "ports": [{"name": "web", "port": 80, "targetPort": 8080}]}}
+            "spec": {"selector": selector, "ports": ports, **of_nodes}}
+
+
+def ingress_of_web(*protocols):
+    """A NetworkPolicy: only `client` reaches the servers, by these protocols."""
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
+                     "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}],
+                                  "ports": [{"port": 8080, "protocol": protocol} for protocol in protocols]}]}}
 
 
 class Shop:
@@ -41,7 +53,7 @@ class Shop:
         cluster.apply([
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}},
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "talk", "namespace": "shop"}, "data": {"talk.py": TALK.read_text()}},
-            service("near", {"pod": "near"}), service("far", {"pod": "far"}), service("web", {"app": "web"})])
+            service("near", {"pod": "near"}, NODE_PORT), service("far", {"pod": "far"}), service("web", {"app": "web"})])
         wait(lambda: cluster.kubectl("-n", "shop", "get", "serviceaccount", "default"), "the account of the namespace", 30)
         asking = ["serve", "nobody", "9"]
         cluster.apply([pod("near", "n1", "web", "serve", "near", "8080"), pod("far", "n2", "web", "serve", "far", "8080"),
@@ -52,6 +64,10 @@ class Shop:
         self.services = {one["metadata"]["name"]: one["spec"]["clusterIP"] for one in cluster.get("-n", "shop", "services")}
         self.direct = {name: f"{self.ip[name]}:8080" for name in ("near", "far")}
         self.by_service = {name: f"{self.services[name]}:80" for name in ("near", "far", "web")}
+        node = f"{cluster.nodes[0].address}:{NODE_PORT}"
+        self.targets = {**self.direct, **{f"svc/{name}": self.by_service[name] for name in self.direct},
+                        **{f"dns/{name}": f"udp/{self.services[name]}:53" for name in self.direct},
+                        "node/near": node, "node/dns/near": f"udp/{node}"}
 
     def running(self):
         pods = self.cluster.get("-n", "shop", "pods")
@@ -62,16 +78,20 @@ class Shop:
         return json.loads(self.cluster.kubectl("-n", "shop", "exec", who, "--", "python3", "/talk/talk.py", "ask", str(CLOSED), *targets))
 
     def reached(self, who):
-        """Which servers a pod reaches: "near", "far" directly, "svc/near", "svc/far" through their Services."""
-        targets = {**self.direct, **{f"svc/{name}": target for name, target in self.by_service.items() if name != "web"}}
-        answers = self.ask(who, *targets.values())
-        for name, target in targets.items():
+        """Which servers a pod reaches: "near", "far" directly, svc/… and by UDP dns/… through their Services, node/… at a node's port."""
+        answers = self.ask(who, *self.targets.values())
+        for name, target in self.targets.items():
             if answers[target]:
-                assert answers[target].split()[:2] == [name.rpartition("/")[2], self.ip[who]], "another server, or another address of the client"
-        return {name for name, target in targets.items() if answers[target]}
+                server, address = answers[target].split()[:2]
+                assert server == name.rpartition("/")[2], "another server"
+                # kube-proxy hides who comes to a node's port behind the node.
+                assert (address == self.ip[who]) != name.startswith("node/"), f"{name}: {who} is seen as {address}"
+        return {name for name, target in self.targets.items() if answers[target]}
 
 
-EVERYONE = {"near", "far", "svc/near", "svc/far"}
+EVERYONE = {"near", "far", "svc/near", "svc/far", "dns/near", "dns/far", "node/near", "node/dns/near"}
+TCP = {name for name in EVERYONE if "dns" not in name}
+NEAR = {name for name in EVERYONE if name.endswith("near")}
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +157,11 @@ def test_with_the_declared_capabilities_only(cluster, agents):
 def test_a_policy_of_the_api_server_changes_what_pods_reach(cluster, agents, shop):
     agents.push()
     assert {who: shop.reached(who) for who in ("client", "other", "away")} == dict.fromkeys(("client", "other", "away"), EVERYONE)
-    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web", "namespace": "shop"},
-              "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
-                       "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 8080}]}]}}
-    cluster.apply([policy])
-    agents.push()
-    assert {who: shop.reached(who) for who in ("client", "other", "away")} == {"client": EVERYONE, "other": set(), "away": set()}
+    for protocols, reached in ((["TCP"], TCP), (["UDP"], EVERYONE - TCP), (["TCP", "UDP"], EVERYONE)):
+        policy = ingress_of_web(*protocols)
+        cluster.apply([policy])
+        agents.push()
+        assert {who: shop.reached(who) for who in ("client", "other", "away")} == {"client": reached, "other": set(), "away": set()}, protocols
     cluster.kubectl("-n", "shop", "delete", "networkpolicy", "web")
     agents.delete(json.dumps(policy))
     assert {who: shop.reached(who) for who in ("client", "other", "away")} == dict.fromkeys(("client", "other", "away"), EVERYONE)
@@ -155,7 +174,7 @@ def test_egress_is_judged_by_the_backend_of_a_service(cluster, agents, shop):
     cluster.apply([policy])
     agents.push()
     assert {who: shop.reached(who) for who in ("client", "other", "away")} == \
-        {"client": EVERYONE, "other": {"near", "svc/near"}, "away": {"near", "svc/near"}}
+        {"client": EVERYONE, "other": NEAR, "away": NEAR}
     cluster.kubectl("-n", "shop", "delete", "networkpolicy", "other")
     agents.delete(json.dumps(policy))
     assert shop.reached("other") == EVERYONE
@@ -228,9 +247,7 @@ def traffic(cluster, *flows):
 @pytest.fixture(scope="module")
 def flows(cluster, agents, shop, gateway):
     """Under a policy, directly and by Services, and through the gateway."""
-    cluster.apply([{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web", "namespace": "shop"},
-                    "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
-                             "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 8080}]}]}}])
+    cluster.apply([ingress_of_web("TCP", "UDP")])
     agents.push()
     return [("client", shop.direct["far"]), ("client", shop.by_service["near"]), ("client", shop.by_service["far"]), ("chat", gateway)]
 
@@ -280,57 +297,176 @@ def test_uninstalling_manifests_leave_nothing(cluster, agents, shop, before):
 
 # ---- the chart ----
 
+BPFFS = "/sys/fs/bpf"
+MONITORING = "monitoring.coreos.com"
+
+
+def operators_kind(kind):
+    """As Prometheus' operator brings it, without a schema."""
+    plural = f"{kind.lower()}s"
+    return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{plural}.{MONITORING}"},
+            "spec": {"group": MONITORING, "scope": "Namespaced", "names": {"kind": kind, "plural": plural}, "versions": [
+                {"name": "v1", "served": True, "storage": True, "schema": {
+                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}}]}}
+
+
+def has_bpffs(node):
+    return any(line.split()[4] == BPFFS and " - bpf " in line for line in node.run("cat", "/proc/1/mountinfo").stdout.splitlines())
+
+
 @pytest.fixture(scope="module")
 def chart(cluster, shop, before):
+    """The second node has no bpffs."""
     cluster.kubectl("delete", "-k", ROOT / "deploy/kubernetes", "--ignore-not-found", "--wait", timeout=120)
     made = helm.made(cluster)
     print(f"the chart goes in by {made.name}")
-    cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
-    yield made
-    made.end()
+    cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+                   *map(operators_kind, ("PodMonitor", "ServiceMonitor", "PrometheusRule"))])
+    cluster.nodes[1].run("umount", BPFFS)
+    return made
 
 
-def test_the_chart_and_its_api_over_tcp(cluster, chart, shop, before):
+class Tcp:
+    """The agents' API over the network, with what the chart made for callers."""
+
+    def __init__(self, cluster):
+        self.cluster, self.authority = cluster, cluster.directory / "control/ca.crt"
+        secret = json.loads(cluster.kubectl("-n", NAMESPACE, "get", "secret", "penstock-client", "-o", "json"))["data"]
+        self.authority.write_bytes(base64.b64decode(secret["ca.crt"]))
+        self.token = base64.b64decode(secret["token"]).decode()
+
+    def put(self, node, state):
+        done = self.cluster.control.run(
+            "curl", "-sS", "--fail-with-body", "--cacert", self.authority, "-H", f"Authorization: Bearer {self.token}", "-H",
+            "Content-Type: application/json", "-X", "PUT", "--data-binary", "@-", f"https://{node.address}:7641/v1/state", input=state)
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def tcp(cluster, chart, shop):
+    values = {"enabled": True, "tls": {"generate": True, "addresses": [node.address for node in cluster.nodes]}, "tokens": {"generate": True}}
+    chart.install({"api": {"tcp": values}, "adoptListeners": False, "bpffs": {"mount": True}})
+    Agents(cluster).ready()
+    return Tcp(cluster)
+
+
+def test_the_chart_and_its_api_over_tcp(cluster, chart, tcp, shop):
     agents = Agents(cluster)
-    tcp = {"enabled": True, "tls": {"generate": True, "addresses": [node.address for node in cluster.nodes]}, "tokens": {"generate": True}}
-    chart.install({"api": {"tcp": tcp}, "adoptListeners": False})
-    agents.ready()
     for node in cluster.nodes:
         status = agents.process(node)
         assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == mask(declared() - {"SYS_PTRACE", "DAC_READ_SEARCH"})
-    secret = json.loads(cluster.kubectl("-n", NAMESPACE, "get", "secret", "penstock-client", "-o", "json"))["data"]
-    authority = cluster.directory / "control/ca.crt"
-    authority.write_bytes(base64.b64decode(secret["ca.crt"]))
-    token = base64.b64decode(secret["token"]).decode()
-
-    def put(node, state):
-        done = cluster.control.run("curl", "-sS", "--fail-with-body", "--cacert", authority, "-H", f"Authorization: Bearer {token}", "-H",
-                                   "Content-Type: application/json", "-X", "PUT", "--data-binary", "@-", f"https://{node.address}:7641/v1/state",
-                                   input=state)
-        return json.loads(done.stdout)
-
+        assert has_bpffs(node), "bpffs.mount"
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed", "namespace": "shop"},
               "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"]}}
     cluster.kubectl("-n", "shop", "delete", "networkpolicy", "--all")
     cluster.apply([policy])
     for node in cluster.nodes:
-        assert put(node, agents.state())["revision"] >= 1
+        assert tcp.put(node, agents.state())["revision"] >= 1
     assert shop.reached("client") == set()
     cluster.kubectl("-n", "shop", "delete", "networkpolicy", "closed")
     for node in cluster.nodes:  # a whole state: what is gone in the cluster goes
-        put(node, agents.state())
+        tcp.put(node, agents.state())
     assert shop.reached("client") == EVERYONE
+    assert "Phase: Succeeded" in " ".join(chart.test().split())
 
 
-def test_the_chart_leaves_nothing(cluster, chart, shop, before):
-    """Also when `helm uninstall` came first, which freezes the last policy: the uninstalling release mends it."""
+@pytest.fixture(scope="module")
+def upgraded(cluster, chart, tcp, shop):
+    """`helm upgrade --reuse-values` under traffic. (DaemonSet, agents) before and after."""
+    if not isinstance(chart, helm.Helm):
+        pytest.skip("an upgrade keeps what was made at the install, which only Helm does; npm has it for amd64")
+    agents = Agents(cluster)
+
+    def now():
+        daemonset = json.loads(cluster.kubectl("-n", NAMESPACE, "get", "daemonset", "penstock", "-o", "json"))
+        return daemonset, {one["metadata"]["uid"] for one in agents.ready().values()}
+
+    cluster.apply([ingress_of_web("TCP", "UDP")])
+    for node in cluster.nodes:
+        tcp.put(node, agents.state())
+    before = now()
+    with traffic(cluster, ("client", shop.direct["far"]), ("client", shop.by_service["near"]), ("client", shop.by_service["far"])):
+        assert chart.upgrade({"config": {"datapath": {"denyWith": "reject"}}, "metrics": {"address": "0.0.0.0"}, "monitoring": {
+            "podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}}) == 2
+        after = now()
+    return before, after
+
+
+def test_an_upgrade_loses_no_connection(cluster, upgraded, tcp, shop):
+    (old, old_pods), (new, new_pods) = upgraded
+    template = [one["spec"]["template"]["metadata"]["annotations"] for one in (old, new)]
+    assert template[0]["checksum/config"] != template[1]["checksum/config"], "another configuration"
+    assert not old_pods & new_pods, "which every agent has read"
+    assert shop.reached("other") == set() and shop.reached("client") == EVERYONE
+    agents = Agents(cluster)
+    for node in cluster.nodes:
+        config = yaml.safe_load(cluster.kubectl("-n", NAMESPACE, "exec", agents.pods()[node.name]["metadata"]["name"], "--", "cat",
+                                                "/etc/penstock/penstock.yaml"))
+        assert config["datapath"] == {"adoptListeners": False, "denyWith": "reject"}, "the values of before stay"
+        assert tcp.put(node, agents.state())["revision"] >= 1, "with the certificate and the token of before"
+
+
+def metrics(cluster, address, port, path):
+    return cluster.control.run("curl", "-sS", "--fail-with-body", f"http://{address}:{port}{path}").stdout
+
+
+def test_what_the_monitors_name_is_scraped(cluster, upgraded):
+    """From another machine, as the operator would configure Prometheus by what is in the API server."""
+    def one(kind, name="penstock"):
+        return json.loads(cluster.kubectl("-n", NAMESPACE, "get", kind, name, "-o", "json"))
+
+    def selected(kind, spec):
+        labels = ",".join(f"{key}={value}" for key, value in spec["selector"]["matchLabels"].items())
+        return cluster.get("-n", NAMESPACE, kind, "-l", labels)
+
+    nodes = {node.address for node in cluster.nodes}
+    monitor = one("podmonitor")["spec"]
+    endpoint, = monitor["podMetricsEndpoints"]
+    pods = {(pod["status"]["podIP"], port["containerPort"]) for pod in selected("pods", monitor)
+            for container in pod["spec"]["containers"] for port in container["ports"] if port["name"] == endpoint["port"]}
+    monitor = one("servicemonitor")["spec"]
+    other, = monitor["endpoints"]
+    services = {(address["ip"], port["port"]) for service in selected("services", monitor)
+                for subset in one("endpoints", service["metadata"]["name"])["subsets"] for port in subset["ports"] if port["name"] == other["port"]
+                for address in subset["addresses"]}
+    assert pods == services and {address for address, _ in pods} == nodes
+    for address, port in pods:
+        text = metrics(cluster, address, port, endpoint["path"])
+        assert "\npenstock_build_info{" in text
+    assert endpoint["path"] == other["path"]
+    assert {group["name"] for group in one("prometheusrule")["spec"]["groups"]}
+
+
+def test_the_chart_cleans_its_nodes(cluster, chart, tcp, shop, before):
+    """As NOTES say it; the bpffs that it mounted goes too, that of the node stays."""
+    found = {node.name: objects(node) for node in cluster.nodes}
+    chart.upgrade({"uninstall": {"enabled": True}})
+    cluster.rolled_out(NAMESPACE, "penstock")
+    for node in cluster.nodes:
+        none_left(node, before[node.name], found[node.name])
+    assert [has_bpffs(node) for node in cluster.nodes] == [True, False]
+    chart.uninstall()
+    for node in cluster.nodes:
+        none_left(node, before[node.name], found[node.name])
+    assert shop.reached("other") == EVERYONE
+
+
+def test_a_release_that_was_removed_first(cluster, chart, shop, before):
+    """That freezes the last policy: the uninstalling release mends it."""
+    chart.install({"bpffs": {"mount": True}})
+    agents = Agents(cluster)
+    agents.ready()
+    agents.push()
     found = {node.name: objects(node) for node in cluster.nodes}
     chart.uninstall()
     wait(lambda: not cluster.get("-n", NAMESPACE, "pods"), "the end of the agents", 60)
     assert all(objects(node) for node in cluster.nodes), "what is enforced outlives the DaemonSet"
-    chart.install({"uninstall": {"enabled": True}})
+    assert shop.reached("other") == set()
+    chart.install({"uninstall": {"enabled": True}, "bpffs": {"mount": True}})
+    cluster.rolled_out(NAMESPACE, "penstock")
     for node in cluster.nodes:
         none_left(node, before[node.name], found[node.name])
+    assert [has_bpffs(node) for node in cluster.nodes] == [True, False]
     chart.uninstall()
     with pytest.raises(Failed):
         cluster.kubectl("-n", NAMESPACE, "get", "daemonset", "penstock")
