@@ -206,7 +206,10 @@ def test_monitors_find_the_agents(chart):
     assert objects["PodMonitor"]["metadata"]["labels"]["team"] == "a"
     # deploy/prometheus finds the agents by this job, whatever the objects are called.
     for kind, key in (("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")):
-        assert {"targetLabel": "job", "replacement": "penstock"} in objects[kind]["spec"][key][0]["relabelings"]
+        relabelings = objects[kind]["spec"][key][0]["relabelings"]
+        assert {"targetLabel": "job", "replacement": "penstock"} in relabelings
+        # … and calls them by their nodes, as its scrape example does.
+        assert {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "instance"} in relabelings
 
 
 def test_rules_and_dashboard_are_those_of_deploy(chart):
