@@ -118,6 +118,26 @@ def test_alerts_that_pages_name_are_there():
     assert rules <= set(re.findall(r"`(Penstock\w+)`", page("api/observing.md")))
 
 
+def rows(name):
+    return set(re.findall(r"^\| `([\w.]+)` \|", page(name), re.M))
+
+
+def test_pages_name_what_there_is():
+    """Metrics, keys of the configuration, values of the chart, targets of make, commands."""
+    metrics = {name + part for name in rows("api/metrics.md") for part in ("", "_bucket", "_sum", "_count")}
+    keys = rows("api/configuration.md") | rows("helm/penstock/README.md")
+    targets = re.findall(r"^([a-z-]+):.*## ", page("Makefile"), re.M)
+    commands = re.findall(r'^\t\{"(\w+)"', page("api/cli/command.c"), re.M)
+    assert len(metrics) > 80 and len(keys) > 60 and len(targets) > 10 and len(commands) > 10
+    for name in pages():
+        text = page(name)
+        assert set(re.findall(r"\bpenstock_[a-z_]+", text)) <= metrics, name
+        for key in re.findall(r"`((?:node|api|metrics|state|datapath|names|flows|alerts|log)\.[a-zA-Z.]+)`", text):
+            assert any(one == key or one.startswith(key + ".") for one in keys), f"{name}: {key}"
+        assert set(re.findall(r"`make ([a-z-]+)[ `]", text)) <= set(targets), name
+        assert set(re.findall(r"`penstock ([a-z]+)", text)) <= {*commands, "help"}, name
+
+
 def test_links_lead_somewhere():
     """To files of this repository, and to headings in them."""
     for name in pages():
