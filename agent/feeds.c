@@ -141,10 +141,13 @@ void feeds_list(struct feeds *feeds, enum feed feed, const struct feed_filter *f
 		watch_hurry(watch);
 	if (feed == FEED_FLOWS)
 		flows_list(feeds->flows, filter, out);
-	else if (feed == FEED_ALERTS)
-		alerts_list(feeds->alerts, filter, out);
 	else
-		flows_connections(feeds->flows, filter, connections_walk, feeds->datapath, out);
+		alerts_list(feeds->alerts, filter, out);
+}
+
+struct text_source *feeds_connections(struct feeds *feeds, const struct feed_filter *filter, size_t *held)
+{
+	return flows_connections(feeds->flows, filter, connections_walk, feeds->datapath, held);
 }
 
 void feeds_follow(struct feeds *feeds, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most,

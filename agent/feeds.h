@@ -20,6 +20,7 @@ void feeds_stop(struct feeds *feeds); /* NULL is fine */
 
 /* As server_options wants them. */
 void feeds_list(struct feeds *feeds, enum feed feed, const struct feed_filter *filter, struct buffer *out);
+struct text_source *feeds_connections(struct feeds *feeds, const struct feed_filter *filter, size_t *held);
 void feeds_follow(struct feeds *feeds, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most,
 	struct buffer *out);
 /* As metrics_source wants them. */

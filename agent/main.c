@@ -229,6 +229,11 @@ static void agent_feed_list(void *context, enum feed feed, const struct feed_fil
 	feeds_list(((struct agent *)context)->feeds, feed, filter, out);
 }
 
+static struct text_source *agent_connections(void *context, const struct feed_filter *filter, size_t *held)
+{
+	return feeds_connections(((struct agent *)context)->feeds, filter, held);
+}
+
 static void agent_feed_follow(
 	void *context, enum feed feed, const struct feed_filter *filter, uint64_t *after, size_t most, struct buffer *out)
 {
@@ -315,6 +320,7 @@ static int agent_open(struct agent *agent, struct error *e)
 		.metrics = agent_metrics,
 		.explain = agent_explain,
 		.feed_list = agent_feed_list,
+		.connections = agent_connections,
 		.feed_follow = agent_feed_follow,
 		.context = agent,
 	};

@@ -45,18 +45,50 @@ static bool entry_gather(void *context, const struct ps_event *event)
 	return true;
 }
 
-void flows_connections(struct flows *flows, const struct feed_filter *filter,
+/* ---- the answer ---- */
+
+/* Half a million records are some 300 MB of text, so there is never more of it than a piece. */
+struct connections {
+	struct text_source source;
+	struct flows *flows;
+	struct flow *list;
+	size_t at, count;
+};
+
+static bool connections_next(struct text_source *source, struct buffer *out)
+{
+	struct connections *c = (struct connections *)source;
+	buffer_puts(out, !c->at ? "{\"items\":[" : c->at < c->count ? "," : "");
+	if (c->at < c->count) {
+		struct flow *flow = &c->list[c->at++];
+		flow_render(flow, out);
+		flows_forget(c->flows, flow);
+	}
+	if (c->at < c->count)
+		return true;
+	buffer_puts(out, "]}\n");
+	return false;
+}
+
+static void connections_free(struct text_source *source)
+{
+	struct connections *c = (struct connections *)source;
+	while (c->at < c->count)
+		flows_forget(c->flows, &c->list[c->at++]);
+	free(c->list);
+	free(c);
+}
+
+struct text_source *flows_connections(struct flows *flows, const struct feed_filter *filter,
 	void (*walk)(void *walker, bool (*each)(void *context, const struct ps_event *event), void *context), void *walker,
-	struct buffer *out)
+	size_t *held)
 {
 	struct gathering g = {.flows = flows, .filter = filter};
 	flows_look(flows);
 	walk(walker, entry_gather, &g);
 	newest_keep(&g);
-	for (size_t i = 0; i < g.count; i++) {
-		buffer_puts(out, i ? "," : "");
-		flow_render(&g.list[i], out);
-		flows_forget(flows, &g.list[i]);
-	}
-	free(g.list);
+	struct connections *c = mem_alloc(sizeof(*c));
+	*c = (struct connections){{connections_next, connections_free}, flows, g.list, 0, g.count};
+	*held = g.room * sizeof(*g.list);
+	return &c->source;
 }

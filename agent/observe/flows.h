@@ -63,9 +63,10 @@ void flows_follow(
 	struct flows *flows, const struct feed_filter *filter, uint64_t *after, size_t most, struct buffer *out);
 /* How many those were, of all who follow. */
 uint64_t flows_missed(const struct flows *flows);
-/* GET /v1/connections: the same as flows_list, of what `walk` gives (datapath_connections); newest last. */
-void flows_connections(struct flows *flows, const struct feed_filter *filter,
+/* GET /v1/connections: the document, of what `walk` (datapath_connections) gives before this returns; newest last. It
+ * is rendered while it is sent. *held: bytes, until it is freed. */
+struct text_source *flows_connections(struct flows *flows, const struct feed_filter *filter,
 	void (*walk)(void *walker, bool (*each)(void *context, const struct ps_event *event), void *context), void *walker,
-	struct buffer *out);
+	size_t *held);
 
 #endif

@@ -24,7 +24,7 @@ struct answer *answer_new(int status, const char *content_type)
 	return answer;
 }
 
-static void source_free(struct source *source)
+static void source_free(struct text_source *source)
 {
 	if (source)
 		source->free(source);
@@ -52,7 +52,7 @@ void answer_set(struct request *request, struct answer *answer)
 
 struct pump {
 	struct request *request; /* outlives its answer */
-	struct source *source;
+	struct text_source *source;
 	struct buffer ready; /* made, and from `sent` on not sent yet */
 	size_t sent;
 	bool ended; /* the source, and with it the compression */
@@ -120,7 +120,7 @@ static void pump_free(void *context)
 }
 
 /* Takes the source and what of its text is there already. */
-static struct MHD_Response *pump_response(struct request *request, struct source *source, struct buffer *text)
+static struct MHD_Response *pump_response(struct request *request, struct text_source *source, struct buffer *text)
 {
 	struct pump *pump = mem_alloc(sizeof(*pump));
 	pump->request = request;

@@ -8,19 +8,13 @@
 #include "agent/base/buffer.h"
 #include "api/server/request.h"
 
-/* Appends the next piece of the text; false when that was the last. */
-struct source {
-	bool (*next)(struct source *source, struct buffer *out);
-	void (*free)(struct source *source);
-};
-
 struct answer {
 	int status;
 	const char *content_type; /* NULL: no body */
 	struct buffer text;
-	const char *fixed;     /* instead of text: lives for ever */
-	struct source *source; /* instead of text; owned */
-	struct stream *stream; /* instead of text: a status or feed that is followed; owned */
+	const char *fixed;          /* instead of text: lives for ever */
+	struct text_source *source; /* instead of text; owned */
+	struct stream *stream;      /* instead of text: a status or feed that is followed; owned */
 	char etag[ETAG_TEXT_MAX];
 	char *allow;
 	char *why;                /* a problem's detail, for the audit; may be NULL */

@@ -103,23 +103,29 @@ void filter_clear(struct feed_filter *filter)
 
 /* ---- answers ---- */
 
-/* The next answer is made while those that clients have not taken yet are not more than this. */
+/* The next answer is made while those that clients have not taken yet are not more than this; over TCP, half of it: who
+ * is on the node can always look. */
 #define HELD_MAX (64u << 20)
 
 static void list_answer(struct request *request, enum feed feed)
 {
 	const struct server_options *options = &request->server->options;
 	atomic_uint_fast64_t *held = &request->server->held;
-	if (atomic_load(held) > HELD_MAX) {
-		problem_answer(request, 503, "%u MiB of answers wait for clients that read slowly", HELD_MAX >> 20);
+	const unsigned most = request->listener->remote ? HELD_MAX / 2 : HELD_MAX;
+	if (atomic_load(held) > most) {
+		problem_answer(request, 503, "%u MiB of answers wait for clients that read slowly", most >> 20);
 		return;
 	}
 	answer_set(request, answer_new(200, "application/json"));
-	struct buffer *out = &request->answer->text;
-	buffer_puts(out, "{\"items\":[");
-	options->feed_list(options->context, feed, &request->parameters.feed, out);
-	buffer_puts(out, "]}\n");
-	request->held = out->length;
+	if (feed == FEED_CONNECTIONS) {
+		request->answer->source = options->connections(options->context, &request->parameters.feed, &request->held);
+	} else {
+		struct buffer *out = &request->answer->text;
+		buffer_puts(out, "{\"items\":[");
+		options->feed_list(options->context, feed, &request->parameters.feed, out);
+		buffer_puts(out, "]}\n");
+		request->held = out->length;
+	}
 	atomic_fetch_add(held, request->held);
 }
 
@@ -129,7 +135,7 @@ static void feed_answer(struct request *request, enum feed feed)
 	struct parameters *parameters = &request->parameters;
 	bool follow = parameters->follow && !request->head;
 	parameters->feed.limit = parameters->limit;
-	if (follow ? !options->feed_follow : !options->feed_list)
+	if (follow ? !options->feed_follow : !options->feed_list || !options->connections)
 		problem_answer(request, 503, "there is no data path to ask");
 	else if (follow)
 		stream_answer(request, feed);

@@ -39,7 +39,7 @@ static bool conditions_hold(struct request *request, const char *epoch, uint64_t
 /* ---- lists ---- */
 
 struct list {
-	struct source source;
+	struct text_source source;
 	struct request *request; /* alive while pieces are asked for */
 	struct snapshot *snapshot;
 	size_t at, end, sent;
@@ -67,7 +67,7 @@ static void list_close(struct list *list, struct buffer *out)
 	buffer_puts(out, "}\n");
 }
 
-static bool list_next(struct source *source, struct buffer *out)
+static bool list_next(struct text_source *source, struct buffer *out)
 {
 	struct list *list = (struct list *)source;
 	uint64_t limit = list->request->parameters.limit;
@@ -88,7 +88,7 @@ static bool list_next(struct source *source, struct buffer *out)
 	return true;
 }
 
-static void list_free(struct source *source)
+static void list_free(struct text_source *source)
 {
 	struct list *list = (struct list *)source;
 	snapshot_put(list->snapshot);

@@ -71,6 +71,12 @@ struct server_tcp {
 	const char *certificate, *key, *client_ca, *token_file;
 };
 
+/* A text that is made while it is sent. next appends a piece; false when that was the last. */
+struct text_source {
+	bool (*next)(struct text_source *source, struct buffer *out);
+	void (*free)(struct text_source *source);
+};
+
 struct server_options {
 	const char *unix_path, *unix_group;
 	const char *metrics_listen; /* "" = none */
@@ -83,8 +89,12 @@ struct server_options {
 	void (*metrics)(void *context, struct buffer *out);
 	/* Answers POST /v1/explain: appends the document, or adds errors. Called on HTTP's threads; NULL: 503. */
 	void (*explain)(void *context, const char *body, size_t length, struct buffer *out, struct errors *errors);
-	/* Appends the records of a feed that match, comma-separated JSON objects, newest last. On HTTP's threads. */
+	/* Appends the records of a feed that match, comma-separated JSON objects, newest last. Not of connections. On
+	 * HTTP's threads. */
 	void (*feed_list)(void *context, enum feed feed, const struct feed_filter *filter, struct buffer *out);
+	/* The document of GET /v1/connections, newest last; *held: the memory that it has until it is freed. On HTTP's
+	 * threads; NULL: 503. */
+	struct text_source *(*connections)(void *context, const struct feed_filter *filter, size_t *held);
 	/*
 	 * Appends lines (NDJSON) of what matches and came after *after (0: all that is kept; of those the last
 	 * filter->limit), about `most` bytes at most, and moves *after past what was looked at. On HTTP's threads.

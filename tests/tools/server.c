@@ -180,6 +180,7 @@ int main(int argc, char **argv)
 	options_read(argc, argv, &options, &applier);
 	if (applier.feeds.keep) {
 		options.feed_list = feed_list;
+		options.connections = fake_connections_open;
 		options.feed_follow = feed_follow;
 	}
 	options.board = applier.board;

@@ -73,10 +73,6 @@ static void fake_feed_list(
 	struct fake_feeds *feeds, enum feed feed, const struct feed_filter *filter, struct buffer *out)
 {
 	bool any = false;
-	if (feed == FEED_CONNECTIONS) {
-		fake_filter(filter, out);
-		return;
-	}
 	pthread_mutex_lock(&feeds->lock);
 	for (uint64_t number = fake_begin(feeds, feed, filter); number++ < feeds->last[feed];) {
 		if (!fake_matches(filter, number))
@@ -87,6 +83,35 @@ static void fake_feed_list(
 		any = true;
 	}
 	pthread_mutex_unlock(&feeds->lock);
+}
+
+/* One connection: the filter. */
+struct fake_connections {
+	struct text_source source;
+	struct buffer text;
+};
+
+static bool fake_connections_next(struct text_source *source, struct buffer *out)
+{
+	const struct fake_connections *connections = (const struct fake_connections *)source;
+	buffer_printf(out, "{\"items\":[%s]}\n", connections->text.data);
+	return false;
+}
+
+static void fake_connections_free(struct text_source *source)
+{
+	buffer_free(&((struct fake_connections *)source)->text);
+	free(source);
+}
+
+static struct text_source *fake_connections_open(void *context, const struct feed_filter *filter, size_t *held)
+{
+	struct fake_connections *connections = mem_alloc(sizeof(*connections));
+	(void)context;
+	connections->source = (struct text_source){fake_connections_next, fake_connections_free};
+	fake_filter(filter, &connections->text);
+	*held = connections->text.length;
+	return &connections->source;
 }
 
 static void fake_feed_follow(struct fake_feeds *feeds, enum feed feed, const struct feed_filter *filter,

@@ -303,13 +303,44 @@ static void entries_walk(void *walker, bool (*each)(void *context, const struct 
 static json_t *connections(struct world *w, const struct feed_filter *filter)
 {
 	struct buffer out = {0};
-	buffer_puts(&out, "[");
-	flows_connections(w->flows, filter, entries_walk, NULL, &out);
-	buffer_puts(&out, "]");
-	json_t *json = json_loads(out.data, 0, NULL);
-	assert_non_null(json);
+	size_t held, before;
+	struct text_source *source = flows_connections(w->flows, filter, entries_walk, NULL, &held);
+	bool more = true;
+	while (more) {
+		before = out.length;
+		more = source->next(source, &out);
+		assert_true(out.length > before && out.length - before < 2048); /* never the whole text at once */
+	}
+	source->free(source);
+	json_t *document = json_loads(out.data, 0, NULL), *items = json_incref(at(document, "items"));
+	assert_non_null(items);
+	assert_true(held >= json_array_size(items) * sizeof(struct flow));
+	json_decref(document);
 	buffer_free(&out);
-	return json;
+	return items;
+}
+
+static void connections_are_left_half_sent(void **state)
+{
+	struct world w;
+	size_t held;
+	struct buffer out = {0};
+	world_start(&w, 10);
+	struct draft *draft = draft_new(w.snapshot);
+	workload_put(draft, "a", "1", "10.0.0.1");
+	world_write(&w, draft);
+	entry_count = 3;
+	for (size_t i = 0; i < entry_count; i++)
+		entries[i] = event_make("10.0.0.1", "10.0.0.2", 6, (uint16_t)(i + 1));
+	struct text_source *source = flows_connections(w.flows, &everything, entries_walk, NULL, &held);
+	assert_true(source->next(source, &out));
+	source->free(source);
+	buffer_free(&out);
+	entry_count = 0;
+	json_t *none = connections(&w, &everything);
+	assert_int_equal(json_array_size(none), 0);
+	json_decref(none);
+	world_stop(&w);
 }
 
 static void connections_are_sorted_and_limited(void **state)
@@ -429,6 +460,7 @@ int main(void)
 		cmocka_unit_test(few_are_kept),
 		cmocka_unit_test(followers_read_on),
 		cmocka_unit_test(connections_are_sorted_and_limited),
+		cmocka_unit_test(connections_are_left_half_sent),
 		cmocka_unit_test(readers_and_writers),
 		cmocka_unit_test(who_adds_sees_it),
 	};
