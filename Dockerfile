@@ -3,7 +3,8 @@
 #
 # Reproducible: one suite, everything from its archive, times from SOURCE_DATE_EPOCH (the commit's), no log, cache or debug path
 # kept. Packages are the suite's newest; SNAPSHOT=20261101T000000Z takes those of that moment from snapshot.debian.org instead, and
-# BASE=debian:bookworm-slim@sha256:… the base: with both, the same commit is the same image to the bit.
+# BASE=debian:bookworm-slim@sha256:… the base: with both, the same commit is the same image to the bit
+# by buildah and podman (docker keeps the time at which it wrote each file).
 ARG SUITE=bookworm
 ARG BASE=docker.io/library/debian:${SUITE}-slim
 

@@ -107,6 +107,7 @@ def test_what_only_just_fits_is_taken(chart):
                    {"resources": {"limits": {"memory": "0.35Gi"}}}, {"resources": {"requests": {"memory": "1024Mi"}}},
                    {"resources": {"limits": {"memory": None}}}, {"resources": {}}, {"state": {"hostPath": "/data/my-penstock.0"}},
                    {**SMALL, "config": {"datapath": {"connectionsMax": 600000}}}, {"config": {"datapath": {"markMask": "0x30", "connectionsMax": 1}}},
+                   {"commonLabels": None, "priorityQuota": None},  # --reuse-values of a release that did not have them
                    {"image": {"repository": "registry.example:5000/team/penstock", "tag": "v0.1.0_a"}}):
         assert chart.objects(values)
 

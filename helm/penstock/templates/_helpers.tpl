@@ -115,7 +115,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 {{- range $value := list "commonLabels" "podLabels" }}
-{{- range $label, $_ := get $values $value }}
+{{- range $label, $_ := get $values $value | default dict }}
 {{- if or (has $label (list "helm.sh/chart" "app.kubernetes.io/managed-by" "app.kubernetes.io/version")) (hasKey (include "penstock.selector" $ | fromYaml) $label) }}
 {{- fail (printf "%s: %s is the chart's own" $value $label) }}
 {{- end }}
