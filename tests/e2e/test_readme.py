@@ -138,6 +138,18 @@ def test_pages_name_what_there_is():
         assert set(re.findall(r"`penstock ([a-z]+)", text)) <= {*commands, "help"}, name
 
 
+def test_each_package_has_its_reason():
+    """Of those that scripts install: a word of its name is in the table."""
+    table = re.search(r"^## Dependencies.*?^Everything", page("README.md"), re.S | re.M)[0].lower()
+    lists = re.findall(r"^(?:build|demo|tests)\+?=\((.*?)\)", page("deploy/setup.sh"), re.S | re.M)
+    lists += re.findall(r"local wanted=\((.*?)\)", page("tests/kube/build.sh"), re.S)
+    packages = [one for one in " ".join(lists).split() if not one.startswith('"')]
+    assert len(lists) == 4 and len(packages) > 60
+    for package in packages:
+        words = [re.sub(r"\d+g?$", "", word) for word in package.split("-") if word not in ("dev", "client", "server")]
+        assert any(word in table or word.startswith("lib") and len(word) > 4 and word[3:] in table for word in words), package
+
+
 def test_links_lead_somewhere():
     """To files of this repository, and to headings in them."""
     for name in pages():
