@@ -140,7 +140,7 @@ def test_pages_name_what_there_is():
 
 def test_each_package_has_its_reason():
     """Of those that scripts install: a word of its name is in the table."""
-    table = re.search(r"^## Dependencies.*?^Everything", page("README.md"), re.S | re.M)[0].lower()
+    table = re.search(r"^## Dependencies.*?^Everything", page("README.md"), re.S | re.M)[0].lower().replace(" ", "")
     lists = re.findall(r"^(?:build|demo|tests)\+?=\((.*?)\)", page("deploy/setup.sh"), re.S | re.M)
     lists += re.findall(r"local wanted=\((.*?)\)", page("tests/kube/build.sh"), re.S)
     packages = [one for one in " ".join(lists).split() if not one.startswith('"')]
