@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include "agent/base/log.h"
 #include "agent/base/mem.h"
 #include "api/server/answer.h"
 #include "api/server/problem.h"
@@ -13,7 +14,8 @@
 #include "api/server/state.h"
 
 #define LOOK_AGAIN 60000000000ull /* nanoseconds */
-#define STRANGER_MAX (64u << 10)  /* bytes of a body that is thrown away for somebody who may not send it */
+#define TELL_AGAIN 10000000000ull
+#define STRANGER_MAX (64u << 10) /* bytes of a body that is thrown away for somebody who may not send it */
 
 /* ---- the other end ---- */
 
@@ -34,6 +36,19 @@ static void caller_address(struct caller *caller, const struct sockaddr *address
 	}
 	ip_format(&caller->from, text);
 	snprintf(caller->address, sizeof(caller->address), caller->from.family == 6 ? "[%s]:%u" : "%s:%u", text, port);
+}
+
+bool caller_may_come(struct server *server, const struct sockaddr *address)
+{
+	struct caller caller = {0};
+	uint64_t now = clock_now(), told = atomic_load(&server->turned_away_told);
+	caller_address(&caller, address);
+	if (throttle_take(&server->arriving, &caller.from, now))
+		return true;
+	if ((!told || now - told > TELL_AGAIN) && atomic_compare_exchange_strong(&server->turned_away_told, &told, now))
+		log_warn("api", "from %s come too many connections: those beyond %u a second are closed", caller.address,
+			server->arriving.per_second);
+	return false;
 }
 
 struct caller *caller_new(struct server *server, struct MHD_Connection *http)

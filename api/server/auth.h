@@ -25,6 +25,8 @@ struct caller {
 	char why[TLS_WHY_MAX];
 };
 
+/* Whether an address may have one more connection now. */
+bool caller_may_come(struct server *server, const struct sockaddr *address);
 /* Of a connection that was accepted just now, before its handshake. */
 struct caller *caller_new(struct server *server, struct MHD_Connection *http);
 void caller_free(struct caller *caller); /* NULL is fine */

@@ -95,8 +95,9 @@ void stream_answer(struct request *request, int what)
 	struct server *server = request->server;
 	struct stream *stream = mem_alloc(sizeof(*stream));
 	*stream = (struct stream){.server = server, .request = request, .what = what, .first = true};
+	const unsigned most = STREAMS_MAX - (request->listener->remote ? STREAMS_LOCAL : 0);
 	pthread_mutex_lock(&server->follow_lock);
-	bool taken = server->follower_count < STREAMS_MAX;
+	bool taken = server->follower_count < most;
 	if (taken) {
 		TAILQ_INSERT_TAIL(&server->followers, stream, link);
 		server->follower_count++;
@@ -104,7 +105,7 @@ void stream_answer(struct request *request, int what)
 	pthread_mutex_unlock(&server->follow_lock);
 	if (!taken) {
 		free(stream);
-		problem_answer(request, 429, "%u answers are followed already, and more are not taken", STREAMS_MAX);
+		problem_answer(request, 429, "%u answers are followed already, and more are not taken", most);
 		return;
 	}
 	/* Looked at before the head is sent: whoever has seen that misses nothing that comes later. */
@@ -215,7 +216,8 @@ void follow_stop(struct server *server)
 		streams_wake(server, what);
 }
 
-/* A suspended connection is not read, so nobody else would notice that its client is gone. */
+/* A suspended connection is not read, so nobody else would notice that its client is gone. Over TCP one that only ends
+ * its own side is taken for gone as well: which of the two it is shows when it is too late. */
 void follow_sweep(struct server *server)
 {
 	struct stream *stream;
@@ -223,7 +225,8 @@ void follow_sweep(struct server *server)
 	for (stream = TAILQ_FIRST(&server->followers); stream; stream = TAILQ_NEXT(stream, link)) {
 		if (!stream->asleep)
 			continue;
-		struct pollfd poll_fd = {.fd = stream->request->connection->fd};
+		const struct connection *connection = stream->request->connection;
+		struct pollfd poll_fd = {.fd = connection->fd, .events = connection->caller ? POLLRDHUP : 0};
 		if (poll(&poll_fd, 1, 0) <= 0)
 			continue;
 		stream->ended = true;

@@ -8,6 +8,7 @@
 
 #define STREAM_STATUS FEED_COUNT /* what is followed: a feed, or this */
 #define STREAMS_MAX 256          /* at once; each may hold a chunk that its client does not take */
+#define STREAMS_LOCAL 64         /* of them not for clients over TCP: who is on the node can always look */
 
 struct request;
 struct stream;

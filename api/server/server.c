@@ -27,6 +27,11 @@
 #define CONNECTIONS_MAX 4096u /* a listener; each costs a few KiB until it sends something */
 #define LISTENERS 3u
 #define ADDRESS_CONNECTIONS_MAX 256u /* from one address, over TCP */
+#define ARRIVING_BURST 1000          /* connections of one address at once, over TCP, and then … */
+#define ARRIVING_PER_SECOND 100      /* … new ones: a handshake takes a millisecond or two */
+#define WRONG_BURST 100              /* wrong credentials of one address, before they are 429 … */
+#define WRONG_PER_SECOND 10          /* … or not written down any more */
+#define REMOTE_NICE 5                /* a flood of handshakes must not take the processor from the agent's own work */
 #define DESCRIPTORS_RESERVED 256u    /* for everything that is no connection */
 #define API_THREADS 4u
 #define API_MEMORY (32u << 10) /* a connection: headers, and the window in which bodies are read */
@@ -162,6 +167,23 @@ static void on_completed(void *context, struct MHD_Connection *http, void **plac
 	*place = NULL;
 }
 
+/* Before anything is sent or received. */
+static enum MHD_Result on_arrival(void *context, const struct sockaddr *address, socklen_t length)
+{
+	struct listener *listener = context;
+	(void)length;
+	return !listener->remote || caller_may_come(listener->server, address) ? MHD_YES : MHD_NO;
+}
+
+/* This thread, one of libmicrohttpd's, comes after the agent's others. */
+static void thread_yields(void)
+{
+	static __thread bool yields;
+	if (!yields)
+		setpriority(PRIO_PROCESS, (id_t)gettid(), getpriority(PRIO_PROCESS, (id_t)gettid()) + REMOTE_NICE);
+	yields = true;
+}
+
 static void on_connection(
 	void *context, struct MHD_Connection *http, void **place, enum MHD_ConnectionNotificationCode code)
 {
@@ -175,8 +197,10 @@ static void on_connection(
 	}
 	struct connection *connection =
 		connection_opened(connections, MHD_get_connection_info(http, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
-	if (listener->remote)
+	if (listener->remote) {
+		thread_yields();
 		connection->caller = caller_new(listener->server, http);
+	}
 	*place = connection;
 }
 
@@ -235,9 +259,9 @@ static int listener_start(struct listener *listener, const char *where, unsigned
 	};
 	struct MHD_OptionItem none = {MHD_OPTION_END, 0, NULL};
 	listener->daemon = MHD_start_daemon(
-		MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0, NULL,
-		NULL, on_request, listener, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, listener->fd,
-		MHD_OPTION_CONNECTION_LIMIT, connections_allowed(), MHD_OPTION_CONNECTION_TIMEOUT,
+		MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0,
+		on_arrival, listener, on_request, listener, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
+		listener->fd, MHD_OPTION_CONNECTION_LIMIT, connections_allowed(), MHD_OPTION_CONNECTION_TIMEOUT,
 		(unsigned)CONNECTION_IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		(size_t)(listener->public && !listener->loopback ? METRICS_MEMORY : API_MEMORY), MHD_OPTION_NOTIFY_COMPLETED,
 		on_completed, listener, MHD_OPTION_NOTIFY_CONNECTION, on_connection, listener, MHD_OPTION_UNESCAPE_CALLBACK,
@@ -325,8 +349,9 @@ int server_start(const struct server_options *options, struct server **ret, stru
 	server->api = (struct listener){.server = server, .fd = -1};
 	server->metrics = (struct listener){.server = server, .fd = -1, .public = true};
 	server->tcp = (struct listener){.server = server, .fd = -1, .remote = true};
-	throttle_init(&server->wrong);
-	throttle_init(&server->told);
+	throttle_init(&server->wrong, WRONG_BURST, WRONG_PER_SECOND);
+	throttle_init(&server->told, WRONG_BURST, WRONG_PER_SECOND);
+	throttle_init(&server->arriving, ARRIVING_BURST, ARRIVING_PER_SECOND);
 	server->budget = options->body_max + BUDGET_BEYOND;
 	server->counters.routes = mem_array((size_t)route_label_count(), sizeof(*server->counters.routes));
 	TAILQ_INIT(&server->followers);
@@ -392,6 +417,7 @@ void server_stop(struct server *server)
 	credentials_close(&server->credentials);
 	throttle_free(&server->wrong);
 	throttle_free(&server->told);
+	throttle_free(&server->arriving);
 	const struct server_tcp *tcp = &server->options.tcp;
 	const char *texts[] = {server->options.unix_path, server->options.unix_group, server->options.metrics_listen,
 		tcp->listen, tcp->certificate, tcp->key, tcp->client_ca, tcp->token_file};

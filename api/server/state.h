@@ -28,9 +28,11 @@ struct listener {
 struct server {
 	struct server_options options; /* strings copied */
 	struct listener api, metrics, tcp;
-	struct credentials credentials; /* of tcp */
-	struct throttle wrong, told;    /* credentials that are none; audit lines about strangers */
-	dev_t unix_device;              /* of our socket file, so that only our own is removed */
+	struct credentials credentials;        /* of tcp */
+	struct throttle wrong, told;           /* credentials that are none; audit lines about strangers */
+	struct throttle arriving;              /* connections over TCP: each costs a handshake before anybody is known */
+	atomic_uint_fast64_t turned_away_told; /* when the log said last that some were too many */
+	dev_t unix_device;                     /* of our socket file, so that only our own is removed */
 	ino_t unix_inode;
 	struct connections connections;
 	struct counters counters;

@@ -3,8 +3,10 @@
 
 #include <string.h>
 
-void throttle_init(struct throttle *throttle)
+void throttle_init(struct throttle *throttle, unsigned burst, unsigned per_second)
 {
+	throttle->burst = burst;
+	throttle->per_second = per_second;
 	pthread_mutex_init(&throttle->lock, NULL);
 }
 
@@ -25,7 +27,7 @@ static struct throttle_slot *slot_find(struct throttle *throttle, const struct i
 		if (set[at].last < oldest->last)
 			oldest = &set[at];
 	}
-	*oldest = (struct throttle_slot){.from = *from, .left = THROTTLE_BURST};
+	*oldest = (struct throttle_slot){.from = *from, .left = throttle->burst};
 	return oldest;
 }
 
@@ -37,9 +39,9 @@ bool throttle_take(struct throttle *throttle, const struct ip *from, uint64_t no
 	pthread_mutex_lock(&throttle->lock);
 	struct throttle_slot *slot = slot_find(throttle, &key);
 	if (slot->last && now > slot->last)
-		slot->left += (double)(now - slot->last) / 1e9 * THROTTLE_PER_SECOND;
-	if (slot->left > THROTTLE_BURST)
-		slot->left = THROTTLE_BURST;
+		slot->left += (double)(now - slot->last) / 1e9 * throttle->per_second;
+	if (slot->left > throttle->burst)
+		slot->left = throttle->burst;
 	slot->last = now;
 	bool taken = slot->left >= 1;
 	slot->left -= taken ? 1 : 0;

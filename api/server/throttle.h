@@ -8,13 +8,12 @@
 #include <stdint.h>
 #include "agent/base/addr.h"
 
-#define THROTTLE_BURST 100     /* so many at once … */
-#define THROTTLE_PER_SECOND 10 /* … and then these */
 #define THROTTLE_SETS 256
 #define THROTTLE_WAYS 4
 
 struct throttle {
 	pthread_mutex_t lock;
+	unsigned burst, per_second; /* so many at once, and then these */
 	struct throttle_slot {
 		struct ip from;
 		uint64_t last; /* monotonic nanoseconds; 0: free */
@@ -22,7 +21,7 @@ struct throttle {
 	} slots[THROTTLE_SETS][THROTTLE_WAYS]; /* of a set that is full, the one that was seen longest ago gives way */
 };
 
-void throttle_init(struct throttle *throttle);
+void throttle_init(struct throttle *throttle, unsigned burst, unsigned per_second);
 void throttle_free(struct throttle *throttle);
 /* Once more; false when it is too often. */
 bool throttle_take(struct throttle *throttle, const struct ip *from, uint64_t now);

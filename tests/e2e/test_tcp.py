@@ -434,6 +434,44 @@ def test_a_thousand_connections_of_one_address(tls):
     eventually(lambda: _answered(tls))
 
 
+def test_connections_that_come_too_fast_are_closed(tls):
+    """Each would cost a handshake; other addresses, and the unix socket, do not notice."""
+    for _ in range(1300):
+        socket.create_connection(("127.0.0.1", tls.port), 20, ("127.0.0.1", 0)).close()
+    eventually(lambda: "too many connections: those beyond 100 a second are closed" in tls.server.log)
+    assert tls.client(token=ADMIN).status("GET", "/v1/state") == 200
+    assert tls.server.api.expect("GET", "/v1/state").status == 200
+    eventually(lambda: _answered(tls))
+    assert tls.server.log.count("too many connections") == 1
+
+
+def test_followers_over_tcp_leave_room_for_the_node(tmp_path):
+    port = free_port()
+    running = Server(str(tmp_path), tcp=f"127.0.0.1:{port}", tokens=write(tmp_path / "tokens", TOKENS))
+    request = f"GET /v1/status?follow=true HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {VIEWER}\r\n\r\n".encode()
+
+    def follow():
+        connection = socket.create_connection(("127.0.0.1", port), 20)
+        connection.sendall(request)
+        return connection, connection.recv(4096).split()[1]
+
+    crowd = [follow() for _ in range(193)]
+    assert [status for _, status in crowd] == [b"200"] * 192 + [b"429"]
+    own = running.connect(b"GET /v1/status?follow=true HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert own.recv(4096).split()[1] == b"200"
+    for connection, _ in crowd:
+        connection.close()
+
+    def again():
+        connection, status = follow()
+        connection.close()
+        return status == b"200"
+
+    eventually(again, 10)  # not after half a minute, when keepalive notices
+    own.close()
+    assert running.stop() == 0
+
+
 def _answered(tls):
     with contextlib.suppress(OSError):
         return tls.client(token=ADMIN, source="127.0.0.1").status("GET", "/v1/state") == 200
