@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "agent/base/mem.h"
 #include "api/server/server.h"
 
 #define FAKE_PAD 200
