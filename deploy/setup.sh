@@ -8,7 +8,7 @@ build=(gcc make clang bpftool libbpf-dev libelf-dev zlib1g-dev libmicrohttpd-dev
 demo=("${build[@]}" iproute2 curl openssl util-linux procps)
 tests=("${demo[@]}" git libcmocka-dev python3-pytest python3-scapy python3-jsonschema nftables iptables iputils-ping prometheus
 	clang-format cppcheck shellcheck haproxy nginx libnginx-mod-stream socat squid mitmproxy trafficserver ethtool
-	ngtcp2-client ngtcp2-server chromium-headless-shell fonts-dejavu-core groff-base
+	ngtcp2-client ngtcp2-server chromium-headless-shell fonts-dejavu-core groff-base systemd
 	golang-go golang-github-masterminds-sprig-dev golang-gopkg-yaml.v2-dev)
 command -v kubectl >/dev/null || tests+=(kubernetes-client)
 daemons=(prometheus haproxy nginx squid trafficserver ngtcp2-server) # Debian starts them; here the programs alone are wanted

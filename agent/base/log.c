@@ -6,17 +6,30 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "agent/base/buffer.h"
 
 static _Atomic int threshold = LOG_LEVEL_INFO;
 static _Atomic int shape = LOG_TEXT;
+static atomic_bool journal;
+
+/* Standard error is systemd's journal (systemd.exec(5)), which takes a line's priority from its beginning. */
+static bool is_journal(void)
+{
+	const char *stream = getenv("JOURNAL_STREAM");
+	unsigned long long device, inode;
+	struct stat file;
+	return stream && sscanf(stream, "%llu:%llu", &device, &inode) == 2 && fstat(STDERR_FILENO, &file) == 0 &&
+		   file.st_dev == device && file.st_ino == inode;
+}
 
 void log_configure(enum log_level level, enum log_format format)
 {
 	threshold = level;
 	shape = format;
+	journal = is_journal();
 }
 
 /* A message is one line, and nothing that a terminal obeys, whatever somebody's name or error text carries into it. */
@@ -40,6 +53,7 @@ static void render(struct buffer *line, enum log_level level, const char *room, 
 {
 	static const char *const upper[] = {"DEBUG", "INFO", "WARN", "ERROR"};
 	static const char *const lower[] = {"debug", "info", "warn", "error"};
+	static const char *const syslog[] = {"<7>", "<6>", "<4>", "<3>"};
 	struct timespec now;
 	struct tm utc;
 	char time[40];
@@ -47,6 +61,8 @@ static void render(struct buffer *line, enum log_level level, const char *room, 
 	gmtime_r(&now.tv_sec, &utc);
 	size_t length = strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &utc);
 	snprintf(time + length, sizeof time - length, ".%03ldZ", now.tv_nsec / 1000000);
+	if (journal)
+		buffer_puts(line, syslog[level]);
 	if (shape == LOG_JSON) {
 		buffer_printf(line, "{\"time\":\"%s\",\"level\":\"%s\",\"room\":", time, lower[level]);
 		buffer_json_string(line, room);
