@@ -192,6 +192,8 @@ def test_the_dashboard_is_well_made():
         assert panel["datasource"]["uid"] == "${datasource}", title
         references = [target["refId"] for target in panel["targets"]]
         assert references and len(set(references)) == len(references), title
+        if panel["type"] == "timeseries" and all(target["expr"].endswith("> 0") for target in panel["targets"]):
+            assert panel["fieldConfig"]["defaults"]["noValue"] == "none", f"{title}: nothing is well, and no missing data"
         for target in panel["targets"]:
             # A thousand nodes are not a thousand lines: the highest, or those that something happens to.
             if panel["type"] == "timeseries" and "{{instance}}" in target["legendFormat"]:
