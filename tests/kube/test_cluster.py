@@ -387,7 +387,7 @@ def upgraded(cluster, chart, tcp, shop):
     before = now()
     with traffic(cluster, ("client", shop.direct["far"]), ("client", shop.by_service["near"]), ("client", shop.by_service["far"])):
         assert chart.upgrade({"config": {"datapath": {"denyWith": "reject"}}, "metrics": {"address": "0.0.0.0"}, "monitoring": {
-            "podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}}) == 2
+            "podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}}) == 2
         after = now()
     return before, after
 
@@ -410,7 +410,7 @@ def metrics(cluster, address, port, path):
     return cluster.control.run("curl", "-sS", "--fail-with-body", f"http://{address}:{port}{path}").stdout
 
 
-def test_what_the_monitors_name_is_scraped(cluster, upgraded):
+def test_what_the_monitors_name_is_scraped(cluster, chart, upgraded):
     """From another machine, as the operator would configure Prometheus by what is in the API server."""
     def one(kind, name="penstock"):
         return json.loads(cluster.kubectl("-n", NAMESPACE, "get", kind, name, "-o", "json"))
@@ -424,6 +424,7 @@ def test_what_the_monitors_name_is_scraped(cluster, upgraded):
     endpoint, = monitor["podMetricsEndpoints"]
     pods = {(pod["status"]["podIP"], port["containerPort"]) for pod in selected("pods", monitor)
             for container in pod["spec"]["containers"] for port in container["ports"] if port["name"] == endpoint["port"]}
+    chart.upgrade({"monitoring": {"podMonitor": {"enabled": False}, "serviceMonitor": {"enabled": True}}})  # both are refused
     monitor = one("servicemonitor")["spec"]
     other, = monitor["endpoints"]
     services = {(address["ip"], port["port"]) for service in selected("services", monitor)
