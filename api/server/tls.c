@@ -189,13 +189,27 @@ static bool chain_trusted(struct tls *tls, gnutls_x509_crt_t *chain, unsigned co
 	return false;
 }
 
+/* GnuTLS escapes a part as if a whole name were around it (RFC 4514): team\+prod. False when there is what only
+ * stands as hexadecimal digits: control characters. */
+static bool part_unescape(char *text)
+{
+	char *to = text;
+	for (; *text; text++) {
+		if (*text == '\\' && (!*++text || !strchr(" \"#+,;<=>\\", *text)))
+			return false;
+		*to++ = *text;
+	}
+	*to = 0;
+	return true;
+}
+
 /* The name's part number `at`; false when there are no more, or none that is a text. */
 static bool name_part(gnutls_x509_crt_t certificate, const char *oid, unsigned at, char *text, size_t size, bool *there)
 {
 	size_t length = size;
 	int result = gnutls_x509_crt_get_dn_by_oid(certificate, oid, at, 0, text, &length);
 	*there = result != GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE;
-	return result == 0 && strlen(text) == length;
+	return result == 0 && strlen(text) == length && part_unescape(text);
 }
 
 static enum role role_read(gnutls_x509_crt_t certificate)

@@ -197,7 +197,8 @@ def test_nobody_writes_the_audit_line_himself(shared):
 @pytest.mark.parametrize("subject, status", [
     ("/O=penstock:viewer/O=penstock:admin/CN=x", 404), ("/O=other/O=penstock:admin/CN=x", 404), ("/O=penstock:admins/CN=x", 403),
     ("/O=Penstock:Admin/CN=x", 403), ("/OU=penstock:admin/CN=x", 403), ("/O=penstock:admin", 403), ("/O=penstock:admin/CN=x/CN=y", 403),
-    ("/O=penstock:admin/CN=x y", 403), ("/CN=penstock:admin", 403)])
+    ("/O=penstock:admin/CN=x y", 403), ("/CN=penstock:admin", 403), (r"/O=penstock:admin/CN=team\+prod,a;<b>=#c", 404),
+    (r"/O=penstock:admin/CN=#c", 404), (r"/O=penstock:admin/CN=a\\b", 403), ("/O=penstock:admin/CN=a\x01b", 403), (r"/O=penstock:admin\+/CN=x", 403)])
 def test_subjects(shared, tmp_path, subject, status):
     shutil.copy(shared.pki.certificate, tmp_path / "ca.pem")
     shutil.copy(shared.pki.path("ca.key"), tmp_path / "ca.key")
@@ -207,15 +208,15 @@ def test_subjects(shared, tmp_path, subject, status):
     assert client.status("GET", "/healthz") == 200
 
 
-def _issuer(directory):
+def _issuer(directory, name="ca"):
     """The CA that is in the directory already."""
     authority = Authority.__new__(Authority)
-    authority.directory, authority.name = str(directory), "ca"
+    authority.directory, authority.name = str(directory), name
     return authority
 
 
 def test_certificates_that_count_for_nothing(shared, tmp_path):
-    """Of another CA; of the CA, but for servers only; too old."""
+    """Of another CA; of the CA, but for servers only; too old; signed by somebody whom the CA made no CA."""
     stranger = Authority(tmp_path, "stranger")
     stranger.issue("strange", "/O=penstock:admin/CN=x")
     shutil.copy(shared.pki.certificate, tmp_path / "ca.pem")
@@ -227,7 +228,12 @@ def test_certificates_that_count_for_nothing(shared, tmp_path):
     subprocess.run(["openssl", "x509", "-req", "-in", ours.path("old.csr"), "-CA", ours.certificate, "-CAkey", ours.path("ca.key"),
                     "-CAcreateserial", "-days", "-1", "-out", ours.path("old.pem")], check=True, capture_output=True)
     shutil.copy(ours.path("serving.key"), ours.path("old.key"))
-    for name in ("strange", "serving", "old"):
+    shutil.copy(shared.pki.path("viewer.pem"), tmp_path / "eye.pem")
+    shutil.copy(shared.pki.path("viewer.key"), tmp_path / "eye.key")
+    forged, _ = _issuer(tmp_path, "eye").issue("forged", "/O=penstock:admin/CN=x")
+    with open(forged, "a") as chain:
+        chain.write(open(ours.path("eye.pem")).read())
+    for name in ("strange", "serving", "old", "forged"):
         pair = ours.path(f"{name}.pem"), ours.path(f"{name}.key")
         client = Client(shared.port, context(shared.pki, pair), source=shared.address())
         status, headers, text = client.ask("GET", "/v1/state")
