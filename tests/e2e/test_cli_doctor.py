@@ -83,10 +83,10 @@ def test_it_looks_when_it_is_asked(patient):
     """Without SIGHUP, and long before it looks by itself."""
     patient.node.sysctl("net.ipv4.ip_forward", 0)
     try:
-        eventually(lambda: "net.ipv4.ip_forward is 0: " in patient.doctor().stdout, 12)
+        eventually(lambda: "net.ipv4.ip_forward is 0: " in patient.doctor().stdout, 20)
     finally:
         patient.node.sysctl("net.ipv4.ip_forward", 1)
-    eventually(lambda: not patient.what("settings", "warning"), 12)
+    eventually(lambda: not patient.what("settings", "warning"), 20)
 
 
 def test_rules_and_routes_of_others(patient):
