@@ -37,7 +37,7 @@ LONG = """
     e2e/lifecycle e2e/differential_intercept e2e/coexistence_networks e2e/coexistence_rules e2e/services_live
     e2e/services_behind e2e/sockets e2e/scenarios_udp e2e/coexistence e2e/settings e2e/proxies_life e2e/proxies e2e/engine
     e2e/api e2e/services e2e/scenarios_directions e2e/listeners_udp e2e/explain e2e/intercept e2e/onward_policy
-    e2e/differential_services e2e/differential e2e/relay bpf/answers bpf/network e2e/host_processes e2e/traffic e2e/crash
+    e2e/differential_services e2e/differential e2e/relay bpf/answers bpf/network e2e/host_processes e2e/traffic e2e/crash e2e/systemd
     e2e/ui_browser
 """.split()
 

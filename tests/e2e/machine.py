@@ -63,6 +63,13 @@ def why_not():
     return f"no namespaces for a systemd: {done.stderr.strip()}" if done.returncode else None
 
 
+def make(target, root, **variables):
+    """make install, or uninstall, of the programs that are tested: as they are, whatever has changed meanwhile."""
+    old = [word for name in ("penstockd", "penstock", "penstock-relay") for word in ("-o", f"{BUILD}/{name}")]
+    run("make", "-s", *old, target, f"B={BUILD}", f"DESTDIR={root}", *[f"{k}={v}" for k, v in variables.items()],
+        cwd=REPOSITORY)
+
+
 class Machine:
     def __init__(self, lab):
         sweep()
@@ -124,11 +131,8 @@ class Machine:
         with open(self.root + path) as file:
             return file.read()
 
-    def make(self, target, **variables):
-        """make install, or uninstall, of the programs that are tested: as they are, whatever has changed meanwhile."""
-        old = [word for name in ("penstockd", "penstock", "penstock-relay") for word in ("-o", f"{BUILD}/{name}")]
-        run("make", "-s", *old, target, f"B={BUILD}", f"DESTDIR={self.root}", *[f"{k}={v}" for k, v in variables.items()],
-            cwd=REPOSITORY)
+    def make(self, target):
+        make(target, self.root)
 
     def show(self, name, unit="penstockd"):
         return self.run("systemctl", "show", "-P", name, unit).stdout.strip()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The unit, started by a real systemd from what `make install` puts there: life, hardening, and the way out."""
 import configparser
+import grp
 import json
 import os
 import re
@@ -9,8 +10,8 @@ import pytest
 import yaml
 
 from api import Api
-from lab import BUILD, OUTSIDE4, OUTSIDE6, REPOSITORY, UPLINK4, UPLINK6, Lab
-from machine import Machine, why_not
+from lab import BUILD, OUTSIDE4, OUTSIDE6, REPOSITORY, SANITIZER, UPLINK4, UPLINK6, Lab
+from machine import Machine, make, why_not
 from objects import intercept, namespace, policy, proxy
 from scenes import IN_B, eventually, member
 from steering import ENGINES, to
@@ -60,9 +61,12 @@ class Node(Lab):
     def close(self):
         for server in getattr(self, "servers", []):
             server.close()
+        said = ""
         if hasattr(self, "machine"):
+            said = self.machine.journal()
             self.machine.close()
         super().close()
+        assert not [line for line in said.splitlines() if any(word in line for word in SANITIZER)], said
 
 
 def files(machine):
@@ -117,6 +121,16 @@ def test_the_score_is_what_the_documents_say(shared):
     assert float(score) < 4, said
 
 
+@pytest.mark.parametrize("prefix, place", [("/usr", "/usr/lib"), ("/usr/local", "/usr/local/lib"), ("/opt/p", "/etc")])
+def test_it_is_installed_where_systemd_looks(tmp_path, prefix, place):
+    make("install", tmp_path, PREFIX=prefix)
+    with open(f"{tmp_path}{place}/systemd/system/penstockd.service") as file:
+        assert f"\nExecStart={prefix}/sbin/penstockd\n" in file.read()
+    assert os.access(f"{tmp_path}{prefix}/sbin/penstockd", os.X_OK)
+    make("uninstall", tmp_path, PREFIX=prefix)
+    assert [name for _, _, names in os.walk(tmp_path) for name in names] == []
+
+
 # ---- life ----
 
 def test_started_means_that_the_api_answers(node):
@@ -133,7 +147,7 @@ def test_restarts_lose_nothing(node):
     state, first = node.api.state(), node.machine.main_pid()
     with Client(node.a, node.b.ip4) as live:
         live.hello()
-        node.systemctl("restart", "penstockd")
+        install(node, documented("README.md", "make install && "))  # an upgrade
         second = node.machine.main_pid()
         assert second != first and node.enforced() and node.api.state() == state
         before = int(node.machine.show("NRestarts"))
@@ -158,7 +172,9 @@ def test_reload_reads_the_configuration(node):
     eventually(lambda: '"SIGHUP: read' in node.machine.journal())
     node.config(log={"levle": "debug"})
     node.systemctl("reload", "penstockd")
-    eventually(lambda: "log.levle: there is no such key; the running configuration stays" in node.machine.journal())
+    eventually(lambda: "log.levle: there is no such key; the running configuration stays" in
+               node.machine.journal("penstockd", "-p", "err"))
+    assert "SIGHUP: read" not in node.machine.journal("penstockd", "-p", "err"), "priorities are the log's levels"
     assert node.machine.main_pid() == pid and node.machine.show("ActiveState") == "active"
 
 
@@ -280,7 +296,7 @@ def test_drop_ins(node):
     with open(f"{REPOSITORY}/deploy/systemd/penstockd.service") as file:
         fewer = re.search(r"^#\s+(CapabilityBoundingSet=~.*)$", file.read(), re.M).group(1)
     os.makedirs(f"{node.machine.root}/srv/penstock", exist_ok=True)
-    node.config(state={"directory": "/srv/penstock"}, datapath={"connectionsMax": 16384, "adoptListeners": False})
+    node.config(state={"directory": "/srv/penstock"}, api={"unixGroup": "adm"}, datapath={"connectionsMax": 16384, "adoptListeners": False})
     assert node.systemctl("restart", "penstockd", check=False).returncode != 0
     eventually(lambda: re.search(r"ERROR .*/srv/penstock", node.machine.journal()))
     eventually(lambda: int(node.machine.show("NRestarts")) > 0)
@@ -288,6 +304,8 @@ def test_drop_ins(node):
     node.systemctl("daemon-reload")
     node.machine.shell("systemctl restart penstockd && penstock status")
     assert os.listdir(f"{node.machine.root}/srv/penstock")
+    socket = os.stat(f"{node.machine.root}/run/penstock/penstock.sock")
+    assert (socket.st_gid, socket.st_mode & 0o777) == (grp.getgrnam("adm").gr_gid, 0o660)
     rights = int(status(node.machine.main_pid())["CapEff"], 16)
     assert rights & mask("SYS_PTRACE", "DAC_READ_SEARCH") == 0 and rights & mask("BPF", "NET_ADMIN")
     node.put(IN_B)
@@ -297,10 +315,16 @@ def test_drop_ins(node):
 
 # ---- the way out ----
 
-def documented(heading):
-    """The commands of deploy/README.md's line that begins so."""
-    with open(f"{REPOSITORY}/deploy/README.md") as file:
-        return re.search(rf"^{heading}[^`]*`([^`]*)`", file.read(), re.M).group(1)
+def documented(path, start):
+    """A command of a document, from there to its end; what make would do is done by make()."""
+    with open(f"{REPOSITORY}/{path}") as file:
+        return start + re.search(rf"{re.escape(start)}([^`\n]*)", file.read()).group(1)
+
+
+def install(node, command):
+    assert command.startswith("make install && ")
+    node.machine.make("install")
+    return node.machine.shell(command.removeprefix("make install && ") + " && penstock status")
 
 
 def left(node):
@@ -321,13 +345,12 @@ def test_the_documented_way_out_leaves_nothing(node, gateway):
     eventually(lambda: adopted(node))
     before = left(node)
     assert any("/links/" in path for path in before["files"]) and before["rules"] and before["unit"] == "loaded"
-    said = node.machine.shell(documented("With systemd: ")).stdout
+    said = node.machine.shell(documented("deploy/README.md", "systemctl disable --now")).stdout
     assert "nothing of penstockd is left" in said
     node.machine.make("uninstall")
     assert left(node) == {"files": ["/etc/penstock", CONFIG], "nftables": "", "rules": [], "routes": "",
                           "unit": "not-found"}
     assert ask(node.c, node.b.ip4)["server"] == "b"
     # And again.
-    node.machine.make("install")
-    node.machine.shell("systemctl daemon-reload && systemctl enable --now penstockd && penstock status")
+    install(node, documented("deploy/README.md", "make install && "))
     assert ask(node.c, node.b.ip4)["server"] == "b" and node.api.state()["items"] == []
