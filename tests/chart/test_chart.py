@@ -93,6 +93,35 @@ def test_capabilities(chart):
     assert old["add"] == NEEDED + ADOPTING + ["SYS_RESOURCE"]
 
 
+def test_what_an_agent_of_a_node_needs(chart):
+    daemonset = chart.one("DaemonSet")["spec"]
+    pod = daemonset["template"]["spec"]
+    assert daemonset["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
+    assert chart.one("DaemonSet", {"updateStrategy": "OnDelete"})["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert pod["priorityClassName"] == "system-node-critical" and pod["tolerations"] == [{"operator": "Exists"}]
+    assert chart.one("ServiceAccount")["automountServiceAccountToken"] is False
+    mounts = {mount["mountPath"]: (mount.get("readOnly", False), mount.get("mountPropagation")) for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts == {"/sys/fs/bpf": (False, "HostToContainer"), "/sys/fs/cgroup": (True, "HostToContainer"), "/etc/penstock": (True, None),
+                      "/var/lib/penstock": (False, None), "/run/penstock": (False, None)}
+    assert {v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v} == mounts.keys() - {"/etc/penstock"}
+
+
+@pytest.mark.parametrize("address, host", [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1")])
+def test_probes_are_on_loopback(chart, address, host):
+    agent, = chart.agent({"metrics": {"address": address}})["spec"]["containers"]
+    asked = {probe: agent[f"{probe}Probe"]["httpGet"] for probe in ("startup", "liveness", "readiness")}
+    assert asked == {probe: {"host": host, "port": "metrics", "path": "/readyz" if probe == "readiness" else "/healthz"} for probe in asked}
+
+
+@pytest.mark.parametrize("path", ["helm/penstock/templates/daemonset.yaml", "deploy/kubernetes/daemonset.yaml"])
+def test_what_is_the_hosts_has_its_reason_above_it(path):
+    lines = [line.strip() for line in (ROOT / path).read_text().splitlines()]
+    for key in ("hostNetwork: true", "hostPID: true", "- name: bpffs", "- name: cgroup", "- name: run"):
+        at = lines.index(key)
+        above = next(line for line in reversed(lines[:at]) if not line.startswith("{{"))
+        assert re.match(r"# .{20}", above), key
+
+
 @pytest.mark.parametrize("path", ["helm/penstock/templates/_helpers.tpl", "deploy/kubernetes/daemonset.yaml"])
 def test_every_capability_has_its_reason_beside_it(path):
     lines = [line for line in (ROOT / path).read_text().splitlines() if re.match(r"^ *- [A-Z_]+\b", line)]
