@@ -385,7 +385,7 @@ static __noinline bool host_wanted(struct work *w, __u64 cgroup)
 PS_APART int host_out(struct __sk_buff *skb)
 {
 	struct ps_conn_live *live;
-	const struct ps_conn *conn;
+	struct ps_conn *conn;
 	struct work *w;
 	bool begins;
 	__u64 cgroup;
@@ -398,7 +398,7 @@ PS_APART int host_out(struct __sk_buff *skb)
 	conn = conn_find(&w->packet, &live, w->now);
 	begins = w->packet.protocol == IPPROTO_UDP || w->packet.traits & PACKET_STARTS;
 	if (!begins || (conn && conn->flags & PS_CONN_INTERCEPTED && !conn_reply(conn, w->packet.high) &&
-					   !conn_reopened(&w->packet, conn)))
+					   !conn_reopened(&w->packet, conn) && !conn_bereft(w, conn)))
 		return PS_PASS;
 	cgroup = socket_cgroup(skb);
 	if (!cgroup || !host_wanted(w, cgroup))

@@ -75,6 +75,20 @@ static __noinline void conn_leg(struct __sk_buff *skb, struct work *w, struct ps
 	PS_RETURN_ZERO;
 }
 
+/*
+ * A flow whose proxy is no more ends: the next datagram begins one, for the proxy that policy names now, or for none.
+ * It stays intercepted until that one is made: refused, it is asked again. (TCP has a socket that goes on without its
+ * TransparentProxy.)
+ */
+static __always_inline bool conn_bereft(const struct work *w, struct ps_conn *conn)
+{
+	if (w->packet.protocol != IPPROTO_UDP || !(conn->flags & PS_CONN_INTERCEPTED) || conn_reply(conn, w->packet.high) ||
+		proxy_find(conn->proxy, w->side))
+		return false;
+	conn->state = PS_CONN_NEW;
+	return true;
+}
+
 /* ---- a new connection ---- */
 
 static __always_inline bool verdict_intercepts(const struct ps_verdict *verdict)

@@ -180,7 +180,8 @@ static __always_inline int network_transport(struct __sk_buff *skb, struct work 
 
 	packet_key(p);
 	conn = conn_find(p, &live, w->now);
-	if (conn && !conn_foreign(conn, p->high) && !conn_reopened(p, conn) && !conn_retried(w, conn, PS_INGRESS)) {
+	if (conn && !conn_foreign(conn, p->high) && !conn_reopened(p, conn) && !conn_retried(w, conn, PS_INGRESS) &&
+		!conn_bereft(w, conn)) {
 		if (!conn_marked(conn, p->high)) {
 			known_rests(skb, w, conn);
 			return PS_PASS;

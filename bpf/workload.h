@@ -269,7 +269,7 @@ static __always_inline int work_judged(struct __sk_buff *skb, struct work *w, bo
 		w->packet.traits |= PACKET_ALONE;
 		return work_new(skb, w, NULL, NULL, from); /* 7 */
 	}
-	if (!conn || conn_reopened(p, conn) ||
+	if (!conn || conn_reopened(p, conn) || ((from || !(conn->flags & PS_CONN_LEG)) && conn_bereft(w, conn)) ||
 		(from && (conn_foreign(conn, p->high) || conn_forgotten(p, conn) || conn_retried(w, conn, PS_EGRESS))))
 		return work_new(skb, w, conn, live, from); /* 9 */
 	/* The node's connection is the node's: an address of its own does not make somebody else the node. */

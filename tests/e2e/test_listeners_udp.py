@@ -53,18 +53,18 @@ def steered(*protocols):
     return intercept("llm", {"name": "a"}, [rule])
 
 
-def sent(space, destination=OUTSIDE4, port=SERVED, data=b"hello"):
+def sent(space, destination=OUTSIDE4, port=SERVED, data=b"hello", source=0):
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     with space.entered():
         sock = socket.socket(family, socket.SOCK_DGRAM)
-    sock.bind(("::" if ":" in destination else "0.0.0.0", 0))
+    sock.bind(("::" if ":" in destination else "0.0.0.0", source))
     sock.sendto(data, (destination, port))
     return sock
 
 
-def ask(lab, destination=OUTSIDE4, timeout=2.0, port=SERVED):
+def ask(lab, destination=OUTSIDE4, timeout=2.0, port=SERVED, source=0):
     """Who answered a datagram of pod a, or None."""
-    with sent(lab.a, destination, port) as sock:
+    with sent(lab.a, destination, port, source=source) as sock:
         sock.settimeout(timeout)
         try:
             answer, sender = sock.recvfrom(65536)
@@ -270,6 +270,30 @@ def test_what_was_adopted_outlives_the_agent(node, process):
         assert ask(lab) == running.pid
         one, = listeners(lab)
         assert one["state"] == "Adopted" and one["pid"] == running.pid
+
+
+def test_a_flow_whose_proxy_is_gone_begins_anew(node):
+    lab, ports = node, (20001, 20002)
+    running = start(lab, "::", "--udp")
+    usable(lab)
+    for destination in (OUTSIDE4, OUTSIDE6):
+        assert [ask(lab, destination, source=port) for port in ports] == [running.pid] * 2
+    lab.running.api.delete_object("InterceptPolicy", "", "llm")
+    lab.running.api.delete_object("TransparentProxy", "", "gw")
+    with lab.outside.entered():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with server:
+        server.bind((OUTSIDE4, SERVED))
+        server.settimeout(2)
+        with sent(lab.a, source=ports[0]):
+            data, peer = server.recvfrom(100)
+            assert (data, peer) == (b"hello", (lab.a.ip4, ports[0])), "nobody wants it any more"
+            server.sendto(data, peer)
+    lab.running.api.put_state(lab.items)
+    usable(lab)
+    for destination in (OUTSIDE4, OUTSIDE6):
+        assert ask(lab, destination, source=ports[1]) == running.pid
+    assert ask(lab, source=ports[0], timeout=0.2) is None, "what went past the proxy goes on so"
 
 
 # ---- both protocols ----

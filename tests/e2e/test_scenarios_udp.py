@@ -340,6 +340,22 @@ def test_17_client_outside(world, family, source):
 
 
 @FAMILIES
+def test_17_a_proxy_that_was_deleted_meanwhile(world, family):
+    """The flow from outside goes where it was going; under the TransparentProxy that comes then, another goes to the proxy."""
+    world.flows(ingress(from_all()))
+    Relay(world, "--source", "node")
+    destination = world.address("b", family)
+    with Talker(world.outside, destination) as direct, Talker(world.outside, destination) as again:
+        assert direct.hello()["peer"][0] != direct.ends[0] and again.hello()["peer"][0] != again.ends[0]
+        world.flows()
+        world.running.api.delete_object("TransparentProxy", "", "gw")
+        assert direct.hello()["peer"] == list(direct.ends)
+        world.flows(ingress(from_all()))
+        assert again.hello()["peer"][0] != again.ends[0]
+        assert direct.hello()["peer"] == list(direct.ends)
+
+
+@FAMILIES
 def test_16_nobody_gets_a_loop_from_the_proxys_own_port(world, family):
     world.flows(egress(to(port=PORT), to()))
     Relay(world, "--source", "node")
