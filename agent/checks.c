@@ -50,7 +50,10 @@ static void check_agent(struct checks *c)
 	if (facts->ready)
 		say(c, FINDING_OK, "agent", "", "revision %" PRIu64 " is enforced", facts->snapshot->revision);
 	else
-		say(c, FINDING_BAD, "agent", "The agent tries again each second; its log and lastError say more",
+		say(c, FINDING_BAD, "agent",
+			facts->waiting_for_state
+				? "Write the whole state: PUT /v1/state takes what `kubectl get … -A -o json` prints"
+				: "The agent tries again each second; its log and lastError say more",
 			"not ready: %s", facts->why_not_ready);
 	if (facts->last_error && facts->last_error[0])
 		say(c, FINDING_WARNING, "agent", "It stays here until the next start; the agent's log has what came before it",

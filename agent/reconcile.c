@@ -50,6 +50,7 @@ static void status_publish(struct reconciler *r)
 		.compiler = r->compiler,
 		.snapshot = r->current,
 		.ready = ready,
+		.waiting_for_state = r->waiting_for_state,
 		.why_not_ready = r->why_not_ready,
 		.last_error = r->last_error,
 	};
@@ -59,13 +60,18 @@ static void status_publish(struct reconciler *r)
 	datapath_findings_published(r->rooms.datapath);
 }
 
-static void failure_note(struct reconciler *r, const char *doing, const struct error *e)
+static void last_error_set(struct reconciler *r, const char *doing, const char *what)
 {
 	time_t now = time(NULL);
 	struct tm utc;
 	gmtime_r(&now, &utc);
 	strftime(r->last_error_time, sizeof(r->last_error_time), "%Y-%m-%dT%H:%M:%SZ", &utc);
-	snprintf(r->last_error, sizeof(r->last_error), "%s: %s", doing, e->detail);
+	snprintf(r->last_error, sizeof(r->last_error), "%s: %s", doing, what);
+}
+
+static void failure_note(struct reconciler *r, const char *doing, const struct error *e)
+{
+	last_error_set(r, doing, e->detail);
 	log_error("reconcile", "%s", r->last_error);
 	status_publish(r);
 }
@@ -481,7 +487,8 @@ int reconcile_start(struct reconciler *r)
 		return result;
 	}
 	r->started = true;
-	r->last_error[0] = '\0';
+	if (!r->rooms.damaged) /* what was lost stays said: it is pushed again by nobody's own accord */
+		r->last_error[0] = '\0';
 	log_info("reconcile", "revision %" PRIu64 " is enforced: %zu objects, %.1f ms", r->current->revision,
 		r->current->object_count, (seconds_now() - began) * 1e3);
 	facts_publish(r);
@@ -590,7 +597,7 @@ int reconcile_new(const struct reconcile_rooms *rooms, struct reconciler **ret, 
 			? "the state database was damaged and set aside: the live tables stay as they are until PUT /v1/state"
 			: "starting");
 	if (rooms->damaged)
-		snprintf(r->last_error, sizeof(r->last_error), "%s", rooms->damaged);
+		last_error_set(r, "state", rooms->damaged);
 	compiler_build(r, r->current, &r->compiler, NULL);
 	board_publish(rooms->board, snapshot_get(r->current));
 	facts_publish(r);

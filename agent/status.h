@@ -13,6 +13,7 @@ struct status_facts {
 	const struct compiler *compiler; /* NULL: not compiled yet */
 	const struct snapshot *snapshot;
 	bool ready;
+	bool waiting_for_state; /* the database was damaged, and tables of before are live */
 	const char *why_not_ready;
 	const char *last_error; /* NULL or "" = none */
 	char last_error_time[32];

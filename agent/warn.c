@@ -54,17 +54,17 @@ static void bandwidth_warn(const struct candidate *candidate, struct errors *war
 	}
 }
 
-static bool rules_unknown_peer(const struct policy *policy, enum direction direction)
+static bool rules_have_peer(const struct policy *policy, enum direction direction, enum peer_type type)
 {
 	for (size_t i = 0; i < policy->rule_count[direction]; i++)
 		for (size_t j = 0; j < policy->rules[direction][i].peer_count; j++)
-			if (policy->rules[direction][i].peers[j].type == PEER_UNKNOWN)
+			if (policy->rules[direction][i].peers[j].type == type)
 				return true;
 	return false;
 }
 
-/* A peer of a newer API version is accepted, and what it does then may surprise. */
-static void unknown_peers_warn(const struct candidate *candidate, struct errors *warnings)
+/* A peer of a newer API version is accepted, and what it does then may surprise; so do domain names. */
+static void peers_warn(const struct candidate *candidate, struct errors *warnings)
 {
 	static const char *const words[DIRECTIONS] = {"egress", "ingress"};
 	for (size_t i = 0; i < candidate->difference_count; i++) {
@@ -72,11 +72,15 @@ static void unknown_peers_warn(const struct candidate *candidate, struct errors 
 		if (!new || new->kind != KIND_CLUSTER_NETWORK_POLICY)
 			continue;
 		for (enum direction direction = 0; direction < DIRECTIONS; direction++)
-			if (rules_unknown_peer(new->policy, direction))
+			if (rules_have_peer(new->policy, direction, PEER_UNKNOWN))
 				errors_add(warnings, ERROR_NONE, "",
 					"ClusterNetworkPolicy %s: an %s rule has a peer without a field that is known there: it fails "
 					"closed (Accept matches nothing, Deny and Pass deny everything)",
 					new->name, words[direction]);
+		if (rules_have_peer(new->policy, EGRESS, PEER_DOMAINS))
+			errors_add(warnings, ERROR_NONE, "",
+				"ClusterNetworkPolicy %s: domainNames match nothing in this build: the rule accepts nothing by them",
+				new->name);
 	}
 }
 
@@ -86,5 +90,5 @@ void candidate_warn(
 	pending_warn(candidate, compiler, tried, warnings);
 	cgroups_warn(candidate, compiler, tried, warnings);
 	bandwidth_warn(candidate, warnings);
-	unknown_peers_warn(candidate, warnings);
+	peers_warn(candidate, warnings);
 }

@@ -217,6 +217,12 @@ def test_protocols(world, protocols, passing, direction):
     assert (world.a.run("ping", "-c1", "-W0.3", world.b.ip4, check=False).returncode == 0) == (protocols is None)
 
 
+def test_domain_names_match_nothing_and_that_is_said(world):
+    answer = put(world, admin("names", 1, subject=pods(name="a"), egress=[out("Accept", [{"domainNames": ["a.example"]}]), out("Deny")]))
+    assert "names: domainNames match nothing" in answer["warnings"][0]["detail"]
+    assert results(world, world.a, world.b) == DROPS
+
+
 @pytest.mark.parametrize("unknown", [{}, {"services": {"name": "x"}}])
 def test_an_unknown_peer_fails_closed(world, unknown):
     answer = put(world, ISOLATE_B, admin("new", 1, ingress=[rule("Accept", [unknown, *ANYBODY])]))

@@ -40,10 +40,30 @@ def test_a_damaged_database_is_set_aside_and_the_tables_stay(pair):
     assert [p for p in glob.glob(f"{agent.config['state']['directory']}/*") if b"this is not" in open(p, "rb").read(20)], \
         "the damaged file is set aside"
     assert database in agent.log or os.path.basename(database) in agent.log
+    status = agent.api.status()
+    assert not status["ready"] and status["lastError"]["detail"].startswith("state: ") and status["lastError"]["time"]
+    assert [one for one in status["checks"] if "PUT /v1/state" in one.get("mend", "")]
     agent.api.put_state(lab.items)
     assert enforced(lab)
+    assert agent.api.status()["ready"]
     agent.api.put_state([])
     assert results(lab, lab.c, lab.b, expect=ALLOW) == [ALLOW] * 4
+
+
+def test_a_damaged_database_after_a_boot_stays_said(pair):
+    """Nothing is pinned: the agent is ready with nothing to enforce, and says why."""
+    lab, agent = pair, pair.running
+    agent.stop()
+    database, = databases(agent)
+    agent.uninstall()
+    for path in glob.glob(database + "-*"):
+        os.unlink(path)
+    with open(database, "r+b") as file:
+        file.write(b"this is not a database" * 500)
+    agent.start()
+    status = agent.api.status()
+    assert status["ready"] and os.path.basename(database) in status["lastError"]["detail"]
+    assert [one for one in status["checks"] if one["name"] == "agent" and one["level"] == "warning"]
 
 
 def _alive(agent):
