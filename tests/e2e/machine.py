@@ -48,6 +48,11 @@ umount -l /mnt
 exec env -i container=penstock-tests PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 	/usr/lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=false
 """
+PROBE = """
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+"""
 SPACES = ["--mount", "--pid", "--uts", "--ipc", "--cgroup"]
 
 
@@ -59,8 +64,8 @@ def why_not():
         return "/usr is a file system of its own: an overlay of / has no systemd"
     if not cgroup_root():
         return "the machine's root of cgroup v2 is not mounted"
-    done = run("unshare", *SPACES, "--fork", "true", check=False)
-    return f"no namespaces for a systemd: {done.stderr.strip()}" if done.returncode else None
+    done = run("unshare", *SPACES, "--fork", "sh", "-ec", PROBE, check=False)
+    return f"no namespaces or no overlay for a systemd: {done.stderr.strip()}" if done.returncode else None
 
 
 def make(target, root, **variables):

@@ -272,6 +272,9 @@ def test_a_services_listener_is_adopted(node, gateway, engine):
         assert (who["server"], who["peer"][0]) == ("outside", uplink), "the relay connects onward from the node"
         assert ask(node.c, ip)["peer"][0] in node.c.ips
     assert intercepted(node, engine) - before == 2
+    assert "\N{HEAVY CHECK MARK} kernel" in node.machine.run("penstock", "doctor").stdout
+    pinned = os.listdir(f"{node.machine.root}/sys/fs/bpf/penstock/links")
+    assert [name for name in pinned if name.startswith("trace-")], pinned
     node.put()
 
 
@@ -344,7 +347,8 @@ def test_the_documented_way_out_leaves_nothing(node, gateway):
              intercept("out", {"name": "a"}, [to(OUTSIDE4, OUTSIDE6)]))
     eventually(lambda: adopted(node))
     before = left(node)
-    assert any("/links/" in path for path in before["files"]) and before["rules"] and before["unit"] == "loaded"
+    assert any("/links/" in path for path in before["files"]) and before["rules"] and before["unit"] == "loaded" and \
+        "inet penstock" in before["nftables"]
     said = node.machine.shell(documented("deploy/README.md", "systemctl disable --now")).stdout
     assert "nothing of penstockd is left" in said
     node.machine.make("uninstall")
