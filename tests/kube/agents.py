@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agents of a cluster as whoever has kubectl sees them, and what they leave in their nodes' kernels."""
+import concurrent.futures
 import json
 import pathlib
 
@@ -36,12 +37,11 @@ class Agents:
         return self.cluster.kubectl("get", EVERYTHING, "-A", "-o", "json")
 
     def push(self):
-        state = self.state()
-        return [self.penstock(node.name, "apply", "-f", "-", input=state) for node in self.cluster.nodes]
+        self.apply(self.state())
 
     def apply(self, text):
-        for node in self.cluster.nodes:
-            self.penstock(node.name, "apply", "-f", "-", input=text)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda node: self.penstock(node.name, "apply", "-f", "-", input=text), self.cluster.nodes))
 
     def delete(self, text):
         for node in self.cluster.nodes:

@@ -39,7 +39,7 @@ class Helm:
 
     def test(self, name="penstock"):
         """`helm test`, which is refused when its pod fails."""
-        return self("test", name, "--logs", "--timeout=60s", timeout=90)
+        return self("test", name, "--timeout=60s", timeout=90)
 
     def uninstall(self, name="penstock"):
         self("uninstall", name, "--wait", timeout=120)

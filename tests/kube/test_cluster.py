@@ -2,6 +2,7 @@
 """What users do, in a real Kubernetes of two nodes: manifests, policies of the API server, a gateway, updates, the way out; then the
 chart. `make test-kube`. The tests build on each other, in this order."""
 import base64
+import concurrent.futures
 import contextlib
 import json
 import pathlib
@@ -18,7 +19,7 @@ from cluster import OUTSIDE, Cluster, Failed, wait
 TALK = pathlib.Path(__file__).with_name("talk.py")
 IMAGE = "docker.io/library/haproxy:2.6"  # build.sh makes it, with Python
 CLOSED = 2  # seconds that are waited for an answer
-NODE_PORT = 30080  # of the Service "near", TCP and UDP
+NODE_PORT = 30080  # of the Service "near"; the next one is its UDP
 
 
 def pod(name, node, app, *command):
@@ -32,7 +33,7 @@ def pod(name, node, app, *command):
 def service(name, selector, node_port=None):
     """As a web server and as DNS: TCP and UDP."""
     ports = [{"name": "web", "port": 80, "targetPort": 8080}, {"name": "dns", "port": 53, "targetPort": 8080, "protocol": "UDP"}]
-    of_nodes = {"type": "NodePort", "ports": [{**port, "nodePort": node_port} for port in ports]} if node_port else {}
+    of_nodes = {"type": "NodePort", "ports": [{**port, "nodePort": node_port + i} for i, port in enumerate(ports)]} if node_port else {}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
             "spec": {"selector": selector, "ports": ports, **of_nodes}}
 
@@ -64,10 +65,10 @@ class Shop:
         self.services = {one["metadata"]["name"]: one["spec"]["clusterIP"] for one in cluster.get("-n", "shop", "services")}
         self.direct = {name: f"{self.ip[name]}:8080" for name in ("near", "far")}
         self.by_service = {name: f"{self.services[name]}:80" for name in ("near", "far", "web")}
-        node = f"{cluster.nodes[0].address}:{NODE_PORT}"
+        node = cluster.nodes[0].address
         self.targets = {**self.direct, **{f"svc/{name}": self.by_service[name] for name in self.direct},
                         **{f"dns/{name}": f"udp/{self.services[name]}:53" for name in self.direct},
-                        "node/near": node, "node/dns/near": f"udp/{node}"}
+                        "node/near": f"{node}:{NODE_PORT}", "node/dns/near": f"udp/{node}:{NODE_PORT + 1}"}
 
     def running(self):
         pods = self.cluster.get("-n", "shop", "pods")
@@ -88,7 +89,12 @@ class Shop:
                 assert (address == self.ip[who]) != name.startswith("node/"), f"{name}: {who} is seen as {address}"
         return {name for name, target in self.targets.items() if answers[target]}
 
+    def all_reached(self):
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            return dict(zip(PODS, pool.map(self.reached, PODS)))
 
+
+PODS = ("client", "other", "away")
 EVERYONE = {"near", "far", "svc/near", "svc/far", "dns/near", "dns/far", "node/near", "node/dns/near"}
 TCP = {name for name in EVERYONE if "dns" not in name}
 NEAR = {name for name in EVERYONE if name.endswith("near")}
@@ -156,15 +162,15 @@ def test_with_the_declared_capabilities_only(cluster, agents):
 
 def test_a_policy_of_the_api_server_changes_what_pods_reach(cluster, agents, shop):
     agents.push()
-    assert {who: shop.reached(who) for who in ("client", "other", "away")} == dict.fromkeys(("client", "other", "away"), EVERYONE)
+    assert shop.all_reached() == dict.fromkeys(PODS, EVERYONE)
     for protocols, reached in ((["TCP"], TCP), (["UDP"], EVERYONE - TCP), (["TCP", "UDP"], EVERYONE)):
         policy = ingress_of_web(*protocols)
         cluster.apply([policy])
         agents.push()
-        assert {who: shop.reached(who) for who in ("client", "other", "away")} == {"client": reached, "other": set(), "away": set()}, protocols
+        assert shop.all_reached() == {"client": reached, "other": set(), "away": set()}, protocols
     cluster.kubectl("-n", "shop", "delete", "networkpolicy", "web")
     agents.delete(json.dumps(policy))
-    assert {who: shop.reached(who) for who in ("client", "other", "away")} == dict.fromkeys(("client", "other", "away"), EVERYONE)
+    assert shop.all_reached() == dict.fromkeys(PODS, EVERYONE)
 
 
 def test_egress_is_judged_by_the_backend_of_a_service(cluster, agents, shop):
@@ -173,7 +179,7 @@ def test_egress_is_judged_by_the_backend_of_a_service(cluster, agents, shop):
                        "egress": [{"to": [{"podSelector": {"matchLabels": {"pod": "near"}}}]}]}}
     cluster.apply([policy])
     agents.push()
-    assert {who: shop.reached(who) for who in ("client", "other", "away")} == \
+    assert shop.all_reached() == \
         {"client": EVERYONE, "other": NEAR, "away": NEAR}
     cluster.kubectl("-n", "shop", "delete", "networkpolicy", "other")
     agents.delete(json.dumps(policy))
@@ -292,7 +298,7 @@ def test_uninstalling_manifests_leave_nothing(cluster, agents, shop, before):
     cluster.kubectl("delete", "-k", ROOT / "deploy/kubernetes", "--wait", timeout=120)
     for node in cluster.nodes:
         none_left(node, before[node.name], found[node.name])
-    assert {who: shop.reached(who) for who in ("client", "other", "away")} == dict.fromkeys(("client", "other", "away"), EVERYONE)
+    assert shop.all_reached() == dict.fromkeys(PODS, EVERYONE)
 
 
 # ---- the chart ----
@@ -316,13 +322,14 @@ def has_bpffs(node):
 
 @pytest.fixture(scope="module")
 def chart(cluster, shop, before):
-    """The second node has no bpffs."""
+    """The second node has no bpffs, neither of its own nor, below it, this machine's."""
     cluster.kubectl("delete", "-k", ROOT / "deploy/kubernetes", "--ignore-not-found", "--wait", timeout=120)
     made = helm.made(cluster)
     print(f"the chart goes in by {made.name}")
     cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
                    *map(operators_kind, ("PodMonitor", "ServiceMonitor", "PrometheusRule"))])
-    cluster.nodes[1].run("umount", BPFFS)
+    while has_bpffs(cluster.nodes[1]):
+        cluster.nodes[1].run("umount", BPFFS)
     return made
 
 
@@ -427,10 +434,14 @@ def test_what_the_monitors_name_is_scraped(cluster, chart, upgraded):
     chart.upgrade({"monitoring": {"podMonitor": {"enabled": False}, "serviceMonitor": {"enabled": True}}})  # both are refused
     monitor = one("servicemonitor")["spec"]
     other, = monitor["endpoints"]
-    services = {(address["ip"], port["port"]) for service in selected("services", monitor)
-                for subset in one("endpoints", service["metadata"]["name"])["subsets"] for port in subset["ports"] if port["name"] == other["port"]
-                for address in subset["addresses"]}
-    assert pods == services and {address for address, _ in pods} == nodes
+
+    def services():
+        return {(address["ip"], port["port"]) for service in selected("services", monitor)
+                for subset in one("endpoints", service["metadata"]["name"]).get("subsets", []) for port in subset["ports"]
+                if port["name"] == other["port"] for address in subset.get("addresses", [])}
+
+    assert {address for address, _ in pods} == nodes
+    wait(lambda: services() == pods, "the endpoints of the monitored Service", 20, explain=lambda: str(services()))
     for address, port in pods:
         text = metrics(cluster, address, port, endpoint["path"])
         assert "\npenstock_build_info{" in text
