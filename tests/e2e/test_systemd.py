@@ -5,6 +5,7 @@ import grp
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -55,8 +56,9 @@ class Node(Lab):
     def enforced(self):
         """Only a reaches b, as IN_B says."""
         who = [ask(self.a, ip) for ip in self.b.ips]
-        return [one["server"] for one in who if isinstance(one, dict)] == ["b", "b"] and \
-            [ask(self.c, ip, timeout=0.2) for ip in self.b.ips] == ["TimeoutError"] * 2
+        with ThreadPoolExecutor() as pool:
+            refused = list(pool.map(lambda ip: ask(self.c, ip, timeout=0.2), self.b.ips))
+        return [one["server"] for one in who if isinstance(one, dict)] == ["b", "b"] and refused == ["TimeoutError"] * 2
 
     def close(self):
         for server in getattr(self, "servers", []):
