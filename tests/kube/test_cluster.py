@@ -278,7 +278,8 @@ def test_an_update_loses_no_connection(cluster, agents, shop, flows):
 
 
 def test_without_the_gateway_nothing_goes_past_it(cluster, shop, gateway):
-    cluster.kubectl("delete", "-f", ROOT / "deploy/examples/llm-gateway/haproxy.yaml", "--wait", timeout=120)
+    cluster.kubectl("delete", "-f", ROOT / "deploy/examples/llm-gateway/haproxy.yaml", "--wait=false")
+    wait(lambda: not cluster.get("-n", "llm-gateway", "pods", "--field-selector=spec.nodeName=n1"), "the end of the gateway", 25)
     assert shop.ask("chat", gateway)[gateway] is None
     assert shop.ask("client", gateway)[gateway]
 
