@@ -67,7 +67,10 @@ static int get_kind(struct cli *cli, const struct resource *resource, json_t *it
 	int code = CODE_OK;
 	if (cli->word_count == 1) {
 		code = get_list(cli, resource, &answer);
-		json_array_extend(items, json_object_get(answer, "items"));
+		if (code == CODE_OK && json_array_extend(items, json_object_get(answer, "items")) < 0) {
+			fputs("penstock: the agent's answer is no list\n", stderr);
+			code = CODE_UNREACHABLE;
+		}
 		json_decref(answer);
 		return code;
 	}

@@ -6,6 +6,7 @@
 #include <string.h>
 #include "agent/base/mem.h"
 #include "api/cli/cli.h"
+#include "api/cli/style.h"
 #include "api/client/yaml_json.h"
 
 int cli_usage(const struct cli *cli, const char *format, ...)
@@ -62,10 +63,21 @@ static void tell(
 		manifest_place(object, rest, &line);
 		buffer_puts(&line, ": ");
 	}
-	buffer_printf(&line, "%s%s%s\n", rest, *rest ? ": " : "", text_of(error, "detail"));
+	text_clean(&line, rest);
+	buffer_puts(&line, *rest ? ": " : "");
+	text_clean(&line, text_of(error, "detail"));
+	buffer_puts(&line, "\n");
 	if (object && excerpt)
 		manifest_excerpt(object, rest, indent, &line);
 	fputs(line.data, stderr);
+	buffer_free(&line);
+}
+
+static void tell_refusal(long status, const char *why)
+{
+	struct buffer line = {0};
+	text_clean(&line, why);
+	fprintf(stderr, "penstock: refused (%ld): %s\n", status, line.data ? line.data : "");
 	buffer_free(&line);
 }
 
@@ -78,11 +90,11 @@ static int refused(const struct answer *answer, const struct manifests *manifest
 	if (!json_is_object(problem)) {
 		fprintf(stderr, "penstock: refused with HTTP status %ld\n", answer->status);
 	} else if (json_array_size(errors) == 1 && !*text_of(json_array_get(errors, 0), "pointer")) {
-		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, text_of(json_array_get(errors, 0), "detail"));
+		tell_refusal(answer->status, text_of(json_array_get(errors, 0), "detail"));
 	} else if (!json_array_size(errors)) {
-		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, *detail ? detail : title);
+		tell_refusal(answer->status, *detail ? detail : title);
 	} else {
-		fprintf(stderr, "penstock: refused (%ld): %s\n", answer->status, title);
+		tell_refusal(answer->status, title);
 		json_array_foreach(errors, index, error) tell(error, manifests, array, "  ", true);
 		/* detail tells of those that are not listed */
 		if (strstr(detail, "are listed"))
@@ -110,9 +122,11 @@ int cli_call(struct cli *cli, const char *method, const char *path, const char *
 	int code = CODE_OK;
 	if (answer.status < 200 || answer.status > 299) {
 		code = refused(&answer, manifests, array);
-	} else if (!(*ret = json_loadb(answer.body, answer.length, 0, &wrong))) {
-		fprintf(stderr, "penstock: the agent's answer is not JSON: %s\n", wrong.text);
+	} else if (!json_is_object(*ret = json_loadb(answer.body, answer.length, 0, &wrong))) {
+		fprintf(stderr, "penstock: the agent's answer is not JSON: %s\n", *ret ? "no object" : wrong.text);
 		code = CODE_UNREACHABLE;
+		json_decref(*ret);
+		*ret = NULL;
 	}
 	answer_clear(&answer);
 	return code;

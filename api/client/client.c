@@ -13,6 +13,7 @@
 
 /* Applying a full state takes seconds; an agent that hangs must not hold its user for ever. */
 #define TIMEOUT_S 300L
+#define CONNECT_TIMEOUT_S 15L /* the handshake included */
 
 /* No record is near this long: whoever sends it is not the agent. */
 #define LINE_MAX_BYTES (4u << 20)
@@ -41,8 +42,7 @@ static int server_http(const char *server, const char *scheme, struct client *cl
 	const char *host = server + strlen(scheme);
 	while (length > strlen(scheme) && server[length - 1] == '/')
 		length--;
-	if (server + length <= host || memchr(host, '/', server + length - host) ||
-		memchr(host, '@', server + length - host))
+	if (server + length <= host || host + strcspn(host, "/@?#\\ \t\r\n") < server + length)
 		return error_set(e, ERROR_INVALID, EINVAL, NULL, "%s is not %sADDRESS:PORT", server, scheme);
 	client->base = mem_dup(server, length + 1);
 	client->base[length] = 0;
@@ -94,6 +94,12 @@ static int token_read(const char *file, struct client *client, struct error *e)
 		return error_set(e, ERROR_INVALID, errno, NULL, "%s: %s", file, strerror(errno));
 	const char *token = NULL;
 	while (!token && fgets(line, sizeof line, stream)) {
+		if (!strchr(line, '\n') && !feof(stream)) {
+			fclose(stream);
+			explicit_bzero(line, sizeof line);
+			return error_set(
+				e, ERROR_INVALID, EINVAL, NULL, "%s: this is no token: a line is too long, or holds a zero byte", file);
+		}
 		char *word = line + strspn(line, " \t\r\n");
 		word[strcspn(word, " \t\r\n")] = 0;
 		token = *word && *word != '#' ? word : NULL;
@@ -213,10 +219,14 @@ static int explain(const struct client *client, CURLcode code, struct error *e)
 		const char *why = errnum ? strerror_r((int)errnum, reason, sizeof reason) : "nobody listens there";
 		return error_set(e, ERROR_BUSY, ECONNREFUSED, NULL, "cannot reach the agent at %s: %s", client->name, why);
 	}
-	if (code == CURLE_SSL_CONNECT_ERROR || code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CERTPROBLEM ||
-		code == CURLE_SSL_CACERT_BADFILE)
-		return error_set(e, ERROR_BUSY, EPROTO, NULL, "no TLS with the agent at %s: %s", client->name,
-			*client->why ? client->why : curl_easy_strerror(code));
+	const char *why = *client->why ? client->why : curl_easy_strerror(code);
+	if (code == CURLE_SSL_CERTPROBLEM || code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT)
+		return error_set(e, ERROR_INVALID, EINVAL, NULL, "no call to %s: %s", client->name, why);
+	if (code == CURLE_SSL_CONNECT_ERROR || code == CURLE_PEER_FAILED_VERIFICATION)
+		return error_set(e, ERROR_SYSTEM, EPROTO, NULL, "no TLS with the agent at %s: %s%s", client->name, why,
+			client->ca || code == CURLE_SSL_CONNECT_ERROR ? "" : " (--ca FILE says who signs agents' certificates)");
+	if (code == CURLE_OPERATION_TIMEDOUT)
+		return error_set(e, ERROR_SYSTEM, ETIMEDOUT, NULL, "the agent at %s does not answer: %s", client->name, why);
 	if (code == CURLE_PARTIAL_FILE || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR)
 		return error_set(
 			e, ERROR_SYSTEM, EIO, NULL, "the agent at %s went away: its answer is not whole", client->name);
@@ -243,6 +253,7 @@ static struct curl_slist *prepare(struct client *client, const char *method, con
 	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
 	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_S);
 	curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
 	curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_3);
 	if (client->ca)

@@ -582,6 +582,9 @@ def test_the_command_line_over_tls(agent):
             (("--server", url, "--ca", ca), 1, "401"), (("--server", url), 3, "no TLS with the agent"),
             (("--server", url, "--ca", ca, *pair["admin"][:2]), 2, "belong together"),
             (("--server", url, "--ca", "/nowhere"), 2, "/nowhere: No such file"),
+            (("--server", url, "--ca", agent.files / "token"), 2, "certificate file"),
+            (("--server", url, "--ca", ca, pair["admin"][0], pair["admin"][1], "--key", pair["viewer"][3]), 2, "private key file"),
+            (("--server", "https://localhost:7641", "--ca", ca), 3, "no TLS with the agent"),
             (("--server", url, "--ca", ca, "--token-file", agent.files / "tokens.pub"), 2, "No such file"),
             (("--server", "http://192.0.2.1:7641", "--token-file", agent.files / "token"), 2, "not sent in the clear")):
         done = penstock(agent, "get", "ns", *words)
@@ -591,6 +594,55 @@ def test_the_command_line_over_tls(agent):
         "name=controller-7 role=admin from=- credential=certificate method=PATCH path=/v1/state status=200 revision=1",
         'name=eye role=viewer from=- credential=certificate method=DELETE path=/v1/namespaces/shop status=403 '
         'refused="a viewer may read and explain; this needs the role admin"'], "also with log.level error"
+
+
+class Impostor(threading.Thread):
+    """Answers every request with the same bytes, in the clear."""
+
+    def __init__(self, answer):
+        super().__init__(daemon=True)
+        self.answer, self.listener, self.asked = answer, socket.create_server(("127.0.0.1", 0)), []
+        self.start()
+
+    def run(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                with connection:
+                    self.asked.append(connection.recv(65536))
+                    connection.sendall(self.answer)
+
+
+def _answer(body, head="200 OK"):
+    return f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+@pytest.mark.parametrize("answer, code, said", [
+    (_answer("[]"), 3, "is not JSON: no object"), (_answer('{"items": "x"}'), 3, "is no list"), (_answer("<html>"), 3, "is not JSON"),
+    (_answer("", "302 Found\r\nLocation: http://127.0.0.1:9/"), 1, "HTTP status 302"), (b"\0\1nonsense\r\n\r\n", 3, "gave no whole answer"),
+    (_answer('{"title": "x", "detail": "a\\u001b[2J\\u009b2Jb"}', "403 x"), 1, "(403): a [2J 2Jb"), (b"", 3, "went away")],
+    ids=["array", "no list", "page", "redirect", "nonsense", "terminal", "nothing"])
+def test_the_command_line_and_somebody_else(tmp_path, answer, code, said):
+    token = write(tmp_path / "token", ADMIN + "\n")
+    other = Impostor(answer)
+    done = subprocess.run([os.path.join(BUILD, "penstock"), "get", "ns", "--token-file", token, "--server",
+                           "http://127.0.0.1:%d" % other.listener.getsockname()[1]], capture_output=True, text=True, timeout=20)
+    other.listener.close()
+    assert done.returncode == code and said in done.stderr and done.stdout == "" and ADMIN not in done.stderr, done
+    assert len(other.asked) == 1, "nobody follows where it points"
+
+
+def test_the_command_line_and_wrong_words(tmp_path):
+    def get(*words):
+        done = subprocess.run([os.path.join(BUILD, "penstock"), "get", "ns", *words], capture_output=True, text=True, timeout=20)
+        return done.returncode, done.stderr
+
+    url, token = "https://127.0.0.1:1", tmp_path / "token"
+    for text, said in (("a" * 5000 + "\n", "a line is too long"), ("a\0b\n", "holds a zero byte"), ("\n# x\n", "there is no token in it")):
+        code, told = get("--server", url, "--token-file", write(token, text))
+        assert code == 2 and said in told, told
+    for server in ("https://127.0.0.1:99999", "https://a:b@127.0.0.1:1", "https://127.0.0.1:1/v1", "https://127.0.0.1:1?x", "https://127.0.0.1 :1"):
+        assert get("--server", server)[0] == 2, server
 
 
 def test_sighup_reads_tokens_again(agent):
