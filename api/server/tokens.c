@@ -2,6 +2,7 @@
 #include "api/server/tokens.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <stdio.h>
@@ -140,13 +141,11 @@ static int lines_read(struct tokens *tokens, const char *file, FILE *stream, str
 int tokens_load(const char *file, bool warn, struct tokens **ret, struct error *e)
 {
 	struct stat status;
-	FILE *stream = fopen(file, "re");
-	if (!stream || fstat(fileno(stream), &status) < 0) {
-		int reason = errno;
-		if (stream)
-			fclose(stream);
-		return error_system(e, reason, "cannot read %s", file);
-	}
+	auto_close int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would be waited for */
+	FILE *stream = fd < 0 || fstat(fd, &status) < 0 ? NULL : fdopen(fd, "r");
+	if (!stream)
+		return error_system(e, errno, "cannot read %s", file);
+	steal_fd(&fd);
 	struct tokens *tokens = mem_alloc(sizeof(*tokens));
 	tokens->warn = warn;
 	char buffer[LINE_BYTES];

@@ -525,6 +525,13 @@ def test_token_files_with_mistakes(tmp_path, text, wrong):
     assert code == 1 and f"server: api.tcp.tokenFile: {tokens}{wrong}" in said, said
 
 
+@pytest.mark.parametrize("kind", ["pipe", "directory"])
+def test_a_token_file_that_is_none(tmp_path, kind):
+    (os.mkfifo if kind == "pipe" else os.mkdir)(tmp_path / "tokens", 0o600)
+    code, said = start(tmp_path, tcp=f"127.0.0.1:{free_port()}", tokens=tmp_path / "tokens")
+    assert code == 1 and f"api.tcp.tokenFile: {tmp_path}/tokens is no file" in said, said
+
+
 def test_loopback_without_tls(tmp_path):
     """With tokens; and without any, where only what is open is answered."""
     port = free_port()
