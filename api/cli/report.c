@@ -122,7 +122,11 @@ int cli_call(struct cli *cli, const char *method, const char *path, const char *
 	int code = CODE_OK;
 	if (answer.status < 200 || answer.status > 299) {
 		code = refused(&answer, manifests, array);
-	} else if (!json_is_object(*ret = json_loadb(answer.body, answer.length, 0, &wrong))) {
+		answer_clear(&answer);
+		return code;
+	}
+	*ret = json_loadb(answer.body, answer.length, 0, &wrong);
+	if (!json_is_object(*ret)) {
 		fprintf(stderr, "penstock: the agent's answer is not JSON: %s\n", *ret ? "no object" : wrong.text);
 		code = CODE_UNREACHABLE;
 		json_decref(*ret);

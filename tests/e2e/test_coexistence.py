@@ -65,14 +65,22 @@ def datagrams(world, ways):
     lost = [probe for probe in probes if not probe.ok]
     probes = world.prober.probe(
         [Probe(one.source, one.destination, 80, "UDP", expect=ALLOW, bind=one.bind) for one in lost]) if lost else []
-    lost = [f"{probe} from {probe.local}" for probe in probes if not probe.ok]
-    assert not lost, (lost, dropped(world), world.proxies[-1].log)
+    lost = [probe for probe in probes if not probe.ok]
+    assert not lost, "\n".join(map(str, [*(f"{probe} from {probe.local}" for probe in lost), *dropped(world),
+                                         *known(world, [probe.local[1] for probe in lost]), world.proxies[-1].log[-2000:]]))
 
 
 def dropped(world):
     """What the kernel's programs say of it."""
     text = world.running.api.request("GET", "/metrics").text
     return [line for line in text.splitlines() if "packets_total" in line and "Dropped" in line and not line.endswith(" 0")]
+
+
+def known(world, ports):
+    """What the agent and the kernel know of flows from these ports."""
+    told = [line for path in ("/v1/connections", "/v1/flows") for line in world.running.api.request("GET", path).text.splitlines()]
+    told += world.node.run("ss", "-Huanp").stdout.splitlines() + world.node.run("ip", "neigh").stdout.splitlines()
+    return [line for line in told if "lladdr" in line or "FAILED" in line or any(str(port) in line for port in ports)]
 
 
 def interfaces(world):

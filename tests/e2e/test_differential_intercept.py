@@ -37,7 +37,7 @@ class Scene(RandomScene):
     def __init__(self, lab, deny_with="drop", engine="auto"):
         super().__init__(lab, deny_with, engine, ("TCP", "UDP"))
         self.engine = engine
-        lab.outside.ip(*[f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip in BEYOND[:4]])
+        lab.outside.ip(*[f"addr add {ip}/{'128 dev lo nodad' if ':' in ip else '32 dev lo'}" for ip in BEYOND[:4]])
         for number in range(4):
             pod = lab.pod(f"m{number}")
             self.pods.append(pod)

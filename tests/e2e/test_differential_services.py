@@ -226,7 +226,7 @@ class Town(RandomScene):
             self.members.append(Member(f"n{number % 3}", f"m{number}", pod.ips, number % 2 == 0, pod.interface))
         self.remote = [Member(f"n{n}", f"r{n}", [f"10.77.2.{n + 1}", f"fd00:77::2:{n + 1:x}"], n == 0) for n in range(2)]
         there = [ip for member in self.remote for ip in member.ips] + ["203.0.113.9", "2001:db8:9::9"]
-        lab.outside.ip(*[f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip in there])
+        lab.outside.ip(*[f"addr add {ip}/{'128 dev lo nodad' if ':' in ip else '32 dev lo'}" for ip in there])
         # Load balancers' addresses are in the uplink's network, and nobody answers for them there.
         lab.outside.ip(f"route add 198.51.100.128/25 via {UPLINK4}", f"route add 2001:db8:51::b0/124 via {UPLINK6}")
         self.everybody, self.ends = [*self.members, *self.remote], ["203.0.113.9", "2001:db8:9::9", *self.OWN]

@@ -36,7 +36,7 @@ class Cluster(Lab):
             self.members.append(Member(f"n{number % 4}", f"r{number}", ips, number % 2 == 0))
             self.spaces |= dict.fromkeys(ips, self.outside)
         self.spaces |= {ip: self.node if ip in HERE else self.outside for ip in OUTSIDE}
-        self.outside.ip(*[f"addr add {ip}/{128 if ':' in ip else 32} dev lo" for ip, space in self.spaces.items()
+        self.outside.ip(*[f"addr add {ip}/{'128 dev lo nodad' if ':' in ip else '32 dev lo'}" for ip, space in self.spaces.items()
                           if space is self.outside and ip not in (OUTSIDE4, OUTSIDE6)])
         for ip, space in self.spaces.items():  # at each address: an answer over UDP comes from the one that was asked
             for port in PORTS:
