@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What this kernel supports, each thing probed rather than concluded from a version. */
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/membarrier.h>
@@ -94,10 +95,10 @@ static void programs_on_sockets(struct report *r, const struct sockets_support *
 		"a proxy's threads that serve several clients at once are not told apart");
 }
 
-static void programs_on_tracepoints(struct report *r)
+static void programs_on_tracepoints(struct report *r, const struct btf *kernel)
 {
 	struct traces_support support;
-	traces_probe(&support);
+	traces_probe(kernel, &support);
 	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++)
 		report(r, trace_facts[hook], support.known[hook], false, "they are not known");
 	traces_forget(&support);
@@ -157,10 +158,12 @@ int datapath_check(
 		return error_set(e, ERROR_SYSTEM, ENOTSUP, NULL, "%s", place.detail);
 
 	struct sockets_support support;
-	sockets_probe(&support);
+	struct btf *kernel = btf__load_vmlinux_btf();
+	sockets_probe(kernel, &support);
 	programs_on_packets(&r);
 	programs_on_sockets(&r, &support);
-	programs_on_tracepoints(&r);
+	programs_on_tracepoints(&r, kernel);
+	btf__free(kernel);
 	bool adopts = process_adopts(text);
 	report(&r, "adoption of listeners (pidfd_getfd, 5.6)", adopts, false, text);
 	report(&r, "membarrier", syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) & MEMBARRIER_CMD_GLOBAL, false,

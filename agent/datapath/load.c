@@ -2,6 +2,7 @@
 /* Programs into the kernel, on the maps that are pinned already. Nothing is touched before every pinned map has been
  * found to fit. */
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 #include "agent/base/buffer.h"
 #include "agent/base/log.h"
+#include "agent/base/map.h"
 #include "agent/base/mem.h"
 #include "agent/datapath/nfct.h"
 #include "agent/datapath/private.h"
@@ -66,6 +68,22 @@ static void print_complaints(void)
 	for (char *line; rest && (line = strsep(&rest, "\n"));)
 		if (*line)
 			log_error(ROOM, "%s", line);
+}
+
+/* ---- the kernel's numbers ---- */
+
+static uint32_t map_id(int fd)
+{
+	struct bpf_map_info info = {0};
+	uint32_t length = sizeof(info);
+	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
+}
+
+uint32_t program_number(int fd)
+{
+	struct bpf_prog_info info = {0};
+	uint32_t length = sizeof(info);
+	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
 }
 
 /* ---- pinned maps ---- */
@@ -163,7 +181,7 @@ static int pin_maps(const struct pins *pins, struct bpf_object *object, struct e
 
 /* ---- all together ---- */
 
-static void set_constants(struct penstock_bpf *skeleton, const struct datapath_options *options)
+static void set_constants(struct penstock_bpf *skeleton, const struct datapath_options *options, struct btf *kernel)
 {
 	skeleton->rodata->mark_mask = options->mark_mask;
 	skeleton->rodata->mark_intercept = mark_intercept(options->mark_mask);
@@ -173,7 +191,7 @@ static void set_constants(struct penstock_bpf *skeleton, const struct datapath_o
 	skeleton->rodata->unclaimed_deny = options->unclaimed_deny;
 	skeleton->rodata->have_timer = libbpf_probe_bpf_helper(BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_timer_init, NULL) == 1;
 	struct nfct_offsets nfct = {0};
-	if (nfct_find(&nfct)) {
+	if (nfct_find(kernel, &nfct)) {
 		skeleton->rodata->nfct_offset = nfct.skb;
 		skeleton->rodata->nfct_tuple_offset = nfct.tuple;
 		skeleton->rodata->nfct_reply_offset = nfct.reply;
@@ -182,20 +200,28 @@ static void set_constants(struct penstock_bpf *skeleton, const struct datapath_o
 	bpf_map__set_max_entries(skeleton->maps.ps_conn6, options->connections_max);
 }
 
-static void set_sockets(struct penstock_bpf *skeleton, struct sockets_support *ret)
+static void set_sockets(struct penstock_bpf *skeleton, const struct btf *kernel, struct sockets_support *ret)
 {
-	sockets_probe(ret);
+	sockets_probe(kernel, ret);
 	skeleton->rodata->netns_cookie = ret->netns_cookie;
 	skeleton->rodata->have_option_thread = ret->thread;
 	skeleton->rodata->have_task = ret->task;
 	sockets_prepare(skeleton->obj, ret);
 }
 
-static void set_traces(struct penstock_bpf *skeleton, struct traces_support *ret)
+static void set_traces(struct penstock_bpf *skeleton, const struct btf *kernel, struct traces_support *ret)
 {
-	traces_probe(ret);
+	traces_probe(kernel, ret);
 	skeleton->rodata->have_drop_socket = ret->drop_receiver;
 	traces_prepare(skeleton->obj, ret);
+}
+
+int program_descriptor(const struct loaded *loaded, const char *name)
+{
+	const struct penstock_bpf *skeleton = loaded->skeleton;
+	if (loaded->kept.count)
+		return keep_descriptor(&loaded->kept, name);
+	return bpf_program__fd(bpf_object__find_program_by_name(skeleton->obj, name));
 }
 
 static int find_descriptors(struct bpf_object *object, const bool *fresh, struct loaded *ret, struct error *e)
@@ -219,11 +245,32 @@ static int find_descriptors(struct bpf_object *object, const bool *fresh, struct
 		if (i == OTHER_RULE_HITS)
 			ret->rules = bpf_map__max_entries(map);
 	}
-	sockets_find(object, ret->socket);
-	traces_find(object, ret->trace);
+	sockets_find(ret);
+	traces_find(ret);
 	for (int i = 0; i < PROGRAM_COUNT; i++)
-		ret->program[i] = bpf_program__fd(bpf_object__find_program_by_name(object, program_names[i]));
+		ret->program[i] = program_descriptor(ret, program_names[i]);
 	return 0;
+}
+
+/*
+ * What the programs are made of: this build's code, the constants, the maps (their numbers are nobody else's as long as
+ * the kernel runs). 0: a map is still to be made.
+ */
+static uint64_t programs_identity(const struct penstock_bpf *skeleton)
+{
+	size_t size = 0;
+	const void *code = penstock_bpf__elf_bytes(&size);
+	uint64_t identity = hash_bytes(code, size, 0);
+	identity = hash_bytes(skeleton->rodata, sizeof(*skeleton->rodata), identity);
+	struct bpf_map *map;
+	bpf_object__for_each_map(map, skeleton->obj)
+	{
+		uint32_t id = outlives(map) ? map_id(bpf_map__fd(map)) : 0;
+		if (outlives(map) && !id)
+			return 0;
+		identity = hash_bytes(&id, sizeof(id), identity);
+	}
+	return identity;
 }
 
 static void note_fresh(const struct pins *pins, bool *fresh)
@@ -241,13 +288,18 @@ static int load_pinned(
 	struct penstock_bpf *skeleton = ret->skeleton;
 	bool fresh[TABLE_COUNT];
 	note_fresh(pins, fresh);
-	set_constants(skeleton, options);
+	struct btf *kernel = btf__load_vmlinux_btf();
+	set_constants(skeleton, options, kernel);
 	ret->tuples = skeleton->rodata->nfct_reply_offset;
-	set_sockets(skeleton, &ret->sockets);
-	set_traces(skeleton, &ret->traces);
+	set_sockets(skeleton, kernel, &ret->sockets);
+	set_traces(skeleton, kernel, &ret->traces);
+	btf__free(kernel);
 	int result = reuse_maps(pins, skeleton->obj, options->connections_max, e);
 	if (result < 0)
 		return result;
+	uint64_t identity = programs_identity(skeleton);
+	if (identity && keep_find(pins, identity, skeleton->obj, &ret->kept))
+		log_debug(ROOM, "the pinned programs are of this build and configuration: they stay");
 	collecting = true;
 	result = penstock_bpf__load(skeleton);
 	collecting = false;
@@ -258,26 +310,12 @@ static int load_pinned(
 	result = find_descriptors(skeleton->obj, fresh, ret, e);
 	if (result == 0)
 		result = pin_maps(pins, skeleton->obj, e);
-	for (int i = 0; result == 0 && i < PROGRAM_COUNT; i++)
-		result = pins_replace(pins, ret->program[i], "programs", program_names[i], e);
+	if (result == 0 && !ret->kept.count)
+		result = keep_pin(pins, programs_identity(skeleton), skeleton->obj, e);
 	return result;
 }
 
 /* ---- pins that somebody removed ---- */
-
-static uint32_t map_id(int fd)
-{
-	struct bpf_map_info info = {0};
-	uint32_t length = sizeof(info);
-	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
-}
-
-uint32_t program_number(int fd)
-{
-	struct bpf_prog_info info = {0};
-	uint32_t length = sizeof(info);
-	return bpf_obj_get_info_by_fd(fd, &info, &length) == 0 ? info.id : 0;
-}
 
 /* 1 when it was not pinned under this name. */
 static int pin_keep(struct datapath *d, int fd, const char *folder, const char *name, uint32_t (*id)(int fd))
@@ -336,5 +374,6 @@ void load_close(struct loaded *loaded)
 	if (loaded->skeleton)
 		penstock_bpf__destroy(loaded->skeleton);
 	loaded->skeleton = NULL;
+	keep_close(&loaded->kept);
 	traces_forget(&loaded->traces);
 }

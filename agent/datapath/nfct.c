@@ -117,9 +117,9 @@ static bool have_probe_read(void)
 
 /* ---- both ---- */
 
-bool nfct_find(struct nfct_offsets *ret)
+bool nfct_find(struct btf *kernel, struct nfct_offsets *ret)
 {
-	struct btf *kernel = btf__load_vmlinux_btf(), *module = NULL;
+	struct btf *module = NULL;
 	int skb = kernel ? field_offset(kernel, "sk_buff", "_nfct") : NOT_FOUND, tuple = NOT_FOUND;
 	bool readable = have_probe_read();
 	uint32_t reply = 0;
@@ -133,7 +133,6 @@ bool nfct_find(struct nfct_offsets *ret)
 		reply = module ? reply_offset(module, tuple) : 0;
 	}
 	btf__free(module);
-	btf__free(kernel);
 	if (skb <= 0 || tuple < 0 || !readable) {
 		log_info(ROOM, "what this node masquerades from outside is judged by the address it is given here: %s",
 			!readable  ? "this kernel lets no tc program read kernel memory"

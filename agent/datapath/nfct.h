@@ -11,7 +11,9 @@ struct nfct_offsets {
 	uint32_t tuple; /* of the original direction's tuple in struct nf_conn */
 	uint32_t reply; /* of the other direction's; 0: tuples do not lie so that both ends could be read */
 };
-/* False, with a line in the log that says why: programs are to read nothing of it. */
-bool nfct_find(struct nfct_offsets *ret);
+/* kernel: its types, NULL when they are not known. False, with a line in the log that says why: programs are to read
+ * nothing of it. */
+struct btf;
+bool nfct_find(struct btf *kernel, struct nfct_offsets *ret);
 
 #endif

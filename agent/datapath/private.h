@@ -130,8 +130,18 @@ enum hook_role {
 };
 /* By direction: what enters (from_*) stands at PS_EGRESS, what leaves (to_*) at PS_INGRESS. */
 extern const enum hook_program role_programs[ROLE_COUNT][PS_DIRECTION_COUNT];
+/* Programs that an earlier process has loaded. */
+#define KEPT_MAX 32
+struct kept {
+	size_t count; /* 0: this process has loaded them itself */
+	struct kept_program {
+		const char *name; /* the object's */
+		int fd;
+	} list[KEPT_MAX];
+};
 struct loaded {
 	void *skeleton;
+	struct kept kept;
 	int table[TABLE_COUNT];
 	bool table_fresh[TABLE_COUNT]; /* made by this process: known to be empty */
 	int other[OTHER_MAPS];
@@ -148,6 +158,20 @@ void load_prepare(void); /* what libbpf prints goes to the log */
 int load_programs(const struct datapath_options *options, const struct pins *pins, struct loaded *ret, struct error *e);
 void load_close(struct loaded *loaded);
 uint32_t program_number(int fd); /* the kernel's id of a program, 0 when it does not tell */
+
+/* A program of what was loaded, by its name; negative: it was left out. */
+int program_descriptor(const struct loaded *loaded, const char *name);
+
+/* ---- programs that outlive the process (keep.c); identity: what they are made of, as a hash ---- */
+
+struct bpf_object;
+/* All programs that are to be loaded, as they are pinned, if they were marked as being of this identity: then the
+ * object is to load none. */
+bool keep_find(const struct pins *pins, uint64_t identity, const struct bpf_object *object, struct kept *ret);
+/* Pins and marks all that were loaded. identity 0: no mark. */
+int keep_pin(const struct pins *pins, uint64_t identity, const struct bpf_object *object, struct error *e);
+int keep_descriptor(const struct kept *kept, const char *name); /* borrowed; negative: there is none */
+void keep_close(struct kept *kept);
 
 /* ---- hooks (attach.c, clsact.c) ---- */
 
@@ -187,15 +211,16 @@ int clsact_sweep(uint32_t ifindex, bool remove);
 
 /* ---- programs on sockets (sockets.c) ---- */
 
-struct bpf_object;
+struct btf;
 struct sockets {
 	bool tried, failed;
 	char why[768]; /* not all are attached; "": they are */
 };
-void sockets_probe(struct sockets_support *ret);
+/* kernel: its types, NULL when they are not known; of traces_probe as well. */
+void sockets_probe(const struct btf *kernel, struct sockets_support *ret);
 /* Before the load: what this kernel has not is left out. */
 void sockets_prepare(struct bpf_object *object, const struct sockets_support *support);
-void sockets_find(struct bpf_object *object, int program[SOCKET_HOOKS]);
+void sockets_find(struct loaded *loaded);
 /* Where the root of cgroup v2 is mounted: the machine's, when a container was given that. -ENOENT: nowhere. */
 int sockets_cgroup(char path[PIN_PATH_MAX]);
 /*
@@ -210,11 +235,11 @@ int sockets_remove(const struct pins *pins, struct error *e);
 /* ---- programs on the kernel's tracepoints (traces.c) ---- */
 
 extern const char *const trace_facts[TRACE_HOOKS]; /* what is known by them */
-void traces_probe(struct traces_support *ret);
+void traces_probe(const struct btf *kernel, struct traces_support *ret);
 void traces_forget(struct traces_support *support);
 /* Before the load: what this kernel has not is left out. */
 void traces_prepare(struct bpf_object *object, const struct traces_support *support);
-void traces_find(struct bpf_object *object, int program[TRACE_HOOKS]);
+void traces_find(struct loaded *loaded);
 /* Says what is missing, and sets the rest. */
 void traces_open(struct datapath *datapath);
 /* They stand from the start until uninstall: what is missing is attached. */

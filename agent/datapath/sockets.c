@@ -91,21 +91,19 @@ static bool trace_known(const struct btf *btf, enum socket_hook hook)
 	return btf && btf__find_by_name_kind(btf, name, BTF_KIND_TYPEDEF) > 0;
 }
 
-static void probe_hooks(struct sockets_support *ret)
+static void probe_hooks(const struct btf *kernel, struct sockets_support *ret)
 {
-	struct btf *btf = btf__load_vmlinux_btf();
 	bool options = helper_known(BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_FUNC_get_netns_cookie);
 	bool addresses = helper_known(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_netns_cookie);
 	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++) {
 		if (hook_traces(hook))
-			ret->known[hook] = trace_known(btf, hook);
+			ret->known[hook] = trace_known(kernel, hook);
 		else
 			ret->known[hook] = (hook == SOCKET_GETSOCKOPT ? options : addresses) && hook_known(hook);
 	}
-	btf__free(btf);
 }
 
-void sockets_probe(struct sockets_support *ret)
+void sockets_probe(const struct btf *kernel, struct sockets_support *ret)
 {
 	size_t length = 0;
 	memset(ret, 0, sizeof(*ret));
@@ -117,7 +115,7 @@ void sockets_probe(struct sockets_support *ret)
 	ret->thread = helper_known(BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_FUNC_get_current_pid_tgid);
 	ret->task = helper_known(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_current_task) &&
 				helper_known(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_probe_read_kernel);
-	probe_hooks(ret);
+	probe_hooks(kernel, ret);
 	ret->traces = ret->known[SOCKET_RECV] && ret->known[SOCKET_FORK];
 	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++)
 		if (!ret->known[hook] && !hook_traces(hook) && length < sizeof(ret->missing))
@@ -132,10 +130,10 @@ void sockets_prepare(struct bpf_object *object, const struct sockets_support *su
 			bpf_program__set_autoload(bpf_object__find_program_by_name(object, hooks[hook].program), false);
 }
 
-void sockets_find(struct bpf_object *object, int program[SOCKET_HOOKS])
+void sockets_find(struct loaded *loaded)
 {
 	for (enum socket_hook hook = 0; hook < SOCKET_HOOKS; hook++)
-		program[hook] = bpf_program__fd(bpf_object__find_program_by_name(object, hooks[hook].program));
+		loaded->socket[hook] = program_descriptor(loaded, hooks[hook].program);
 }
 
 /* ---- the root of cgroup v2 ---- */

@@ -72,17 +72,15 @@ static void read_reasons(const struct btf *btf, char *reasons[PS_DROPS_MAX])
 	reasons[PS_DROP_OTHER] = str_dup("OTHER");
 }
 
-void traces_probe(struct traces_support *ret)
+void traces_probe(const struct btf *kernel, struct traces_support *ret)
 {
-	struct btf *btf = btf__load_vmlinux_btf();
 	memset(ret, 0, sizeof(*ret));
-	if (!btf)
+	if (!kernel)
 		return;
 	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++)
-		ret->known[hook] = trace_arguments(btf, infos[hook].tracepoint) >= (int)infos[hook].arguments;
-	ret->drop_receiver = trace_arguments(btf, infos[TRACE_DROP].tracepoint) >= DROP_ARGUMENTS_RECEIVER;
-	read_reasons(btf, ret->reasons);
-	btf__free(btf);
+		ret->known[hook] = trace_arguments(kernel, infos[hook].tracepoint) >= (int)infos[hook].arguments;
+	ret->drop_receiver = trace_arguments(kernel, infos[TRACE_DROP].tracepoint) >= DROP_ARGUMENTS_RECEIVER;
+	read_reasons(kernel, ret->reasons);
 }
 
 void traces_forget(struct traces_support *support)
@@ -100,10 +98,10 @@ void traces_prepare(struct bpf_object *object, const struct traces_support *supp
 			bpf_program__set_autoload(bpf_object__find_program_by_name(object, infos[hook].program), false);
 }
 
-void traces_find(struct bpf_object *object, int program[TRACE_HOOKS])
+void traces_find(struct loaded *loaded)
 {
 	for (enum trace_hook hook = 0; hook < TRACE_HOOKS; hook++)
-		program[hook] = bpf_program__fd(bpf_object__find_program_by_name(object, infos[hook].program));
+		loaded->trace[hook] = program_descriptor(loaded, infos[hook].program);
 }
 
 /* ---- links ---- */

@@ -74,10 +74,15 @@ class Bench:
         self.drivers.append(Driver(self, **environment))
         return self.drivers[-1]
 
-    def open(self, **environment):
+    def open(self, *configured, **environment):
+        """configured: commands that change the options; of others the pinned programs are not, and they are loaded anew."""
         driver = self.driver(**environment)
-        driver("open")
+        for command in (*configured, "open"):
+            driver(command)
         return driver
+
+    def program(self, name="from_workload"):
+        return self.bpftool("prog", "show", "pinned", f"{self.pins}/programs/{name}")["id"]
 
     def pod(self, name, ip):
         """A namespace behind the veth `name`, which is down on the host's side until the test says up."""
@@ -130,24 +135,24 @@ def veth(bench, name, up=True):
     return bench.node.ifindex(name)
 
 
-def test_what_is_live_is_taken_over(bench):
+@pytest.mark.parametrize("configured", [[], ["deny"]], ids=["programs that stay", "other programs"])
+def test_what_is_live_is_taken_over(bench, configured):
     first = bench.open()
     index = veth(bench, "v0")
     first("endpoint 3 10.77.0.2 v0")
     assert first("interfaces all") == "3=1"
     first("fill 0 100 7")
     first.enforce(41)
-    links, programs = bench.links(), bench.bpftool("prog", "show", "pinned", f"{bench.pins}/programs/from_workload")
+    links, program = bench.links(), bench.program()
     assert set(links) == {f"{index}-ingress", f"{index}-egress"}
     first.kill()
 
-    second = bench.open()
+    second = bench.open(*configured)
     assert "revision=41" in second("status")
     assert bench.links() == links, "a link was made anew: packets passed unseen"
-    renewed = bench.bpftool("prog", "show", "pinned", f"{bench.pins}/programs/from_workload")
-    assert renewed["id"] != programs["id"]
+    assert (bench.program() != program) == bool(configured)
     info = bench.bpftool("link", "show", "pinned", f"{bench.pins}/links/{index}-ingress")
-    assert info["prog_id"] == renewed["id"], "the link still runs the old program"
+    assert info["prog_id"] == bench.program(), "the link still runs the old program"
     assert bench.rows()[index][:2] == (3, 3)
     # The new agent numbers its endpoints anew: the live side keeps the old number until the flip.
     second("endpoint 8 10.77.0.2 v0")
@@ -171,11 +176,38 @@ def test_no_packet_passes_unseen_while_agents_change(bench):
     pod.run("ping", "-c1", "-W2", "169.254.1.1", check=False)
     before = int(driver("counts").removeprefix("packets="))
     ping = pod.popen("ping", "-q", "-c", "300", "-i", "0.005", "-W1", "169.254.1.1", stdout=subprocess.PIPE, text=True)
-    for _ in range(2):
+    for configured in (["deny"], [], []):
         driver.kill()
-        driver = bench.open()
+        driver = bench.open(*configured)
     sent = int(re.search(r"(\d+) packets transmitted", ping.communicate()[0]).group(1))
     assert int(driver("counts").removeprefix("packets=")) - before >= sent
+
+
+def test_programs_stay_only_when_nothing_has_changed(bench):
+    pinned = lambda: {name: bench.program(name) for name in os.listdir(f"{bench.pins}/programs")}  # noqa: E731
+    bench.open().kill()
+    first = pinned()
+    assert len([name for name in first if name.startswith("made-of-")]) == 1 and "socket_connect4" in first
+    bench.open().kill()
+    assert pinned() == first
+
+    def renewed(why):
+        before = pinned()
+        bench.open().kill()
+        after = pinned()
+        assert not set(before.values()) & set(after.values()), why
+        assert len([name for name in after if name.startswith("made-of-")]) == 1, why
+
+    os.unlink(f"{bench.pins}/maps/ps_event")
+    renewed("a map was made anew, the programs still had the old one")
+    os.unlink(f"{bench.pins}/programs/to_network")
+    renewed("one of them is gone")
+    os.unlink(f"{bench.pins}/programs/to_network")
+    os.rename(f"{bench.pins}/programs/to_workload", f"{bench.pins}/programs/to_network")
+    run(BPFTOOL, "prog", "pin", "id", bench.program("to_network"), f"{bench.pins}/programs/to_workload")
+    renewed("one stands in another's place")
+    os.unlink(next(f"{bench.pins}/programs/{name}" for name in pinned() if name.startswith("made-of-")))
+    renewed("nobody says what they were made of")
 
 
 def test_map_of_another_layout_is_refused_and_nothing_touched(bench):
@@ -513,7 +545,7 @@ def test_clsact_beside_a_foreign_filter(bench):
     show = lambda device: bench.node.run("tc", "filter", "show", "dev", device, "ingress").stdout  # noqa: E731
     assert "from_workload" in show("v0") and "pref 7 " in show("v0")
     before = re.search(r" id (\d+)", show("v1")).group(1)
-    driver = bench.open(PENSTOCK_HOOK="clsact")
+    driver = bench.open("deny", PENSTOCK_HOOK="clsact")
     after = re.findall(r" id (\d+)", show("v1"))
     assert len(after) == 1 and after[0] != before, "replaced in place"
     assert "hook=clsact" in driver("status")
