@@ -195,9 +195,11 @@ static bool proxies_differ(const struct candidate *candidate)
 static void compiler_follow(struct reconciler *r, const struct candidate *candidate, struct errors *warnings)
 {
 	struct change *changes = mem_array(candidate->difference_count + 1, sizeof(*changes));
+	size_t count = 0;
 	for (size_t i = 0; i < candidate->difference_count; i++)
-		changes[i] = (struct change){candidate->differences[i].old, candidate->differences[i].new};
-	compiler_update(r->compiler, changes, candidate->difference_count, warnings);
+		if (difference_matters(&candidate->differences[i]))
+			changes[count++] = (struct change){candidate->differences[i].old, candidate->differences[i].new};
+	compiler_update(r->compiler, changes, count, warnings);
 	free(changes);
 }
 
@@ -269,7 +271,8 @@ static void current_replace(struct reconciler *r, struct snapshot *snapshot)
 
 static int candidate_remember(struct reconciler *r, const struct candidate *candidate, struct error *e)
 {
-	int result = store_stage(r->rooms.store, candidate->snapshot, NULL, 0, r->book, e);
+	int result = store_stage(
+		r->rooms.store, candidate->snapshot, candidate->differences, candidate->difference_count, r->book, e);
 	if (result == 0)
 		result = store_commit(r->rooms.store, e);
 	if (result < 0)

@@ -68,11 +68,14 @@ static void intake_whole(struct intake *in)
 static void candidate_make(struct intake *in, struct candidate *ret)
 {
 	const struct difference *differences;
-	size_t count = draft_differences(in->draft, &differences);
-	ret->changes = count || draft_quarantine_changed(in->draft);
-	ret->durable = owner_moves(in) || in->call->verb == CALL_DELETE_OWNER;
-	ret->differences = count ? mem_dup(differences, count * sizeof(*differences)) : NULL;
+	size_t all = draft_differences(in->draft, &differences), count = 0;
+	ret->differences = mem_array(all, sizeof(*differences));
+	for (size_t i = 0; i < all; i++)
+		if (difference_matters(&differences[i]))
+			ret->differences[count++] = differences[i];
 	ret->difference_count = count;
+	ret->changes = count || draft_quarantine_changed(in->draft);
+	ret->durable = count < all || owner_moves(in) || in->call->verb == CALL_DELETE_OWNER;
 	uint64_t revision = in->base->revision + ret->changes;
 	ret->etag = revision;
 	if (in->set_aside.length) {

@@ -11,11 +11,11 @@
 #include "api/server/server.h"
 
 struct candidate {
-	struct snapshot *snapshot; /* as it would be; revision is the base's when nothing differs */
-	struct difference *differences;
+	struct snapshot *snapshot;      /* as it would be; revision is the base's when nothing differs */
+	struct difference *differences; /* that matter */
 	size_t difference_count;
 	bool changes;    /* something differs: a new revision */
-	bool durable;    /* nothing differs but what has to be remembered (an owner, its term) */
+	bool durable;    /* nothing differs but what has to be remembered (an owner, its term, a resourceVersion) */
 	uint64_t etag;   /* the revision to answer as ETag */
 	char *set_aside; /* JSON array of what this call put into quarantine, or NULL */
 };

@@ -218,26 +218,37 @@ void object_key_read(const json_t *json, struct object_key *ret)
 	key_part(metadata, "name", ret->name, sizeof(ret->name));
 }
 
+/* The closing quote of a string that begins at `at`. */
+static const char *string_end(const char *at)
+{
+	for (at++; *at != '"'; at++)
+		at += *at == '\\';
+	return at;
+}
+
 /* Behind the last member of an object of strings, of which `at` is behind the opening brace. */
 static const char *strings_end(const char *at)
 {
-	for (bool inside = false; inside || *at != '}'; at++) {
+	for (; *at != '}'; at++)
 		if (*at == '"')
-			inside = !inside;
-		else if (*at == '\\')
-			at++;
-	}
+			at = string_end(at);
 	return at;
+}
+
+/* The first member of metadata. Canonical text has no other place that looks like it, for inside a string the quotes
+ * are escaped. */
+static const char *metadata_find(const char *json)
+{
+	static const char metadata[] = "\"metadata\":{";
+	return strstr(json, metadata) + strlen(metadata);
 }
 
 char *object_encode(const struct object *object)
 {
-	/* Canonical text has no other place that looks like these, for inside a string the quotes are escaped. */
-	static const char metadata[] = "\"metadata\":{", annotations[] = "\"annotations\":{";
-	const char *at = strstr(object->json, metadata);
-	if (!*object->owner || !at)
+	static const char annotations[] = "\"annotations\":{";
+	const char *at = metadata_find(object->json);
+	if (!*object->owner)
 		return str_dup(object->json);
-	at += strlen(metadata);
 	bool others = !strncmp(at, annotations, strlen(annotations));
 	if (others)
 		at = strings_end(at + strlen(annotations)); /* ours sorts last */
@@ -248,4 +259,36 @@ char *object_encode(const struct object *object)
 	buffer_puts(&text, others ? "" : "},");
 	buffer_puts(&text, at);
 	return buffer_take(&text);
+}
+
+struct span {
+	size_t at, length;
+};
+
+/* Where metadata.resourceVersion is, with the comma before it: the name is there always, and sorts first. A label may
+ * have that name too. {0}: it is absent. */
+static struct span version_find(const char *json)
+{
+	static const char version[] = ",\"resourceVersion\":";
+	for (const char *at = metadata_find(json); *at != '}'; at++) {
+		if (!strncmp(at, version, strlen(version)))
+			return (struct span){(size_t)(at - json), (size_t)(string_end(at + strlen(version)) + 1 - at)};
+		if (*at == '"')
+			at = string_end(at);
+		else if (*at == '{')
+			at = strings_end(at + 1);
+	}
+	return (struct span){0};
+}
+
+bool object_alike(const struct object *a, const struct object *b)
+{
+	if (strcmp(a->owner, b->owner) != 0)
+		return false;
+	struct span one = version_find(a->json), other = version_find(b->json);
+	size_t before = one.length ? one.at : other.at; /* both are equal around the place where one has it */
+	if (one.length && other.length && one.at != other.at)
+		return false;
+	return !strncmp(a->json, b->json, before) &&
+		   !strcmp(a->json + before + one.length, b->json + before + other.length);
 }

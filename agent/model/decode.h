@@ -26,6 +26,13 @@ void object_key_read(const json_t *json, struct object_key *ret);
 /* What GET returns: json plus the annotation penstock.dev/owner. The caller frees. */
 char *object_encode(const struct object *object);
 
+/*
+ * Equal but for metadata.resourceVersion: the API server gives an object another one for what nobody here reads, a
+ * Node every five minutes. Another uid is a difference: it is another object of that name, and comes with another
+ * creationTimestamp, which decides who of two Pods has an address.
+ */
+bool object_alike(const struct object *a, const struct object *b);
+
 /* A list's labelSelector parameter ("a=b,c!=d,e in (x,y),!f"). */
 int selector_parse(const char *text, struct selector **ret, struct error *e);
 void selector_free(struct selector *selector);

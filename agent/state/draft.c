@@ -408,8 +408,10 @@ struct snapshot *draft_finish(struct draft *draft, uint64_t revision)
 {
 	const struct difference *differences;
 	size_t count = draft_differences(draft, &differences);
-	for (size_t i = 0; i < count; i++)
-		if (differences[i].new)
-			((struct object *)differences[i].new)->revision = revision;
+	for (size_t i = 0; i < count; i++) {
+		const struct difference *d = &differences[i];
+		if (d->new)
+			((struct object *)d->new)->revision = difference_matters(d) ? revision : d->old->revision;
+	}
 	return draft_complete(draft, revision);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "agent/base/mem.h"
+#include "agent/model/decode.h"
 #include "agent/state/private.h"
 
 /* ---- chunks: runs of references, shared by the snapshots that did not change them ---- */
@@ -69,7 +70,7 @@ bool quarantined_equal(const struct quarantined *a, const struct quarantined *b)
 {
 	return quarantined_compare(a, b) == 0 && !strcmp(a->owner, b->owner) && !strcmp(a->errors, b->errors) &&
 		   a->isolating == b->isolating && !a->standing == !b->standing &&
-		   (!a->standing || object_same(a->standing, b->standing));
+		   (!a->standing || object_alike(a->standing, b->standing));
 }
 
 struct quarantine *quarantine_new(void)
@@ -203,6 +204,11 @@ void snapshot_put(const struct snapshot *snapshot)
 bool object_same(const struct object *a, const struct object *b)
 {
 	return a == b || (!strcmp(a->owner, b->owner) && !strcmp(a->json, b->json));
+}
+
+bool difference_matters(const struct difference *difference)
+{
+	return !difference->old || !difference->new || !object_alike(difference->old, difference->new);
 }
 
 /* The first object that is not before (kind, namespace, name); a NULL text is before, a text of "\xff" behind all. */

@@ -81,12 +81,16 @@ void draft_owner_forget(struct draft *draft, const char *name);
 struct difference {
 	const struct object *old, *new;
 };
+/* False: nothing but the resourceVersion differs. That is kept, and shown by GET; it is no change, and nobody has to do
+ * anything about it. */
+bool difference_matters(const struct difference *difference);
 size_t draft_differences(struct draft *draft, const struct difference **ret);
 bool draft_quarantine_changed(const struct draft *draft);
 /*
- * The finished snapshot with this revision. Changed objects get the revision in place, so nobody else may know them
- * yet. Owners' object counts are made here; an owner without objects, quarantine and term is forgotten, unless it has
- * just written. The draft is freed; the base stays alive as long as the caller's own reference.
+ * The finished snapshot with this revision. Objects that differ get their revision in place (this one, or that of the
+ * old object where the difference does not matter), so nobody else may know them yet. Owners' object counts are made
+ * here; an owner without objects, quarantine and term is forgotten, unless it has just written. The draft is freed; the
+ * base stays alive as long as the caller's own reference.
  */
 struct snapshot *draft_finish(struct draft *draft, uint64_t revision);
 

@@ -172,6 +172,40 @@ def test_if_none_match_compares_weakly(api):
         assert answer.status == status, sent
 
 
+# ---- what is no change ----
+
+def test_another_resource_version_is_no_change(lab, api):
+    """A Node's status report, a Pod's status that nobody reads: kept and shown, and no new revision."""
+    def item(version, **labels):
+        made = namespace("n", labels)
+        made["metadata"]["resourceVersion"] = version
+        return made
+
+    api.put_state([item("1"), pod("n", "p", ["192.0.2.7"], NODE_NAME)])
+    first = api.expect("GET", "/v1/namespaces/n")
+    before, generation = everything(api), api.metrics()("penstock_revision", stage="enforced")
+    compiled = api.metrics()("penstock_apply_duration_seconds_count", stage="compile")
+    tried = api.request("PUT", "/v1/namespaces/n", item("2"), query={"dryRun": "diff"}).json
+    assert (tried["revision"], tried["changes"]) == (before[0]["revision"], []) and everything(api) == before
+    for version, write in (("2", lambda o: api.request("PUT", "/v1/namespaces/n", o)),
+                           ("3", lambda o: api.request("PATCH", "/v1/state", {"apply": [o]})),
+                           ("4", lambda o: put(api, [o, pod("n", "p", ["192.0.2.7"], NODE_NAME)]))):
+        answer = write(item(version))
+        assert answer.status == 200 and not answer.json["warnings"], answer
+        assert (answer.json["revision"], answer.headers["ETag"]) == (before[0]["revision"], first.headers["ETag"])
+        read = api.expect("GET", "/v1/namespaces/n")
+        assert (read.json["metadata"]["resourceVersion"], read.headers["ETag"]) == (version, first.headers["ETag"])
+    assert everything(api)[2] == before[2]
+    now = api.metrics()
+    assert now("penstock_apply_duration_seconds_count", stage="compile") == compiled
+    assert now("penstock_revision", stage="enforced") == generation
+    lab.running.kill9()
+    lab.running.start()
+    assert api.expect("GET", "/v1/namespaces/n").json["metadata"]["resourceVersion"] == "4"
+    assert api.state()["revision"] == before[0]["revision"]
+    assert api.put_object(item("4", l="x"))["revision"] == before[0]["revision"] + 1
+
+
 # ---- every error of a body ----
 
 def test_objects_without_a_name_are_not_called_doubles(api):

@@ -18,6 +18,7 @@ struct bench {
 	struct errors errors;     /* of the last write */
 	char *set_aside;          /* of the last write, or NULL */
 	uint64_t etag;            /* of the last write */
+	bool durable;             /* the last write has to be remembered, without a new revision */
 	bool force, quarantine;   /* of the next write */
 	uint64_t term;            /* of the next write; 0: none */
 	const char *match, *none; /* of the next write */
@@ -71,6 +72,7 @@ static enum error_kind call_read(struct bench *bench, struct call *call, const c
 	bench->base = snapshot_get(candidate.snapshot);
 	bench->set_aside = steal_pointer(&candidate.set_aside);
 	bench->etag = candidate.etag;
+	bench->durable = candidate.durable && !candidate.changes;
 	candidate_clear(&candidate);
 	return ERROR_NONE;
 }
@@ -352,6 +354,55 @@ static void a_path_fills_in(void **state)
 	}
 }
 
+#define VERSION(name, label, version)                                                           \
+	"{'apiVersion':'v1','kind':'Namespace','metadata':{'name':'" name "','labels':{'l':'" label \
+	"'},'resourceVersion':'" version "'}}"
+
+static void assert_version(struct bench *bench, const char *name, const char *version, uint64_t revision)
+{
+	const struct object *object = find(bench, KIND_NAMESPACE, name);
+	auto_free char *wanted = str_format("\"resourceVersion\":\"%s\"", version);
+	assert_non_null(strstr(object->json, wanted));
+	assert_int_equal(object->revision, revision);
+}
+
+static void another_resource_version_is_no_change(void **state)
+{
+	struct bench *bench = *state;
+	assert_int_equal(put_state(bench, VERSION("a", "x", "1") "," VERSION("b", "x", "1")), ERROR_NONE);
+	assert_int_equal(put_namespace(bench, "a", VERSION("a", "x", "2")), ERROR_NONE);
+	assert_int_equal(bench->base->revision, 1);
+	assert_int_equal(bench->etag, 1);
+	assert_true(bench->durable);
+	assert_version(bench, "a", "2", 1);
+	assert_int_equal(put_namespace(bench, "a", VERSION("a", "x", "2")), ERROR_NONE);
+	assert_false(bench->durable);
+
+	/* Beside one that matters. */
+	assert_int_equal(put_state(bench, VERSION("a", "x", "3") "," VERSION("b", "y", "3")), ERROR_NONE);
+	assert_int_equal(bench->base->revision, 2);
+	assert_version(bench, "a", "3", 1);
+	assert_version(bench, "b", "3", 2);
+	assert_int_equal(patch_state(bench, "{'apply':[" VERSION("b", "y", "4") "],'delete':[]}"), ERROR_NONE);
+	assert_version(bench, "b", "4", 2);
+
+	/* What stands in for a broken one, and who owns it. */
+	bench->quarantine = true;
+	assert_int_equal(put_state(bench, VERSION("a", "x", "5") "," VERSION("b", "-", "5")), ERROR_NONE);
+	assert_int_equal(put_state(bench, VERSION("a", "x", "6") "," VERSION("b", "-", "6")), ERROR_NONE);
+	assert_int_equal(bench->base->revision, 3);
+	assert_version(bench, "a", "6", 1);
+	assert_version(bench, "b", "4", 2);
+	assert_int_equal(put_state(bench, VERSION("a", "x", "6") "," VERSION("a", "z", "6")), ERROR_NONE); /* a double */
+	assert_int_equal(put_state(bench, VERSION("a", "x", "7") "," VERSION("a", "z", "7")), ERROR_NONE);
+	assert_int_equal(bench->base->revision, 4);
+	assert_version(bench, "a", "7", 1);
+	bench->owner = "other";
+	bench->force = true;
+	assert_int_equal(put_namespace(bench, "a", VERSION("a", "x", "8")), ERROR_NONE);
+	assert_version(bench, "a", "8", 5);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -367,6 +418,7 @@ int main(void)
 		TEST(proxies_take_what_rules_name),
 		TEST(pointers_lead_into_the_patch),
 		TEST(a_path_fills_in),
+		TEST(another_resource_version_is_no_change),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -743,6 +743,40 @@ static void conformance(void **state)
 	json_decref(json);
 }
 
+/* ---- what is no change ---- */
+
+#define VERSIONED(label, rest) \
+	"{'apiVersion':'v1','kind':'Namespace','metadata':{'name':'a','labels':{'resourceVersion':'" label "'}" rest "}}"
+
+static void alike_but_for_the_version(void **state)
+{
+	static const struct {
+		const char *one, *other;
+		bool alike;
+	} cases[] = {
+		{VERSIONED("1", ",'resourceVersion':'9'"), VERSIONED("1", ",'resourceVersion':'9'"), true},
+		{VERSIONED("1", ",'resourceVersion':'9'"), VERSIONED("1", ",'resourceVersion':'10'"), true},
+		{VERSIONED("1", ",'resourceVersion':'9','uid':'u'"), VERSIONED("1", ",'uid':'u'"), true},
+		{VERSIONED("1", ",'resourceVersion':'9'"), VERSIONED("1", ""), true},
+		{VERSIONED("1", ",'resourceVersion':'\\',\\'x\\':\\'}\\\\'"), VERSIONED("1", ",'resourceVersion':'9'"), true},
+		{VERSIONED("1", ",'resourceVersion':'9'"), VERSIONED("2", ",'resourceVersion':'9'"), false}, /* a label */
+		{VERSIONED("1", ",'resourceVersion':'9'"), VERSIONED("11", ",'resourceVersion':'9'"), false},
+		{VERSIONED("1", ",'resourceVersion':'9'"), VERSIONED("11", ""), false},
+		{VERSIONED("1", ""), VERSIONED("2", ""), false},
+		{VERSIONED("1", ",'uid':'u'"), VERSIONED("1", ",'uid':'v'"), false},
+		{VERSIONED("1", ",'uid':'u'"), VERSIONED("1", ",'resourceVersion':'u'"), false},
+		{VERSIONED("1", ",'resourceVersion':'9','uid':'u'"), VERSIONED("1", ",'resourceVersion':'9'"), false},
+		{VERSIONED("1", ""), VERSIONED("1", ",'creationTimestamp':'2026-01-01T00:00:00Z'"), false},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		auto_object struct object *one = object_of(cases[i].one), *other = object_of(cases[i].other);
+		if (object_alike(one, other) != cases[i].alike || object_alike(other, one) != cases[i].alike)
+			fail_msg("%s and %s", one->json, other->json);
+		auto_object struct object *elses = object_with(one, "somebody", 1);
+		assert_false(object_alike(one, elses));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(network_policy_peers), cmocka_unit_test(network_policy_ports),
@@ -755,6 +789,7 @@ int main(void)
 		cmocka_unit_test(errors_are_counted), cmocka_unit_test(partial_isolates),
 		cmocka_unit_test(long_lists_are_cheap), cmocka_unit_test(same_object_same_text),
 		cmocka_unit_test(encode_adds_the_owner), cmocka_unit_test(references), cmocka_unit_test(order),
-		cmocka_unit_test(kinds_by_name), cmocka_unit_test(keys), cmocka_unit_test(conformance)};
+		cmocka_unit_test(kinds_by_name), cmocka_unit_test(keys), cmocka_unit_test(alike_but_for_the_version),
+		cmocka_unit_test(conformance)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
