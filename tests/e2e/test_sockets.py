@@ -226,6 +226,11 @@ def test_links_outlive_the_agent_and_are_replaced_in_place(handed):
     agent.kill9()
     assert told() == (OUTSIDE4, 80)
     agent.start()
+    assert links(agent) == before and links(agent, "trace-") == traces, "what stands is of this build and configuration"
+    agent.kill9()
+    agent.config["datapath"]["denyWith"] = "reject"  # a constant of the programs
+    agent.write_config()
+    agent.start()
     after = links(agent)
     assert {name: link["id"] for name, link in after.items()} == {name: link["id"] for name, link in before.items()}
     assert all(after[name]["prog_id"] != before[name]["prog_id"] for name in HOOKS), "the new agent's programs"
