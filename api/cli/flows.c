@@ -2,7 +2,6 @@
 /* penstock flows, connections, alerts: what is kept, and what comes. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -120,16 +119,13 @@ static int listing_flush(void *context)
 		table_render(&listing->table, "", &listing->text);
 	if (!listing->text.length)
 		return live_ended();
-	bool written = fwrite(listing->text.data, 1, listing->text.length, stdout) == listing->text.length;
+	int result = live_write(listing->text.data, listing->text.length);
 	listing->text.length = 0;
-	if (written && fflush(stdout) == 0)
-		return live_ended();
-	if (!live_ended()) {
-		fprintf(stderr, "penstock: standard output: %s\n", strerror(errno));
+	if (result < 0 && result != -EINTR) {
+		fprintf(stderr, "penstock: standard output: %s\n", strerror(-result));
 		listing->broken = CODE_USAGE;
 	}
-	__fpurge(stdout);
-	return -1;
+	return result < 0 ? result : live_ended();
 }
 
 static void listing_end(struct listing *listing)
