@@ -206,6 +206,12 @@ def test_a_restart_keeps_what_is_told_and_replaces_the_programs(node):
         client.close()
         eventually(lambda: entry(node, client)["round_trip"] == known)  # while no agent runs
         agent.start()
+    assert links(agent) == before, "of this build and configuration already"
+    assert drops(node, "NO_SOCKET") == counted + 2
+    agent.stop()
+    agent.config["datapath"]["denyWith"] = "reject"  # a constant of the programs
+    agent.write_config()
+    agent.start()
     after = links(agent)
     assert set(after) == LINKS and not set(after.values()) & set(before.values())
     assert drops(node, "NO_SOCKET") == counted + 2
