@@ -213,7 +213,7 @@ static void walk(struct pass *p, bool relook)
 	}
 }
 
-void claims_update(struct datapath *d, const struct compiler *compiler, bool relook, struct map *moved)
+size_t claims_update(struct datapath *d, const struct compiler *compiler, bool relook, struct map *moved)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -232,6 +232,7 @@ void claims_update(struct datapath *d, const struct compiler *compiler, bool rel
 			look(&p, p.work[i]);
 	}
 	free(p.work);
+	return p.asked;
 }
 
 bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint)

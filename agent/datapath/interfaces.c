@@ -7,6 +7,7 @@
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <fnmatch.h>
+#include <poll.h>
 #include <string.h>
 #include "agent/base/log.h"
 #include "agent/base/mem.h"
@@ -365,6 +366,19 @@ static void note_attach_changes(struct datapath *d, struct map *moved)
 	}
 }
 
+/*
+ * Who was asked for on a veth has answered before anything else runs: so a write about an idle workload is answered
+ * when it is enforced. Who needs longer is found when he answers.
+ */
+#define ANSWER_WAIT 20 /* milliseconds */
+static int answers_look(struct datapath *d, struct error *e)
+{
+	struct pollfd news = {.fd = d->monitor.fd, .events = POLLIN};
+	if (poll(&news, 1, ANSWER_WAIT) <= 0)
+		return 0;
+	return look_around(d, false, e);
+}
+
 int datapath_interfaces(struct datapath *datapath, const struct compiler *compiler, bool all,
 	void (*bound)(void *context, uint32_t endpoint, bool bound), void *context, struct error *e)
 {
@@ -374,7 +388,8 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 		return result;
 	struct map moved;
 	map_init(&moved, sizeof(uint32_t), 0);
-	claims_update(d, compiler, all || d->net.changed, &moved);
+	if (claims_update(d, compiler, all || d->net.changed, &moved) && (result = answers_look(d, e)) == 0)
+		claims_update(d, compiler, true, &moved);
 	each_touched(d, settle_touched, false);
 	note_attach_changes(d, &moved);
 	map_clear(&d->net.touched);
@@ -382,6 +397,8 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 	tell(d, compiler, &moved, bound, context);
 	map_clear(&moved);
 	atomic_store(&d->fill_interfaces, d->attachments.count);
+	if (result < 0)
+		return result;
 	hosts_look(d, compiler, all, bound, context);
 	return 0;
 }

@@ -618,8 +618,8 @@ struct attachment *attachment_get(struct datapath *d, uint32_t ifindex);
 void attachment_claim(struct datapath *d, uint32_t ifindex, uint32_t endpoint);
 
 /* Who has which interface. relook: something moved, look for everybody. Ids whose binding may have changed are added to
- * `moved` (a set). */
-void claims_update(struct datapath *d, const struct compiler *compiler, bool relook, struct map *moved);
+ * `moved` (a set). How many questions after idle workloads were sent: the answers may be there already. */
+size_t claims_update(struct datapath *d, const struct compiler *compiler, bool relook, struct map *moved);
 /* What the live tables say about addresses behind the interfaces that were taken over. */
 void claims_take_over(struct datapath *d);
 
