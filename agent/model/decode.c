@@ -77,6 +77,9 @@ static void labels_read(struct labels *labels, const json_t *json)
 	qsort(labels->list, labels->count, sizeof(*labels->list), label_compare);
 }
 
+/* How canonical text has it: neither spaces nor anything else between. */
+#define METADATA "\"metadata\":{"
+
 /* jansson's own allocation becomes one of ours' kind: both end with free(). */
 static char *dump(const json_t *json)
 {
@@ -86,7 +89,8 @@ static char *dump(const json_t *json)
 	return text;
 }
 
-static struct object *object_new(enum kind kind, const json_t *pruned)
+/* Takes its canonical text. */
+static struct object *object_new(enum kind kind, const json_t *pruned, char *text)
 {
 	const json_t *metadata = json_object_get(pruned, "metadata");
 	const char *namespace = json_string_value(json_object_get(metadata, "namespace"));
@@ -98,7 +102,7 @@ static struct object *object_new(enum kind kind, const json_t *pruned)
 	object->audit = json_object_get(json_object_get(metadata, "annotations"), MODE_ANNOTATION);
 	object->owner = str_dup("");
 	object->references = 1;
-	object->json = dump(pruned);
+	object->json = text;
 	labels_read(&object->labels, json_object_get(metadata, "labels"));
 	if (created)
 		timestamp_parse(created, &object->created);
@@ -106,7 +110,9 @@ static struct object *object_new(enum kind kind, const json_t *pruned)
 	return object;
 }
 
-int object_read(const json_t *json, const char *pointer, bool all, struct object **ret, struct errors *errors)
+/* canonical: the text that json was read from, when it is known to be that; NULL: it is made. */
+static int read_one(const json_t *json, const char *pointer, bool all, const char *canonical, struct object **ret,
+	struct errors *errors)
 {
 	struct walk w = {.errors = errors};
 	w.length = (size_t)snprintf(w.path, sizeof(w.path), "%s", pointer);
@@ -121,11 +127,29 @@ int object_read(const json_t *json, const char *pointer, bool all, struct object
 	if (errors->total == before && !all)
 		unsupported_check(&w, pruned);
 	if (errors->total == before)
-		*ret = object_new(w.kind, pruned);
+		*ret = object_new(w.kind, pruned, canonical ? str_dup(canonical) : dump(pruned));
 	else
 		status = -EINVAL;
 	json_decref(pruned);
 	return status;
+}
+
+int object_read(const json_t *json, const char *pointer, bool all, struct object **ret, struct errors *errors)
+{
+	return read_one(json, pointer, all, NULL, ret, errors);
+}
+
+int object_restore(const char *text, struct object **ret, struct errors *errors)
+{
+	json_error_t wrong;
+	json_t *json = json_loads(text, 0, &wrong);
+	if (!json) {
+		errors_add(errors, ERROR_INVALID, "", "%s", wrong.text);
+		return -EINVAL;
+	}
+	int result = read_one(json, "", false, strstr(text, METADATA) ? text : NULL, ret, errors);
+	json_decref(json);
+	return result;
 }
 
 /* ---- what is left of a broken NetworkPolicy ---- */
@@ -239,8 +263,7 @@ static const char *strings_end(const char *at)
  * are escaped. */
 static const char *metadata_find(const char *json)
 {
-	static const char metadata[] = "\"metadata\":{";
-	return strstr(json, metadata) + strlen(metadata);
+	return strstr(json, METADATA) + strlen(METADATA);
 }
 
 char *object_encode(const struct object *object)

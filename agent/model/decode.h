@@ -16,6 +16,10 @@
 int object_decode(
 	const json_t *json, const char *pointer, struct object **ret, struct object **partial, struct errors *errors);
 
+/* An object from the `json` of one, which it keeps as it is: nothing is pruned or sorted anew. Fails as object_decode
+ * does. */
+int object_restore(const char *text, struct object **ret, struct errors *errors);
+
 /* The key of an object that may be broken elsewhere: kind, namespace, name as far as they are strings; missing ones are
  * "". */
 struct object_key {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The database's rows → a snapshot and the rulebook. What cannot be understood is damage. */
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,15 +42,9 @@ int store_read_meta(const struct database *db, struct meta *ret, struct error *e
 /* One stored object; nobody else knows it yet, so owner and revision are filled in place. */
 static struct object *object_read(const char *text, const char *owner, uint64_t revision, char why[512])
 {
-	json_error_t json_error;
-	json_t *json = json_loads(text, 0, &json_error);
-	if (!json) {
-		snprintf(why, 512, "%s", json_error.text);
-		return NULL;
-	}
 	struct object *object = NULL;
 	struct errors errors = {0};
-	if (object_decode(json, "", &object, NULL, &errors) < 0) {
+	if (object_restore(text, &object, &errors) < 0) {
 		object = NULL;
 		snprintf(why, 512, "%.200s: %.300s", errors.count ? errors.list[0].path : "",
 			errors.count ? errors.list[0].detail : "it is no object");
@@ -61,7 +54,6 @@ static struct object *object_read(const char *text, const char *owner, uint64_t 
 		object->revision = revision;
 	}
 	errors_clear(&errors);
-	json_decref(json);
 	return object;
 }
 

@@ -777,6 +777,29 @@ static void alike_but_for_the_version(void **state)
 	}
 }
 
+/* ---- what was stored ---- */
+
+static void restored_as_it_was(void **state)
+{
+	static const char spaced[] = "{ \"kind\":\"Namespace\", \"apiVersion\":\"v1\", \"metadata\": {\"name\":\"a\"} }";
+	auto_object struct object *one = object_of(VERSIONED("1", ",'resourceVersion':'9'"));
+	auto_object struct object *same = NULL, *canonical = NULL, *none = NULL;
+	struct errors errors = {0};
+	assert_int_equal(object_restore(one->json, &same, &errors), 0);
+	assert_string_equal(same->json, one->json);
+	assert_int_equal(same->labels.count, one->labels.count);
+	assert_int_equal(object_restore(spaced, &canonical, &errors), 0);
+	assert_string_equal(canonical->json, "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"labels\":"
+										 "{\"kubernetes.io/metadata.name\":\"a\"},\"name\":\"a\"}}");
+	static const char *const broken[] = {"", "{", "[]", "{\"kind\":\"Pod\"}", "{\"metadata\":{}}"};
+	for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
+		assert_int_not_equal(object_restore(broken[i], &none, &errors), 0);
+		assert_null(none);
+		assert_int_equal(errors.total > i, 1);
+	}
+	errors_clear(&errors);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(network_policy_peers), cmocka_unit_test(network_policy_ports),
@@ -790,6 +813,6 @@ int main(void)
 		cmocka_unit_test(long_lists_are_cheap), cmocka_unit_test(same_object_same_text),
 		cmocka_unit_test(encode_adds_the_owner), cmocka_unit_test(references), cmocka_unit_test(order),
 		cmocka_unit_test(kinds_by_name), cmocka_unit_test(keys), cmocka_unit_test(alike_but_for_the_version),
-		cmocka_unit_test(conformance)};
+		cmocka_unit_test(restored_as_it_was), cmocka_unit_test(conformance)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
