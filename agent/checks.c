@@ -83,8 +83,18 @@ static void check_interfaces(struct checks *c)
 static void check_workloads(struct checks *c)
 {
 	const struct endpoint *endpoint;
-	size_t at = 0, pending = 0;
+	size_t at = 0, pending = 0, elsewhere = 0;
 	while (c->facts->compiler && (endpoint = compiler_endpoint_next(c->facts->compiler, &at))) {
+		const char *interface;
+		struct ip ip;
+		if (endpoint->bound && (interface = datapath_elsewhere(c->facts->datapath, endpoint, &ip)) &&
+			elsewhere++ < NAMED_MAX) {
+			char text[ADDR_TEXT_MAX];
+			ip_format(&ip, text);
+			say(c, FINDING_WARNING, "workloads", "Give that address a Workload of its own instead",
+				"%s %s/%s: %s is behind a second interface, %s, where it is not enforced", kinds[endpoint->kind].kind,
+				endpoint->namespace, endpoint->name, text, interface);
+		}
 		if (endpoint->bound || pending++ >= NAMED_MAX)
 			continue;
 		say(c, FINDING_BAD, "workloads",

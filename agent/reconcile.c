@@ -256,7 +256,7 @@ static int candidate_try(
 	r->book = own;
 	int result = compiler_fits(compiler, e);
 	if (result == 0)
-		candidate_warn(candidate, compiler, r->rooms.datapath, warnings);
+		candidate_warn(candidate, compiler, r->rooms.datapath, true, warnings);
 	compiler_free(compiler);
 	rulebook_free(book);
 	return result;
@@ -410,7 +410,7 @@ static int writes_enforce(struct reconciler *r, struct write *writes, size_t cou
 			continue;
 		for (size_t n = 0; n < warnings.count; n++)
 			errors_add_error(&w->reply.warnings, &warnings.list[n]);
-		candidate_warn(&w->candidate, r->compiler, NULL, &w->reply.warnings);
+		candidate_warn(&w->candidate, r->compiler, r->rooms.datapath, false, &w->reply.warnings);
 	}
 	errors_clear(&warnings);
 	candidate_clear(&together);

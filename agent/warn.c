@@ -4,9 +4,27 @@
 #include <string.h>
 #include "agent/base/map.h"
 
-/* A local workload without an interface yet is accepted, and said. */
-static void pending_warn(
-	const struct candidate *candidate, const struct compiler *compiler, struct datapath *tried, struct errors *warnings)
+static void endpoint_warn(
+	const struct endpoint *endpoint, struct datapath *datapath, bool tried, struct errors *warnings)
+{
+	const char *kind = kinds[endpoint->kind].kind, *interface;
+	char text[ADDR_TEXT_MAX];
+	struct ip ip;
+	if (!(tried ? datapath_locates(datapath, endpoint) : endpoint->bound)) {
+		errors_add(warnings, ERROR_NONE, "", "%s %s/%s has no interface on this node yet: pending", kind,
+			endpoint->namespace, endpoint->name);
+	} else if ((interface = datapath_elsewhere(datapath, endpoint, &ip))) {
+		ip_format(&ip, text);
+		errors_add(warnings, ERROR_NONE, "",
+			"%s %s/%s: %s is behind interface %s, where it is not enforced: a workload has one interface, and it is "
+			"another",
+			kind, endpoint->namespace, endpoint->name, text, interface);
+	}
+}
+
+/* A local workload without an interface yet, or with a second one, is accepted, and said. */
+static void interfaces_warn(const struct candidate *candidate, const struct compiler *compiler,
+	struct datapath *datapath, bool tried, struct errors *warnings)
 {
 	const struct difference *differences = candidate->differences;
 	const struct endpoint *endpoint;
@@ -19,15 +37,14 @@ static void pending_warn(
 		if (differences[i].new && (differences[i].new->kind == KIND_POD || differences[i].new->kind == KIND_WORKLOAD))
 			map_put(&names, &differences[i].new->workload, NULL);
 	while ((endpoint = compiler_endpoint_next(compiler, &at)))
-		if (map_get(&names, &endpoint->workload) && !(tried ? datapath_locates(tried, endpoint) : endpoint->bound))
-			errors_add(warnings, ERROR_NONE, "", "%s %s/%s has no interface on this node yet: pending",
-				kinds[endpoint->kind].kind, endpoint->namespace, endpoint->name);
+		if (map_get(&names, &endpoint->workload))
+			endpoint_warn(endpoint, datapath, tried, warnings);
 	map_clear(&names);
 }
 
 /* Nor is a subject's cgroup that is not there yet. */
 static void cgroups_warn(const struct candidate *candidate, const struct compiler *compiler,
-	const struct datapath *tried, struct errors *warnings)
+	const struct datapath *datapath, bool tried, struct errors *warnings)
 {
 	const struct endpoint *endpoint;
 	for (size_t i = 0; i < candidate->difference_count; i++) {
@@ -36,7 +53,7 @@ static void cgroups_warn(const struct candidate *candidate, const struct compile
 			continue;
 		for (size_t at = 0; (endpoint = compiler_cgroup_next(compiler, &at));)
 			if (strcmp(endpoint->cgroup, new->policy->cgroup) == 0 &&
-				!(tried ? datapath_cgroup_there(tried, endpoint) : endpoint->bound))
+				!(tried ? datapath_cgroup_there(datapath, endpoint) : endpoint->bound))
 				errors_add(warnings, ERROR_NONE, "",
 					"InterceptPolicy %s: there is no cgroup %s on this node yet: pending", new->name,
 					new->policy->cgroup);
@@ -84,11 +101,11 @@ static void peers_warn(const struct candidate *candidate, struct errors *warning
 	}
 }
 
-void candidate_warn(
-	const struct candidate *candidate, const struct compiler *compiler, struct datapath *tried, struct errors *warnings)
+void candidate_warn(const struct candidate *candidate, const struct compiler *compiler, struct datapath *datapath,
+	bool tried, struct errors *warnings)
 {
-	pending_warn(candidate, compiler, tried, warnings);
-	cgroups_warn(candidate, compiler, tried, warnings);
+	interfaces_warn(candidate, compiler, datapath, tried, warnings);
+	cgroups_warn(candidate, compiler, datapath, tried, warnings);
 	bandwidth_warn(candidate, warnings);
 	peers_warn(candidate, warnings);
 }

@@ -7,8 +7,8 @@
 #include "agent/datapath/datapath.h"
 #include "agent/intake/intake.h"
 
-/* tried: the candidate is not applied, and its workloads are looked for on this node; NULL: the compiler knows them. */
-void candidate_warn(const struct candidate *candidate, const struct compiler *compiler, struct datapath *tried,
-	struct errors *warnings);
+/* tried: the candidate is not applied, and its workloads are looked for on this node; else the compiler knows them. */
+void candidate_warn(const struct candidate *candidate, const struct compiler *compiler, struct datapath *datapath,
+	bool tried, struct errors *warnings);
 
 #endif

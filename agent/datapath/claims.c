@@ -241,6 +241,21 @@ bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint
 	return locate(datapath, endpoint, &rank);
 }
 
+const char *datapath_elsewhere(struct datapath *datapath, const struct endpoint *endpoint, struct ip *ip)
+{
+	const struct workload *workload = endpoint->workload;
+	enum claim_rank rank;
+	const struct net_link *own = locate(datapath, endpoint, &rank);
+	for (size_t i = 0; own && i < workload->ip_count; i++) {
+		uint32_t found = endpoint_lost(endpoint, i) ? 0 : net_find(&datapath->net, &workload->ips[i]);
+		if (!found || found == own->ifindex)
+			continue;
+		*ip = workload->ips[i];
+		return net_link(&datapath->net, found)->name;
+	}
+	return NULL;
+}
+
 /* ---- after a restart ---- */
 
 struct live_addresses {

@@ -81,6 +81,8 @@ int datapath_interfaces(struct datapath *datapath, const struct compiler *compil
 const struct map *datapath_locals(const struct datapath *datapath);
 /* Whether an endpoint, of any compiler, has an interface to be bound to, as far as the news that was read tells. */
 bool datapath_locates(struct datapath *datapath, const struct endpoint *endpoint);
+/* A workload has one interface. The name of another one, behind which *ip of its addresses is; NULL: there is none. */
+const char *datapath_elsewhere(struct datapath *datapath, const struct endpoint *endpoint, struct ip *ip);
 /* Whether the cgroup of an endpoint of processes, of any compiler, is there. */
 bool datapath_cgroup_there(const struct datapath *datapath, const struct endpoint *endpoint);
 /* Why it is there and not served; NULL: it is. */

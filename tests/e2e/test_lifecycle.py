@@ -53,6 +53,18 @@ def test_an_object_that_appears_after_its_interface(how, bridge):
         assert results(lab, lab.node, b, expect=ALLOW) == [ALLOW] * 4, "the node may always reach its workloads"
 
 
+def test_a_second_interface_is_warned_of(lab):
+    """A workload has one: what enters or leaves by another is not enforced, and that is not silent."""
+    agent = lab.agent()
+    a, second = lab.pod("a"), lab.pod("second")
+    made = member("a", a)
+    assert not agent.api.put_state([namespace("s"), made])["warnings"]
+    made["spec"]["ips"] = [*a.ips, second.ip4]
+    for answer in (agent.api.put_state([namespace("s"), made], dryRun="true"), agent.api.put_state([namespace("s"), made])):
+        assert [second.ip4 in w["detail"] and second.interface in w["detail"] for w in answer["warnings"]] == [True], answer
+    eventually(lambda: any(second.interface in check["what"] for check in agent.api.status()["checks"]))
+
+
 def test_a_bridge_port_is_found_when_its_address_speaks():
     with Lab(bridge=True) as lab:
         a, b = lab.pod("a"), lab.pod("b")
