@@ -765,9 +765,9 @@ def test_an_agent_that_died_while_a_role_changed(bench):
     assert "lookup 7641" in bench.node.run("ip", "rule").stdout
     old = program(bench, f"{index}-egress")["id"]
     driver.kill()
-    bench.open()
+    bench.open("deny")
     new = program(bench, f"{index}-egress")
-    assert (new["name"], new["id"] != old) == ("to_network", True), "each agent puts its own programs in"
+    assert (new["name"], new["id"] != old) == ("to_network", True), "an agent of another configuration puts its own in"
 
 
 def test_network_hooks_that_are_removed_come_back(bench):
