@@ -10,14 +10,14 @@ void etag_format(char text[ETAG_TEXT_MAX], const char *epoch, uint64_t revision)
 	snprintf(text, ETAG_TEXT_MAX, "\"%s-%" PRIu64 "\"", epoch, revision);
 }
 
-bool etag_listed(const char *header, const char *etag)
+bool etag_listed(const char *header, const char *etag, bool weak)
 {
 	size_t length = strlen(etag);
 	for (const char *at = header; *at;) {
 		at += strspn(at, " \t,");
 		if (*at == '*')
 			return true;
-		if (!strncmp(at, "W/", 2))
+		if (weak && !strncmp(at, "W/", 2))
 			at += 2;
 		if (!strncmp(at, etag, length))
 			return true;

@@ -166,7 +166,7 @@ static int parameter_set(struct request *request, enum parameter_index index, co
 		break;
 	case PARAMETER_INDEX_CONTINUE:
 		wanted = "the token of an earlier answer";
-		result = continue_parse(value, to);
+		result = *value ? continue_parse(value, to) : 0; /* empty: from the beginning, as in Kubernetes */
 		break;
 	case PARAMETER_INDEX_WORKLOAD:
 	case PARAMETER_INDEX_VERDICT:
@@ -285,6 +285,18 @@ static const char *header_get(struct request *request, const char *name)
 	return MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, name);
 }
 
+/* The header without the spaces behind it, which are none of its value (RFC 9112, 5.1). NULL: it is absent; the caller
+ * frees. */
+static char *header_dup(struct request *request, const char *name)
+{
+	const char *value = header_get(request, name);
+	char *copy = value ? str_dup(value) : NULL;
+	size_t length = copy ? strlen(copy) : 0;
+	while (length && strchr(" \t", copy[length - 1]))
+		copy[--length] = 0;
+	return copy;
+}
+
 static int content_type_read(struct request *request, bool takes_ndjson)
 {
 	const char *type = header_get(request, "Content-Type");
@@ -326,7 +338,7 @@ int framing_read(struct request *request)
 
 int body_headers_read(struct request *request, bool takes_body, bool takes_ndjson)
 {
-	const char *term = header_get(request, "Penstock-Term"), *encoding = header_get(request, "Content-Encoding");
+	auto_free char *term = header_dup(request, "Penstock-Term"), *encoding = header_dup(request, "Content-Encoding");
 	if (headers_once(request, SINGLE_COUNT) < 0)
 		return -EINVAL;
 	request->has_term = term != NULL;

@@ -26,9 +26,9 @@ static bool conditions_hold(struct request *request, const char *epoch, uint64_t
 	const char *match = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "If-Match");
 	const char *none = MHD_lookup_connection_value(request->http, MHD_HEADER_KIND, "If-None-Match");
 	etag_format(etag, epoch, revision);
-	if (match && !etag_listed(match, etag))
+	if (match && !etag_listed(match, etag, false))
 		problem_answer(request, 412, "If-Match does not list the current %s", etag);
-	else if (none && etag_listed(none, etag))
+	else if (none && etag_listed(none, etag, true))
 		answer_set(request, answer_new(304, NULL));
 	else
 		answer_set(request, answer_new(200, "application/json"));

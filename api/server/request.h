@@ -108,8 +108,8 @@ void filter_clear(struct feed_filter *filter);
 /* ---- etag.c ---- */
 #define ETAG_TEXT_MAX 48
 void etag_format(char text[ETAG_TEXT_MAX], const char *epoch, uint64_t revision);
-/* Whether an If-Match or If-None-Match header lists the tag; "*" lists every one. Weak tags compare as strong ones. */
-bool etag_listed(const char *header, const char *etag);
+/* Whether an If-Match (strong comparison) or If-None-Match (weak) header lists the tag; "*" lists every one. */
+bool etag_listed(const char *header, const char *etag, bool weak);
 
 /* ---- handlers, named by the route table; each sets the answer, or suspends ---- */
 void read_state(struct request *request);

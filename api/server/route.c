@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include "agent/base/mem.h"
 #include "api/server/answer.h"
 #include "api/server/problem.h"
@@ -136,6 +137,13 @@ static void path_clear(struct path *path)
 		free(path->segments[at]);
 }
 
+/* A target in absolute form says scheme and host before the path (RFC 9112, 3.2.2). */
+static const char *path_of_target(const char *target)
+{
+	size_t scheme = strncasecmp(target, "https://", 8) ? strncasecmp(target, "http://", 7) ? 0 : 7 : 8;
+	return scheme ? strchrnul(target + scheme, '/') : target;
+}
+
 /* 0, or -EINVAL when a segment cannot be decoded, or holds what no path does (RFC 3986): spaces, control characters. */
 static int path_split(const char *text, struct path *path)
 {
@@ -233,7 +241,7 @@ int route_find(struct request *request, const char *path_text, bool public_only)
 	pthread_once(&labels_once, labels_make);
 	request->label = label_count - 1;
 	request->kind = -1;
-	if (path_split(path_text, &path) < 0) {
+	if (path_split(path_of_target(path_text), &path) < 0) {
 		path_clear(&path);
 		return problem_answer(request, 400, "the path is not percent-encoded UTF-8");
 	}

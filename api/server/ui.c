@@ -116,7 +116,7 @@ void ui_file(struct request *request)
 		problem_answer(request, 404, "the page has no file \"%s\"", request->name);
 		return;
 	}
-	bool known = none && etag_listed(none, file->etag);
+	bool known = none && etag_listed(none, file->etag, true);
 	answer_set(request, answer_new(known ? 304 : 200, known ? NULL : file->content_type));
 	snprintf(request->answer->etag, sizeof(request->answer->etag), "%s", file->etag);
 	if (!known)

@@ -145,7 +145,7 @@ def test_other_methods_are_405(server, method, path, allow):
     ("/v1/state?nonsense=1", "nonsense"), ("/v1/state?pretty=true", "pretty"), ("/v1/pods?owner=a", "owner"),
     ("/v1/pods?limit=-1", "limit"), ("/v1/pods?limit=many", "limit"), ("/v1/pods?limit=", "limit"),
     ("/v1/pods?limit=99999999999999999999", "limit"), ("/v1/pods?continue=zz", "continue"),
-    ("/v1/pods?continue=", "continue"), ("/v1/pods?continue=31", "continue"), ("/v1/pods?limit=1&limit=1", "limit"),
+    ("/v1/pods?continue=31", "continue"), ("/v1/pods?limit=1&limit=1", "limit"),
     ("/v1/pods?labelSelector=a%20in%20(", "labelSelector"), ("/v1/pods?labelSelector=%ff", "query"),
     ("/v1/state?owner=", "owner"), ("/v1/state?owner=a%20b", "owner"), ("/v1/state?owner=" + "x" * 254, "owner"),
     ("/v1/status?follow=yes", "follow"), ("/v1/status?follow", "follow"), ("/v1/pods/%zz", "path"),
@@ -184,6 +184,19 @@ def test_a_body_without_a_type_is_json(server):
     server.api.expect("PUT", "/v1/state", {"items": []}, content_type='application/json; charset="UTF-8"')
 
 
+def test_spaces_behind_a_header_are_not_its_value(server):
+    headers = {"Penstock-Term": "7 ", "Content-Encoding": "gzip\t ", "Content-Type": "application/json "}
+    body = gzip.compress(json.dumps({"items": []}).encode())
+    server.api.expect("PUT", "/v1/state", body, headers=headers)
+    assert server.api.expect("GET", "/v1/owners").json["items"][0]["term"] == 7
+
+
+def test_targets_in_absolute_form(server):
+    for target in ("http://node/v1/state?owner=a", "HTTPS://node:7641/v1/state"):
+        assert server.api.expect("GET", target).json["items"] == []
+    problem(server.api.request("GET", "http://node"), 404)
+
+
 def test_names_in_paths_are_percent_decoded(server):
     server.api.put_state([workload("cart", "10.0.0.1")])
     assert server.api.expect("GET", "/v1/workloads/sh%6Fp/%63art").json["metadata"]["name"] == "cart"
@@ -212,7 +225,7 @@ def test_a_list_in_pieces(server):
     assert len(server.api.expect("GET", "/v1/workloads/shop").json["items"]) == 20
     assert server.api.expect("GET", "/v1/workloads", query={"limit": 0}).json == whole
     assert "continue" not in server.api.expect("GET", "/v1/workloads", query={"limit": 21}).json
-    seen, token = [], None
+    seen, token = [], ""
     while True:
         page = server.api.expect("GET", "/v1/workloads", query={"limit": 4, "continue": token,
                                                                 "labelSelector": "odd=1"}).json
@@ -274,6 +287,7 @@ def test_tags(server):
     assert server.api.expect("GET", "/v1/namespaces/b").headers["ETag"] == second.headers["ETag"] != tag
     assert server.api.expect("GET", "/v1/state", headers={"If-None-Match": tag}).headers["ETag"] == second.headers["ETag"]
     problem(server.api.request("GET", "/v1/state", headers={"If-Match": tag}), 412)
+    problem(server.api.request("GET", "/v1/state", headers={"If-Match": f"W/{second.headers['ETag']}"}), 412)
     problem(server.api.request("PUT", "/v1/namespaces/b", namespace("b"), headers={"If-Match": tag}), 412)
     problem(server.api.request("PUT", "/v1/namespaces/b", namespace("b"), headers={"If-None-Match": "*"}), 412)
     same = server.api.expect("PUT", "/v1/namespaces/b", namespace("b", x="y"))
