@@ -324,7 +324,13 @@ def test_a_state_that_does_not_fit_after_a_restart_can_be_replaced(lab):
     agent.config["node"]["name"] = "large"
     agent.write_config()
     agent.start(wait=False)
-    eventually(lambda: "room for" in agent.api.request("GET", "/readyz").text if os.path.exists(agent.socket) else False)
+
+    def told():
+        try:
+            return "room for" in agent.api.request("GET", "/readyz").text
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False  # it has not begun to listen
+    eventually(told)
     assert agent.api.request("PUT", "/v1/namespaces/a", {"apiVersion": "v1", "kind": "Namespace"}).status == 503
     revision = agent.api.put_state([pod("s", "only", ["10.0.1.0"], "large")])["revision"]
     assert revision == 2 and agent.api.request("GET", "/readyz").status == 200
