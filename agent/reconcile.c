@@ -368,7 +368,8 @@ static void write_answer(struct reconciler *r, struct write *w)
 	w->call = NULL;
 }
 
-/* What lies between two snapshots: both are sorted, and what is the same is the same object. */
+/* What lies between two snapshots, also what does not matter but is to be stored: both are sorted, and what is the same
+ * is the same object. */
 static void snapshots_compare(const struct snapshot *from, const struct snapshot *to, struct candidate *ret)
 {
 	size_t capacity = 0, a = 0, b = 0;

@@ -11,7 +11,7 @@ What a process that fails has said is shown whole; of the others, a line. SUITE_
 
 Of more than 4,000 tests with real packets and processes on a loaded machine one may fail by what the machine did. So what
 failed is asked once more, alone, in the end. Who passes then counts as passed and gets a line "unsteady": that is a bug to
-be found, in the test or in Penstock, but none of the change that is tested. More than AGAIN failures are no accident.
+be found, in the test, in Penstock or in the very change that is tested. More than AGAIN failures are no accident.
 """
 import concurrent.futures
 import os

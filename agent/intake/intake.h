@@ -12,7 +12,7 @@
 
 struct candidate {
 	struct snapshot *snapshot;      /* as it would be; revision is the base's when nothing differs */
-	struct difference *differences; /* that matter */
+	struct difference *differences; /* that matter; between two snapshots, all */
 	size_t difference_count;
 	bool changes;    /* something differs: a new revision */
 	bool durable;    /* nothing differs but what has to be remembered (an owner, its term, a resourceVersion) */
